@@ -1,0 +1,216 @@
+"""Named benchmarks: from a name to the task families of meta-train, meta-validation and meta-test."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from episodes.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
+from episodes.episode import EpisodeShape
+from episodes.errors import UserError, unknown
+from episodes.generator import EpisodeGenerator
+from episodes.glyphs import glyph_pools
+from episodes.pool import ClassPool, cached
+from episodes.sources import Reading, folder_identity, is_hub_name, read
+from episodes.tasks import Classification, Sine, TaskFamily
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and how it is read."""
+
+    name: str = "glyphs"
+    """A named benchmark (glyphs, sine, omniglot, cifar100), a folder (parquet files, or a sub-folder of images for each class),
+    or a Hugging Face hub name like owner/data-set."""
+    path: str | None = None
+    """A local copy of a named benchmark; without it the usual source is downloaded once."""
+    size: int | None = None
+    """Side of the images in pixels, to which they are resized. Default: the benchmark's own; for others the first
+    image's, at most 64."""
+    image: str | None = None
+    """Image column. Default: the only one."""
+    label: str | None = None
+    """Label column. Default: the only class-label column, or the one called label."""
+    channels: int | None = None
+    """1 (grey) or 3 (RGB). Default: the benchmark's own; for others by the first images."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Three task families that share no class.
+
+    Raises:
+        UserError: two of them share a class, or one has none.
+    """
+
+    name: str
+    train: TaskFamily
+    validation: TaskFamily
+    test: TaskFamily
+    fingerprint: str
+    """Digest of all that the episodes are made of: equal fingerprints, equal episodes."""
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for split in SPLITS:
+            if not isinstance(family := getattr(self, split), Classification):
+                continue
+            names = set(family.pool.names)
+            if not names:
+                raise UserError(f"The meta-{split} part of {self.name} has no classes. Give it some, or use a larger data set.")
+            if shared := sorted(names & seen.keys()):
+                raise UserError(
+                    f"Meta-{seen[shared[0]]} and meta-{split} of {self.name} share {len(shared)} classes, such as "
+                    f"{', '.join(shared[:3])}. What is tested must not be trained on: give each class to one part."
+                )
+            seen |= dict.fromkeys(names, split)
+
+    def generator(self, split: Split, shape: EpisodeShape, seed: int) -> EpisodeGenerator:
+        """The episodes of one meta-split ("train", "validation" or "test")."""
+        if split not in SPLITS:
+            raise unknown("meta-split", split, SPLITS)
+        return EpisodeGenerator(getattr(self, split), shape, self.name, split, seed)
+
+
+def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
+    """The benchmark that `config` describes, its pools built now or found in the cache.
+
+    Arguments:
+        vocabulary: label symbols (V) of classification episodes.
+
+    Raises:
+        UserError: no such benchmark, folder or hub data set, an option that it does not have, or data that cannot be read.
+    """
+    if config.name in BENCHMARKS:
+        return BENCHMARKS[config.name](config, vocabulary)
+    folder = bool(config.name) and Path(config.name).expanduser().is_dir()
+    if not folder and config.name.startswith((".", "/", "~")):
+        raise UserError(f"The folder {config.name} does not exist. Check the path; it is taken from {Path.cwd()}.")
+    if not folder and not is_hub_name(config.name):
+        wrong = unknown("data set", config.name, BENCHMARKS)
+        raise UserError(f"{wrong} Or give the path of a folder, or a hub name like owner/data-set.")
+    return _any_data_set(config, vocabulary)
+
+
+def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
+    _refuse(config, "path", "image", "label", "channels")
+    pools = glyph_pools(_reading(config, 28, None).size or 28)
+    return _classification("glyphs", vocabulary, *(pools[split] for split in SPLITS))
+
+
+def _sine(config: DataConfig, vocabulary: int) -> Benchmark:
+    _refuse(config, "path", "size", "image", "label", "channels")
+    return Benchmark("sine", Sine(), Sine(), Sine(), fingerprint="sine-1")
+
+
+def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
+    """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey."""
+    folder = _copy(config) or omniglot_download()
+    reading = _reading(config, 28, 1)
+    if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
+        _refuse(config, "image", "label")
+        background, test = (_archive(folder / name, split, reading) for split, name in OMNIGLOT_ARCHIVES.items())
+    else:
+        background, test = (_read(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES)
+    train, validation = _cut(background, "omniglot", (864, 100), ("train", "validation"))
+    return _classification("omniglot", vocabulary, train, validation, test)
+
+
+def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
+    """Train and test images pooled; 60 classes (50 to meta-train, 10 to validate) and 40 (to test); 32 x 32 RGB."""
+    asked = _reading(config, 32, 3)
+    reading = Reading(asked.image or "img", asked.label or "fine_label", asked.size, asked.channels)
+    pool = _read(_copy(config) or "uoft-cs/cifar100", "cifar100", None, reading)
+    return _classification("cifar100", vocabulary, *_cut(pool, "cifar100", (50, 10, 40), SPLITS))
+
+
+def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
+    """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test."""
+    _refuse(config, "path")
+    folder = Path(config.name).expanduser()
+    where, name = (folder, folder.resolve().name) if folder.is_dir() else (config.name, config.name)
+    pool = _read(where, name, None, _reading(config, None, None))
+    return _classification(name, vocabulary, *_cut(pool, name, (60, 20, 20), SPLITS))
+
+
+BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
+    "glyphs": _glyphs,
+    "sine": _sine,
+    "omniglot": _omniglot,
+    "cifar100": _cifar100,
+}
+
+
+def _classification(name: str, vocabulary: int, train: ClassPool, validation: ClassPool, test: ClassPool) -> Benchmark:
+    pools = (train, validation, test)
+    digest = hashlib.blake2b("/".join(pool.fingerprint for pool in pools).encode(), digest_size=16)
+    families = [Classification(pool, vocabulary) for pool in pools]
+    return Benchmark(name, families[0], families[1], families[2], digest.hexdigest())
+
+
+def _cut(pool: ClassPool, name: str, shares: Sequence[int], splits: Sequence[str]) -> list[ClassPool]:
+    """Deals the classes, shuffled the same way on every machine, in proportion to `shares`, at least one to each split."""
+    classes = len(pool.names)
+    if classes < len(splits):
+        raise UserError(
+            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}) "
+            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one?"
+        )
+    key = np.frombuffer(hashlib.blake2b(f"classes of {name}".encode(), digest_size=16).digest(), dtype="<u8")
+    shuffled = np.random.Generator(np.random.Philox(key=key)).random(classes).argsort()
+    ends: list[int] = []
+    for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it
+        least, most = (ends[-1] if ends else 0) + 1, classes - len(splits) + i
+        ends.append(min(max(round(classes * sum(shares[:i]) / sum(shares)), least), most))
+    parts = np.split(shuffled, ends)
+    return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
+
+
+def _read(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
+    """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
+    identity = folder_identity(where) if isinstance(where, Path) else where
+    key = {"source": identity, "name": name, "splits": splits, **vars(reading)}
+    return cached(key, partial(read, str(where), name, splits, reading, words))
+
+
+def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
+    if not archive.is_file():
+        raise missing_archive(archive)
+    about = archive.stat()
+    size, channels = reading.size or 28, reading.channels or 1
+    key = {"source": [str(archive.resolve()), about.st_size, about.st_mtime_ns], "size": size, "channels": channels}
+    return cached(key, partial(read_omniglot_archive, archive, f"omniglot, {split}", size, channels))
+
+
+def _reading(config: DataConfig, size: int | None, channels: int | None) -> Reading:
+    """What is asked, and the benchmark's own where nothing is. Raises `UserError` for values that cannot be."""
+    return Reading(
+        config.image,
+        config.label,
+        size if config.size is None else config.size,
+        channels if config.channels is None else config.channels,
+    )
+
+
+def _copy(config: DataConfig) -> Path | None:
+    """The folder of `--data.path`."""
+    if config.path is None:
+        return None
+    folder = Path(config.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--data.path {config.path} is no folder. Give the folder that holds a copy of {config.name}.")
+    return folder
+
+
+def _refuse(config: DataConfig, *options: str) -> None:
+    """Options that this data set does not have are an error, not ignored."""
+    for option in options:
+        if getattr(config, option) is not None:
+            raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")

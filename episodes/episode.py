@@ -1,0 +1,110 @@
+"""The types that everything else passes on: examples, episodes and what a learner must know of them.
+
+Shape letters, the same in every file: B episodes in a batch, N stream examples, M queries, T tasks, K shots,
+V label symbols, D model width, H heads, E head width, C channels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from episodes.errors import UserError
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """How large an episode is: T tasks one after another, K stream examples and Q queries of each."""
+
+    tasks: int = 5
+    """Tasks in the stream (T). In classification a task is one class."""
+    shots: int = 5
+    """Stream examples of each task (K), in a row."""
+    queries: int = 5
+    """Queries of each task (Q), asked after the stream."""
+    vocabulary: int = 64
+    """Label symbols from which each episode draws one for each of its classes: V is this, or T where T is larger."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "shots", "queries", "vocabulary"):
+            if getattr(self, name) < 1:
+                raise UserError(f"episodes.{name} must be at least 1, not {getattr(self, name)}.")
+
+    @property
+    def symbols(self) -> int:
+        """V: a long stream widens the vocabulary."""
+        return max(self.vocabulary, self.tasks)
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """What a learner must know of its episodes to be built."""
+
+    x_kind: Literal["image", "vector"]
+    """Images are uint8 (C, height, width); vectors are float32 (F,)."""
+    x_shape: tuple[int, ...]
+    loss: Literal["cross_entropy", "mse"]
+    """`cross_entropy`: targets are symbols (int64); `mse`: targets are float32 vectors of shape `y_shape`."""
+    symbols: int = 0
+    """V, in classification."""
+    y_shape: tuple[int, ...] = ()
+    """Shape of a target, in regression."""
+
+    @property
+    def classification(self) -> bool:
+        return self.loss == "cross_entropy"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples of B episodes, in stream order."""
+
+    x: Tensor
+    """(B, N, *x_shape), uint8 images or float32 vectors."""
+    y: Tensor
+    """(B, N) int64 symbols, or (B, N, *y_shape) float32."""
+    task: Tensor
+    """(B, N) int64, the index of each example's task. Learners may use it in meta-training only."""
+    valid: Tensor | None = None
+    """(B, N) bool; False marks padding, which no learner may notice. None: all are valid."""
+
+    def __len__(self) -> int:
+        """N, the examples of one episode."""
+        return self.x.shape[1]
+
+    def __getitem__(self, part: slice | Tensor) -> "Examples":
+        """The examples at the positions `part` of every episode."""
+        return self._map(lambda t: t[:, part])
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Examples]") -> "Examples":
+        """One stream after another. All of them have `valid`, or none."""
+        x, y, task = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("x", "y", "task"))
+        valid = [part.valid for part in parts if part.valid is not None]
+        return Examples(x, y, task, torch.cat(valid, dim=1) if valid else None)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Examples":
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Examples":
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Examples":
+        return Examples(change(self.x), change(self.y), change(self.task), None if self.valid is None else change(self.valid))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A batch of B continual-learning problems: a stream to learn from, then queries."""
+
+    stream: Examples
+    queries: Examples
+    spec: EpisodeSpec
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Episode":
+        return Episode(self.stream.to(device, non_blocking), self.queries.to(device, non_blocking), self.spec)
+
+    def pin_memory(self) -> "Episode":
+        return Episode(self.stream.pin_memory(), self.queries.pin_memory(), self.spec)

@@ -1,0 +1,83 @@
+"""EpisodeGenerator: episode i of (benchmark, split, seed) is a pure function of these four, the same on every machine."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from episodes.episode import Episode, EpisodeShape, Examples
+from episodes.tasks import TaskFamily
+
+
+class EpisodeGenerator(Dataset):
+    """Draws episodes by their index. Nothing is remembered between two draws.
+
+    Arguments:
+        family: the task family of one meta-split.
+        shape: tasks, shots and queries of an episode.
+        name, split, seed: the address of the sequence; another value of any gives other episodes.
+    """
+
+    def __init__(self, family: TaskFamily, shape: EpisodeShape, name: str, split: str, seed: int):
+        family.check(shape)
+        self.family, self.shape = family, shape
+        self.address = f"{name}/{split}/{seed}"
+        digest = hashlib.blake2b(self.address.encode(), digest_size=16).digest()
+        self._key = np.frombuffer(digest, dtype="<u8")
+
+    def batch(self, indices: Sequence[int]) -> Episode:
+        """The episodes at `indices`, stacked along the first axis."""
+        draws = [self.family.draw(self._rng(i), self.shape) for i in indices]
+        stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*draws, strict=True))
+        return Episode(self._examples(stream_x, stream_y), self._examples(query_x, query_y), self.family.spec)
+
+    __getitems__ = batch
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, index]))
+
+    def _examples(self, x: np.ndarray, y: np.ndarray) -> Examples:
+        """(B, T, K, ...) drawn inputs and targets, one task after another."""
+        B, T, K = x.shape[:3]
+        task = torch.arange(T).repeat_interleave(K).expand(B, -1).contiguous()
+        return Examples(self.family.fetch(x.reshape(B, T * K, *x.shape[3:])), _flat(y), task)
+
+    def batches(
+        self, batch_size: int, first: int = 0, last: int | None = None, part: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> Iterator[Episode]:
+        """Batches number `first` to `last` (without end if None); batch b holds the episodes b * batch_size and following.
+
+        Arguments:
+            part: (rank, processes): each process draws its share of every batch.
+            workers: processes that draw ahead of the learner; they change the speed, never an episode.
+        """
+        sampler = _Batches(batch_size, first, last, *part)
+        pin = torch.cuda.is_available()
+        # The sampler hands over whole batches: __getitems__ stacks them itself.
+        yield from DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=_keep, pin_memory=pin)
+
+
+class _Batches:
+    """The indices of the batches from `first` on, for one of several processes."""
+
+    def __init__(self, batch_size: int, first: int, last: int | None, rank: int, processes: int):
+        self.batch_size, self.first, self.last = batch_size, first, last
+        self.share = range(rank * batch_size // processes, (rank + 1) * batch_size // processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self.first
+        while self.last is None or batch < self.last:
+            yield [batch * self.batch_size + i for i in self.share]
+            batch += 1
+
+
+def _flat(y: np.ndarray) -> Tensor:
+    return torch.from_numpy(y.reshape(y.shape[0], -1, *y.shape[3:]).copy())
+
+
+def _keep(episode: Any) -> Any:
+    return episode

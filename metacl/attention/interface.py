@@ -1,0 +1,48 @@
+"""What a mechanism is: a state that `learn` extends and `read` looks at."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Base of the mechanisms. Each owns its projections; under it lies a pure function of q, k, v and state.
+
+    Arguments:
+        width: D, the model width; head width is E = D / H.
+        heads: H.
+        dropout: in training, on the attention weights where there are any.
+    """
+
+    constant_state = True
+    """The state does not grow with the stream."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.head_width, self.dropout = heads, width // heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def init_state(self, batch_size: int) -> Any:
+        """The state before the first token: a tree of tensors whose first axis is B."""
+        raise NotImplementedError
+
+    def learn(self, x_BND: Tensor, state: Any, valid_BN: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The outputs (B, N, D) of new tokens, each of which sees those before it and itself, and the state after them.
+
+        A token that is not valid leaves no trace in the state; its own output means nothing.
+        """
+        raise NotImplementedError
+
+    def read(self, x_BMD: Tensor, state: Any) -> Tensor:
+        """The outputs (B, M, D) of query tokens, each of which sees the state and itself only. Writes nothing."""
+        raise NotImplementedError
+
+    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
+        """(B, heads, M, T) share of each query's attention on each task's tokens, for the first `heads` heads.
+
+        Arguments:
+            x_BMD, x_BND: the inputs of `read` for the queries and of `learn` for the whole stream.
+            task_BN: each token's task. What is missing to 1 is on the query itself.
+        """
+        raise NotImplementedError

@@ -1,0 +1,223 @@
+"""The command lines of `train.py` and `evaluate.py`."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import torch
+import tyro
+from rich.text import Text
+
+from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
+from metacl.checkpoint import Run, read_json
+from metacl.config import TrainConfig
+from metacl.display import bar, console
+from metacl.environment import environment
+from metacl.evaluation import Evaluation, evaluate
+from metacl.learners import LEARNERS
+from metacl.meta_training import make_accelerator, meta_train
+from metacl.recipes import RECIPES, recipe_for
+from metacl.report import result_table, write_results
+
+TRAIN_HELP = """\
+Meta-train a continual learner on episodes made from a data set.
+
+    python train.py DATA LEARNER \\[options]      start a run
+    python train.py DATA LEARNER --help         every option, with its default
+    python train.py --resume RUN                go on where a run stopped
+
+[bold]DATA[/]     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
+         or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
+[bold]LEARNER[/]  {learners}
+         each with a size: --recipe {recipes} (the first is the default)
+
+Examples
+    python train.py glyphs transformer
+    python train.py sine linear-transformer --steps 1000
+    python train.py omniglot transformer --episodes.tasks 20 --steps 5000 --seed 1 --run runs/omniglot-20
+    python train.py path/to/images pn --data.size 32
+"""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Evaluate a meta-trained learner on held-out streams of classes that it has never seen.
+
+    The learner takes in each stream task by task and is asked about all tasks so far after each. Written to RUN/results:
+    results.json and, for each length, the score by position and the matrix of scores as pictures.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The folder that train.py wrote."""
+    tasks: tuple[int, ...] = ()
+    """Lengths of the streams, also other ones than were trained on. Default: as in meta-training."""
+    shots: int | None = None
+    """Examples of each task. Default: as in meta-training."""
+    episodes: int = 1024
+    """Held-out episodes of each length."""
+    batch_size: int = 16
+    seed: int = 0
+    """Of the held-out episodes."""
+    split: Literal["test", "validation", "train"] = "test"
+    """The meta-split whose classes make the episodes."""
+    checkpoint: int | None = None
+    """Step of the checkpoint. Default: the best by meta-validation."""
+    data_path: str | None = None
+    """Where the data set is now, if not where it was in meta-training."""
+
+
+def train_main(argv: Sequence[str] | None = None) -> None:
+    """`train.py`: starts or resumes a run."""
+    with_plain_errors(lambda: _train(list(sys.argv[1:] if argv is None else argv)))
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> None:
+    """`evaluate.py`: the results of a run."""
+    with_plain_errors(lambda: _evaluate(tyro.cli(EvaluateArguments, args=argv, prog="evaluate.py")))
+
+
+def with_plain_errors(work: Callable[[], None]) -> None:
+    """Runs `work`; what is the user's to mend is said without a traceback, with exit status 2."""
+    try:
+        work()
+    except UserError as error:
+        _fail(str(error), status=2)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", status=130)
+
+
+def _train(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        recipes = ", ".join(RECIPES["transformer"])
+        console.print(TRAIN_HELP.format(benchmarks=", ".join(BENCHMARKS), learners=", ".join(LEARNERS), recipes=recipes))
+    elif argv[0] == "--resume":
+        if len(argv) != 2:
+            raise UserError("--resume takes a run folder and nothing else: python train.py --resume RUN")
+        run = Run.open(Path(argv[1]))
+        _meta_train(run.config, run)
+    elif len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
+        raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
+    else:
+        config, folder = parse_train(argv)
+        _meta_train(config, folder)
+
+
+def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
+    """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the run."""
+    data, learner, *rest = argv
+    recipe = _take(rest, "--recipe")
+    default = recipe_for(learner, recipe, DataConfig(name=data))
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{Path(data).name}-{learner}-{stamp}"
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[TrainConfig[LEARNERS[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        run: Path = folder
+        """Folder of the run; an existing one is never overwritten."""
+
+    words = (
+        f"Meta-train {learner} on {data}. Recipe: {recipe or next(iter(RECIPES[learner]))} of {', '.join(RECIPES[learner])}."
+    )
+    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=f"train.py {data} {learner}", description=words)
+    return parsed.config, parsed.run
+
+
+def _meta_train(config: TrainConfig, place: Run | Path) -> None:
+    """Starts a run in the folder `place`, or resumes the run `place`."""
+    accelerator = make_accelerator(config.precision)
+    if config.batch_size % accelerator.num_processes:
+        raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
+    benchmark = load_benchmark(config.data, config.episodes.symbols)
+    config.learner.build(benchmark.train.spec)  # what cannot be built fails before a folder is made
+    say = console.print if accelerator.is_main_process else _silent
+    if isinstance(place, Run):
+        run = place
+        warn_of_other_data(run, benchmark, say)
+    else:
+        about = {
+            "device": str(accelerator.device),
+            "precision": accelerator.mixed_precision,
+            "data_fingerprint": benchmark.fingerprint,
+        }
+        if accelerator.is_main_process:
+            Run.create(place, config, environment() | about)
+        accelerator.wait_for_everyone()
+        run = Run.open(place)
+    say(f"{config.learner_name} on {config.data.name}, {config.steps} steps, in {run.folder}")
+    if meta_train(run, benchmark, accelerator, resume=isinstance(place, Run)):
+        say(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
+    else:
+        say(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {run.folder}")
+
+
+def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None]) -> None:
+    """A run goes with the data that it was started on."""
+    before = read_json(run.folder / "environment.json").get("data_fingerprint")
+    if before != benchmark.fingerprint:
+        say(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
+
+
+def _silent(words: str) -> None:
+    """What the other processes of a run say."""
+
+
+def _evaluate(arguments: EvaluateArguments) -> None:
+    run = Run.open(arguments.run)
+    config = run.config
+    accelerator = make_accelerator("fp32")
+    data = config.data if arguments.data_path is None else replace(config.data, path=arguments.data_path)
+    evaluations: list[Evaluation] = []
+    for tasks in arguments.tasks or (config.episodes.tasks,):
+        shape = replace(config.episodes, tasks=tasks, shots=arguments.shots or config.episodes.shots)
+        benchmark = load_benchmark(data, shape.symbols)
+        if not evaluations:
+            warn_of_other_data(run, benchmark, console.print)
+        evaluations.append(_evaluate_length(run, benchmark, shape, arguments, accelerator.device))
+    words = f"{config.learner_name} on {config.data.name}, meta-{arguments.split}"
+    console.print(result_table(evaluations, words))
+    about = {
+        "run": run.folder.name,
+        "checkpoint": arguments.checkpoint or run.best(),
+        "data_fingerprint": benchmark.fingerprint,
+    }
+    files = write_results(evaluations, about | {"environment": environment()}, run.folder / "results", words)
+    console.print("Written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+
+
+def _evaluate_length(
+    run: Run, benchmark: Benchmark, shape: EpisodeShape, arguments: EvaluateArguments, device: torch.device
+) -> Evaluation:
+    generator = benchmark.generator(arguments.split, shape, arguments.seed)
+    learner = run.load_learner(generator.family.spec, arguments.checkpoint).to(device)
+    with bar(f"{shape.tasks} tasks") as progress:
+        task = progress.add_task("", total=arguments.episodes, now="episodes")
+        return evaluate(
+            learner,
+            generator,
+            arguments.episodes,
+            arguments.batch_size,
+            device,
+            lambda done: progress.update(task, completed=done),
+        )
+
+
+def _take(words: list[str], option: str) -> str | None:
+    """Removes `option VALUE` (or option=VALUE) from `words`; returns the value."""
+    for i, word in enumerate(words):
+        if word.startswith(option + "="):
+            return words.pop(i).split("=", 1)[1]
+        if word == option:
+            if i + 1 == len(words):
+                raise UserError(f"{option} needs a value.")
+            words.pop(i)
+            return words.pop(i)
+    return None
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    console.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    raise SystemExit(status)

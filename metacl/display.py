@@ -1,0 +1,57 @@
+"""What a person sees while something runs: progress with time left, and plain lines where no terminal is."""
+
+import sys
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
+
+def bar(words: str) -> Progress:
+    """A progress bar with the time left; its one kind of task counts steps."""
+    columns = (TextColumn(words), *COLUMNS, TextColumn("{task.fields[now]}"))
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+class TrainingDisplay:
+    """The state of a meta-training run: one bar, and a line at every meta-validation."""
+
+    def __init__(self, steps: int, first: int, batch_size: int, enabled: bool = True):
+        self.enabled = enabled
+        self.progress = bar("meta-training")
+        self.progress.disable = self.progress.disable or not enabled
+        self.task = self.progress.add_task("", total=steps, completed=first, now="")
+        self.latest: dict[str, Any] = {}
+
+    def update(self, record: dict[str, Any]) -> None:
+        self.latest |= record
+        self.progress.update(self.task, completed=record["step"], now=_words(self.latest, ""))
+        if self.enabled and "validation_loss" in record:
+            parts = (
+                f"step {record['step']:6}",
+                "meta-train",
+                _words(self.latest, ""),
+                "meta-validation",
+                _words(self.latest, "validation_"),
+            )
+            console.print(Text("  ".join(parts)), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+def _words(record: dict[str, Any], prefix: str) -> str:
+    parts = [f"loss {record[prefix + 'loss']:.4f}"] if prefix + "loss" in record else []
+    if prefix + "accuracy" in record:
+        parts.append(f"accuracy {record[prefix + 'accuracy']:.1%}")
+    if not prefix and "episodes_per_second" in record:
+        parts.append(f"{record['episodes_per_second']:.0f} episodes/s")
+    return "  ".join(parts)

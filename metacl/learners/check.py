@@ -1,0 +1,129 @@
+"""`check_learner`: what every learner owes. Run it on your own class in a three-line test."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils import _pytree as pytree
+
+from episodes import Episode, EpisodeSpec, Examples
+from metacl.learners.protocol import Learner, query_loss, state_bytes
+from metacl.learners.state import load_state, save_state
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
+    """Raises AssertionError, with the promise in words, where `learner` breaks one. In eval mode, float32, CPU or GPU."""
+    was_training = learner.training
+    learner.eval()
+    episode = random_episode(spec, seed).to(next(learner.parameters()).device)
+    state = learner.init_state(2)
+    with torch.no_grad():
+        _check_chunking(learner, state, episode)
+        _check_purity(learner, state, episode)
+        _check_queries(learner, state, episode)
+        _check_padding(learner, state, episode)
+        _check_saving(learner, state, episode)
+        _check_size(learner, state, episode)
+    _check_meta_loss(learner, episode)
+    learner.train(was_training)
+
+
+def random_episode(spec: EpisodeSpec, seed: int, batch_size: int = 2, tasks: int = 3, shots: int = 4) -> Episode:
+    """An episode of noise: `batch_size` streams of `tasks` tasks, and as many queries."""
+    rng = torch.Generator().manual_seed(seed)
+    N = tasks * shots
+    task = torch.arange(tasks).repeat_interleave(shots).expand(batch_size, -1)
+
+    def examples(symbols: Tensor | None) -> Examples:
+        if spec.x_kind == "image":
+            x = torch.randint(0, 256, (batch_size, N, *spec.x_shape), generator=rng, dtype=torch.uint8)
+        else:
+            x = torch.randn(batch_size, N, *spec.x_shape, generator=rng)
+        y = symbols.gather(1, task) if symbols is not None else torch.randn(batch_size, N, *spec.y_shape, generator=rng)
+        return Examples(x, y, task)
+
+    rows = [torch.randperm(spec.symbols, generator=rng)[:tasks] for _ in range(batch_size)]
+    symbols = torch.stack(rows) if spec.classification else None
+    return Episode(examples(symbols), examples(symbols), spec)
+
+
+def _check_chunking(learner: Learner, state, episode: Episode) -> None:
+    if not learner.chunkable:
+        return
+    whole = learner.learn(state, episode.stream)
+    pieces = state
+    for start, stop in ((0, 5), (5, 6), (6, len(episode.stream))):
+        pieces = learner.learn(pieces, episode.stream[start:stop])
+    _same(whole, pieces, "Chunking matters: learn(learn(s, a), b) differs from learn(s, a then b)")
+
+
+def _check_purity(learner: Learner, state, episode: Episode) -> None:
+    first = learner.learn(state, episode.stream[:4])
+    before = pytree.tree_map(torch.clone, first)
+    learner.learn(first, episode.stream[4:])
+    learner.predict(first, episode.queries.x)
+    _same(before, first, "learn or predict changed the state that it was given", exact=True)
+
+
+def _check_queries(learner: Learner, state, episode: Episode) -> None:
+    state = learner.learn(state, episode.stream)
+    x = episode.queries.x
+    together = learner.predict(state, x)
+    _same(together[:, :1], learner.predict(state, x[:, :1]), "A prediction depends on the other queries")
+    _same(together.flip(1), learner.predict(state, x.flip(1)), "A prediction depends on the order of the queries")
+
+
+def _check_padding(learner: Learner, state, episode: Episode) -> None:
+    stream = episode.stream
+    N = len(stream)
+    garbage = dataclasses.replace(stream[torch.arange(N - 1, -1, -1)], valid=torch.zeros_like(stream.task, dtype=torch.bool))
+    valid = dataclasses.replace(stream, valid=torch.ones_like(stream.task, dtype=torch.bool))
+    places = torch.cat([torch.arange(2), N + torch.arange(3), torch.arange(2, N), N + torch.arange(3, N)]).to(stream.x.device)
+    padded = Examples.concatenate([valid, garbage])[places]
+    plain = learner.predict(learner.learn(state, stream), episode.queries.x)
+    _same(plain, learner.predict(learner.learn(state, padded), episode.queries.x), "Padding shows in the predictions")
+
+
+def _check_saving(learner: Learner, state, episode: Episode) -> None:
+    state = learner.learn(state, episode.stream[:5])
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder) / "state", state)
+        loaded = load_state(Path(folder) / "state", learner)
+    ends = [learner.learn(s, episode.stream[5:]) for s in (state, loaded)]
+    _same(ends[0], ends[1], "A state that was saved and loaded continues differently", exact=True)
+
+
+def _check_size(learner: Learner, state, episode: Episode) -> None:
+    if learner.constant_state:
+        before, after = state_bytes(state), state_bytes(learner.learn(state, episode.stream))
+        assert before == after, f"The state is declared constant and grew from {before} to {after} bytes"
+
+
+def _check_meta_loss(learner: Learner, episode: Episode) -> None:
+    def plain() -> Tensor:
+        state = learner.learn(learner.init_state(2), episode.stream)
+        return query_loss(learner.predict(state, episode.queries.x), episode.queries.y, episode.spec).loss
+
+    was_distributed, learner.distributed = learner.distributed, False
+    losses, gradients = [], []
+    for loss in (learner.meta_loss(episode).loss, plain()):
+        learner.zero_grad()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([p.grad for p in learner.parameters()])
+    learner.zero_grad()
+    learner.distributed = was_distributed
+    _same(losses[0], losses[1], "meta_loss differs from the loss of learn, then predict")
+    _same(gradients[0], gradients[1], "The gradients of meta_loss differ from those of learn, then predict")
+
+
+def _same(a, b, promise: str, exact: bool = False) -> None:
+    tolerance = {"rtol": 0, "atol": 0} if exact else TOLERANCE
+    for left, right in zip(pytree.tree_leaves(a), pytree.tree_leaves(b), strict=True):
+        if left is not None or right is not None:
+            assert_close(left, right, **tolerance, msg=lambda text: f"{promise}.\n{text}")

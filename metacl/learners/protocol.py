@@ -1,0 +1,134 @@
+"""The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from episodes import Episode, EpisodeSpec, Examples
+
+State = Any
+"""A tree (NamedTuple, tuple, dict) of tensors whose first axis is B."""
+
+
+class MetaLoss(NamedTuple):
+    """What one batch of episodes gives the outer loop."""
+
+    loss: Tensor
+    """Scalar, to be minimised over the meta-parameters."""
+    metrics: dict[str, Tensor]
+    """Detached scalars to report: `accuracy` or `mse` on the queries, and the parts of the loss."""
+
+
+class Learner(nn.Module):
+    """Base of all learners. A family writes `encode`, `init_state`, `learn_features` and `predict_features`.
+
+    Inputs are encoded apart from the state, so that a whole episode is encoded in one batch, and features that are asked
+    about again and again (evaluation after every task) are computed once.
+
+    Arguments:
+        spec: of the episodes it is built for.
+        distributed: the meta-loss asks each query after a random task from its own on, not only at the end of the stream.
+    """
+
+    chunkable = True
+    """learn(learn(s, a), b) equals learn(s, a then b)."""
+    constant_state = True
+    """The state does not grow with the stream."""
+    step = 0
+    """The meta-training step, set by the outer loop: schedules inside a learner read it."""
+
+    def __init__(self, spec: EpisodeSpec, distributed: bool = False):
+        super().__init__()
+        self.spec, self.distributed = spec, distributed
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, N, *x_shape) -> features (B, N, D), every example on its own."""
+        raise NotImplementedError
+
+    def init_state(self, batch_size: int) -> State:
+        """What it knows before the first example."""
+        raise NotImplementedError
+
+    def learn_features(self, state: State, z_BND: Tensor, examples: Examples) -> State:
+        """`learn` for inputs that are encoded already; `examples.x` is not looked at."""
+        raise NotImplementedError
+
+    def predict_features(self, state: State, z_BMD: Tensor) -> Tensor:
+        """`predict` for inputs that are encoded already."""
+        raise NotImplementedError
+
+    def learn(self, state: State, examples: Examples) -> State:
+        """The state after more of the stream. Pure: the old state stays usable."""
+        return self.learn_features(state, self.encode(examples.x), examples)
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """(B, M, *x_shape) -> logits (B, M, V) or targets (B, M, *y_shape); every query on its own."""
+        return self.predict_features(state, self.encode(x))
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        """The loss on the queries after the stream. Stream and queries are encoded in one batch."""
+        z_stream, z_query = self.encode_episode(episode)
+        if self.distributed:
+            return self._distributed_loss(episode, z_stream, z_query)
+        state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
+        return query_loss(self.predict_features(state, z_query), episode.queries.y, self.spec)
+
+    def forward(self, episode: Episode) -> MetaLoss:
+        return self.meta_loss(episode)
+
+    def encode_episode(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        z = self.encode(torch.cat([episode.stream.x, episode.queries.x], dim=1))
+        return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
+
+    def _distributed_loss(self, episode: Episode, z_stream: Tensor, z_query: Tensor) -> MetaLoss:
+        """Each query is asked at the end of a task drawn uniformly from its own to the last (CL-Seq, section 3.3)."""
+        parts = list(task_parts(episode.stream))
+        own = episode.queries.task[0].cpu()
+        asked = own + (torch.rand(len(own)) * (len(parts) - own)).long()
+        order = torch.argsort(asked, stable=True)
+        state, predictions = self.init_state(len(z_stream)), []
+        for task, part in enumerate(parts):
+            state = self.learn_features(state, z_stream[:, part], episode.stream[part])
+            if (asked == task).any():
+                predictions.append(self.predict_features(state, z_query[:, asked == task]))
+        prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, order]
+        loss = query_loss(prediction, target, self.spec)
+        late = (asked > own)[order]
+        if 0 < late.sum() < len(late):
+            score = query_score(prediction.detach(), target, self.spec).mean(0)
+            loss.metrics["lost_since_own_task"] = (score[~late].mean() - score[late].mean()).abs()
+        return loss
+
+
+def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> MetaLoss:
+    """Mean loss of predictions (B, M, V) or (B, M, *y_shape), in float32."""
+    prediction = prediction.float() if prediction.dtype == torch.bfloat16 else prediction
+    loss = (
+        F.cross_entropy(prediction.flatten(0, 1), target.flatten()) if spec.classification else F.mse_loss(prediction, target)
+    )
+    name = "accuracy" if spec.classification else "mse"
+    return MetaLoss(loss, {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()})
+
+
+def query_score(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
+    """(B, M) right (1) or wrong (0) in classification, squared error averaged over the target in regression."""
+    if spec.classification:
+        return (prediction.argmax(-1) == target).float()
+    return (prediction - target).float().square().flatten(2).mean(-1)
+
+
+def task_parts(stream: Examples) -> Iterator[slice]:
+    """The parts of a stream that belong to one task after another; the same in every episode of the batch."""
+    start = 0
+    for size in torch.unique_consecutive(stream.task[0], return_counts=True)[1].tolist():
+        yield slice(start, start + size)
+        start += size
+
+
+def state_bytes(state: State) -> int:
+    """Bytes of the state of one episode."""
+    return sum(t[0].numel() * t.element_size() for t in pytree.tree_leaves(state))

@@ -1,0 +1,72 @@
+"""Prototypical network: a class is the mean of its features (Snell 2017), kept as running sums."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from episodes import EpisodeSpec, Examples, UserError
+from metacl.encoders import EncoderConfig, build_encoder
+from metacl.learners.protocol import Learner
+
+UNSEEN = -1e9
+"""Logit of a symbol without examples."""
+
+
+@dataclass(frozen=True)
+class PrototypesConfig:
+    """Class means of features; only the encoder is meta-trained."""
+
+    width: int = 128
+    """D, features of an example."""
+    distributed: bool = False
+    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def build(self, spec: EpisodeSpec) -> "PrototypicalNetwork":
+        return PrototypicalNetwork(self, spec)
+
+
+class PrototypesState(NamedTuple):
+    """Sufficient statistics of the class means."""
+
+    sums: Tensor
+    """(B, V, D)"""
+    counts: Tensor
+    """(B, V)"""
+
+
+class PrototypicalNetwork(Learner):
+    """logit_v = -|z - mean_v|^2. The order of the stream does not matter."""
+
+    def __init__(self, config: PrototypesConfig, spec: EpisodeSpec):
+        super().__init__(spec, config.distributed)
+        if not spec.classification:
+            raise UserError(
+                "The prototypical network is for classification; this benchmark is a regression. Take a transformer."
+            )
+        self.width = config.width
+        self.encoder = build_encoder(config.encoder, spec, config.width)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x).to(next(self.parameters()).dtype)  # out of autocast: distances are differences of large numbers
+
+    def init_state(self, batch_size: int) -> PrototypesState:
+        sums = torch.zeros(batch_size, self.spec.symbols, self.width, device=next(self.parameters()).device)
+        return PrototypesState(sums, sums[..., 0])
+
+    def learn_features(self, state: PrototypesState, z_BND: Tensor, examples: Examples) -> PrototypesState:
+        weight_BN = torch.ones_like(z_BND[..., 0]) if examples.valid is None else examples.valid.to(z_BND)
+        index_BND = examples.y[..., None].expand(z_BND.shape)
+        return PrototypesState(
+            state.sums.to(z_BND).scatter_add(1, index_BND, z_BND * weight_BN[..., None]),
+            state.counts.to(z_BND).scatter_add(1, examples.y, weight_BN),
+        )
+
+    def predict_features(self, state: PrototypesState, z_BMD: Tensor) -> Tensor:
+        mean_BVD = state.sums / state.counts.clamp_min(1)[..., None]
+        with torch.autocast(z_BMD.device.type, enabled=False):
+            squares_BMV = z_BMD.square().sum(-1, keepdim=True) + mean_BVD.square().sum(-1)[:, None]
+            logits_BMV = 2 * z_BMD @ mean_BVD.mT - squares_BMV
+        return logits_BMV.masked_fill(state.counts[:, None] == 0, UNSEEN)

@@ -1,0 +1,178 @@
+"""Sequence learners: the forward pass over the stream is the learning (CL-Seq: Lee, Son, Kim, NeurIPS 2023)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from episodes import Episode, EpisodeSpec, Examples, UserError
+from metacl.attention import ATTENTION, Attention
+from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
+from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.symbols import SYMBOLS
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """A transformer over the stream. Queries read its state and never write it."""
+
+    attention: Literal["softmax", "linear"] = "softmax"
+    """How a token looks back: `softmax` keeps every key and value, `linear` a state of constant size."""
+    layout: Literal["paired", "interleaved"] = "paired"
+    """`paired`: one token for each example holds x and y. `interleaved`: x1 y1 x2 y2 ..., as published."""
+    width: int = 128
+    """D, the width of tokens."""
+    layers: int = 2
+    heads: int = 4
+    hidden: int = 256
+    """Width of the hidden layer of each block's MLP."""
+    dropout: float = 0.0
+    norm: bool = True
+    """LayerNorm before every part of a block, and at the end. The published model has none."""
+    positions: Literal["none", "sinusoidal"] = "none"
+    """Code added to each token for its place. Without one a stream may be longer than those trained on."""
+    symbols: Literal["random", "learned"] = "random"
+    """Vectors for label symbols: `random` has no limit; `learned` is bound to the vocabulary of its meta-training."""
+    auxiliary_steps: int = 0
+    """Steps with the auxiliary attention loss, which draws half of the heads to the query's own task."""
+    distributed: bool = False
+    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
+        if self.distributed and self.auxiliary_steps:
+            raise UserError("learner.distributed and learner.auxiliary-steps cannot be combined: leave one of them out.")
+
+    def build(self, spec: EpisodeSpec) -> "SequenceLearner":
+        return SequenceLearner(self, spec)
+
+
+class SequenceState(NamedTuple):
+    """What the stream left behind."""
+
+    layers: tuple
+    """The attention state of each layer."""
+    length: Tensor
+    """(B,) int64, tokens seen."""
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    attention: Attention
+
+    def __init__(self, config: SequenceConfig):
+        super().__init__()
+        width = config.width
+        norm = nn.LayerNorm if config.norm else nn.Identity
+        self.norm_attention, self.norm_mlp = norm(width), norm(width)
+        self.attention = ATTENTION[config.attention](width, config.heads, dropout=config.dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+class SequenceLearner(Learner):
+    """A causal transformer whose keys and values, or whose running sums, are the learner's state."""
+
+    def __init__(self, config: SequenceConfig, spec: EpisodeSpec):
+        super().__init__(spec, config.distributed)
+        self.config = config
+        self.encoder = build_encoder(config.encoder, spec, config.width)
+        if spec.classification:
+            self.symbols = SYMBOLS[config.symbols](spec.symbols, config.width)
+        else:
+            self.target_encoder = VectorEncoder(spec.y_shape, config.width)
+            self.answer = nn.Linear(config.width, torch.Size(spec.y_shape).numel())
+        self.question = nn.Parameter(torch.zeros(config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width) if config.norm else nn.Identity()
+        self.constant_state = ATTENTION[config.attention].constant_state
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+    def init_state(self, batch_size: int) -> SequenceState:
+        layers = tuple(block.attention.init_state(batch_size) for block in self._blocks())
+        return SequenceState(layers, torch.zeros(batch_size, dtype=torch.long, device=self.question.device))
+
+    def learn_features(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> SequenceState:
+        return self._learn(state, z_BND, examples)[0]
+
+    def predict_features(self, state: SequenceState, z_BMD: Tensor) -> Tensor:
+        return self._predict(state, z_BMD)[0]
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        if not (self.training and self.step < self.config.auxiliary_steps):
+            return super().meta_loss(episode)
+        z_stream, z_query = self.encode_episode(episode)
+        state, stream_inputs = self._learn(self.init_state(len(z_stream)), z_stream, episode.stream)
+        prediction, query_inputs = self._predict(state, z_query)
+        result = query_loss(prediction, episode.queries.y, self.spec)
+        auxiliary = self._auxiliary_loss(stream_inputs, query_inputs, episode)
+        return MetaLoss(result.loss + auxiliary, result.metrics | {"auxiliary": auxiliary.detach()})
+
+    def _learn(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> tuple[SequenceState, list[Tensor]]:
+        """The new state, and the input of each layer's attention."""
+        label = self.symbols.embed(examples.y) if self.spec.classification else self.target_encoder(examples.y)
+        valid = examples.valid
+        if self.config.layout == "paired":
+            tokens = z_BND + label
+        else:
+            tokens = rearrange(torch.stack([z_BND, label]), "two b n d -> b (n two) d")
+            valid = None if valid is None else valid.repeat_interleave(2, dim=1)
+        counted = torch.ones_like(tokens[..., 0], dtype=torch.long) if valid is None else valid.long()
+        h = self._place(tokens, state.length[:, None] + counted.cumsum(1) - 1)
+        layers, inputs = [], []
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            inputs.append(block.norm_attention(h))
+            attended, layer = block.attention.learn(inputs[-1], layer, valid)
+            layers.append(layer)
+            h = block.add(h, attended)
+        return SequenceState(tuple(layers), state.length + counted.sum(1)), inputs
+
+    def _predict(self, state: SequenceState, z_BMD: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The predictions, and the input of each layer's attention."""
+        h = self._place(z_BMD + self.question, state.length[:, None].expand(z_BMD.shape[:2]))
+        inputs = []
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            inputs.append(block.norm_attention(h))
+            h = block.add(h, block.attention.read(inputs[-1], layer))
+        h = self.norm(h)
+        if self.spec.classification:
+            return self.symbols.logits(h), inputs
+        return self.answer(h).unflatten(-1, self.spec.y_shape), inputs
+
+    def _blocks(self) -> Iterator[Block]:
+        return cast(Iterator[Block], iter(self.blocks))
+
+    def _place(self, tokens_BND: Tensor, place_BN: Tensor) -> Tensor:
+        if self.config.positions == "none":
+            return tokens_BND
+        return tokens_BND + sinusoids(place_BN, self.config.width).to(tokens_BND.dtype)
+
+    def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
+        """-log of the attention that each query pays its own task, over half of the heads of every layer (CL-Seq, appendix)."""
+        repeat = 1 if self.config.layout == "paired" else 2
+        stream_task = episode.stream.task.repeat_interleave(repeat, dim=1)
+        losses = []
+        for block, x_BND, x_BMD in zip(self._blocks(), stream_inputs, query_inputs, strict=True):
+            mass_BHMT = block.attention.task_mass(x_BMD, x_BND, stream_task, heads=(self.config.heads + 1) // 2)
+            own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
+            losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
+        return torch.stack(losses).mean()
+
+
+def sinusoids(place_BN: Tensor, width: int) -> Tensor:
+    """Sine and cosine codes (B, N, D) of any places (Vaswani 2017, section 3.5)."""
+    rate = 10_000.0 ** (-torch.arange(0, width, 2, device=place_BN.device) / width)
+    angle = place_BN[..., None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :width]

@@ -1,0 +1,48 @@
+"""Label symbols as vectors, on the way in and on the way out."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class RandomSymbols(nn.Module):
+    """Symbol v is a fixed random vector, row v of an endless table: the vocabulary has no limit and no parameters of its own.
+
+    The rows are drawn with a counter-based generator, so a learner built for more symbols has the same first ones.
+    """
+
+    codes_VD: Tensor
+
+    def __init__(self, symbols: int, width: int):
+        super().__init__()
+        rows = np.random.Generator(np.random.Philox(key=0)).standard_normal((symbols, width))
+        rows *= (width / np.square(rows).sum(1, keepdims=True)) ** 0.5
+        self.register_buffer("codes_VD", torch.from_numpy(rows).float(), persistent=False)
+        self.write = nn.Linear(width, width)
+        self.answer = nn.Linear(width, width)
+
+    def embed(self, y_BN: Tensor) -> Tensor:
+        """(B, N) symbols -> (B, N, D)."""
+        return self.write(self.codes_VD[y_BN])
+
+    def logits(self, h_BMD: Tensor) -> Tensor:
+        """(B, M, D) -> (B, M, V)."""
+        return self.answer(h_BMD) @ self.codes_VD.mT * self.codes_VD.shape[1] ** -0.5
+
+
+class LearnedSymbols(nn.Module):
+    """A learnt table in, a linear layer out, as published: symbols that were never trained mean nothing."""
+
+    def __init__(self, symbols: int, width: int):
+        super().__init__()
+        self.table = nn.Embedding(symbols, width)
+        self.answer = nn.Linear(width, symbols)
+
+    def embed(self, y_BN: Tensor) -> Tensor:
+        return self.table(y_BN)
+
+    def logits(self, h_BMD: Tensor) -> Tensor:
+        return self.answer(h_BMD)
+
+
+SYMBOLS = {"random": RandomSymbols, "learned": LearnedSymbols}

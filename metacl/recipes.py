@@ -1,0 +1,115 @@
+"""Recipes: a function that returns a complete configuration, for each learner and size."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from episodes import DataConfig, EpisodeShape
+from episodes.errors import unknown
+from metacl.config import OptimiserConfig, TrainConfig, ValidationConfig
+from metacl.encoders import EncoderConfig
+from metacl.learners import PrototypesConfig, SequenceConfig
+
+LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
+"""A sixth of the cost of the published encoder, for CPUs."""
+PUBLISHED = EncoderConfig()
+"""The five convolutions of CL-Seq."""
+
+Recipe = Callable[[DataConfig], TrainConfig]
+
+
+def transformer_small(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
+    """Trains in minutes on two cores."""
+    return TrainConfig(data, _name(attention), SequenceConfig(attention=attention, encoder=LIGHT))
+
+
+def transformer_paper(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
+    """CL-Seq's size (512 wide, 4 layers, 8 heads) with this project's layout, norm and optimiser. For a GPU."""
+    learner = SequenceConfig(attention, width=512, layers=4, heads=8, hidden=1024, dropout=0.1, encoder=PUBLISHED)
+    return _long(TrainConfig(data, _name(attention), learner))
+
+
+def transformer_large(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
+    """CL-Seq's XL size: 1024 wide, 16 heads."""
+    learner = SequenceConfig(attention, width=1024, layers=4, heads=16, hidden=2048, dropout=0.1, encoder=PUBLISHED)
+    return _long(TrainConfig(data, _name(attention), learner))
+
+
+def transformer_published(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
+    """CL-Seq to the letter: no LayerNorm, interleaved tokens, sinusoids, a vocabulary as large as the tasks, the auxiliary
+    attention loss for 10 000 steps, Adam at 1e-4 halved every 10 000, no clipping. Waits long before it learns."""
+    learner = SequenceConfig(
+        attention,
+        layout="interleaved",
+        width=512,
+        layers=4,
+        heads=8,
+        hidden=1024,
+        dropout=0.1,
+        norm=False,
+        positions="sinusoidal",
+        symbols="learned",
+        auxiliary_steps=10_000,
+        encoder=PUBLISHED,
+    )
+    optimiser = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, weight_decay=0.0)
+    episodes = EpisodeShape(tasks=20, vocabulary=20)
+    return replace(_long(TrainConfig(data, _name(attention), learner, episodes)), optimiser=optimiser)
+
+
+def prototypes_small(data: DataConfig) -> TrainConfig:
+    """The baseline with the same encoder and budget as the small transformer."""
+    return TrainConfig(data, "pn", PrototypesConfig(encoder=LIGHT))
+
+
+def prototypes_paper(data: DataConfig) -> TrainConfig:
+    """The published encoder and width."""
+    return _long(TrainConfig(data, "pn", PrototypesConfig(width=512, encoder=PUBLISHED)))
+
+
+def recipe_for(learner: str, recipe: str | None, data: DataConfig) -> TrainConfig:
+    """The configuration of a named learner.
+
+    Arguments:
+        learner: a name of `RECIPES`.
+        recipe: one of its recipes; None takes the first.
+
+    Raises:
+        UserError: there is no such learner or recipe.
+    """
+    if learner not in RECIPES:
+        raise unknown("learner", learner, RECIPES)
+    recipes = RECIPES[learner]
+    if recipe is not None and recipe not in recipes:
+        raise unknown(f"recipe of {learner}", recipe, recipes)
+    return recipes[recipe or next(iter(recipes))](data)
+
+
+def _name(attention: str) -> str:
+    return "transformer" if attention == "softmax" else "linear-transformer"
+
+
+def _long(config: TrainConfig) -> TrainConfig:
+    """CL-Seq's episodes and number of steps, with a rate for wide models."""
+    return replace(
+        config,
+        episodes=replace(config.episodes, tasks=20),
+        optimiser=OptimiserConfig(rate=3e-4, warmup=1000),
+        validation=ValidationConfig(every=1000, episodes=256),
+        steps=50_000,
+    )
+
+
+TRANSFORMERS: dict[str, Callable[..., TrainConfig]] = {
+    "small": transformer_small,
+    "paper": transformer_paper,
+    "large": transformer_large,
+    "published": transformer_published,
+}
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "transformer": TRANSFORMERS,
+    "linear-transformer": {name: partial(recipe, attention="linear") for name, recipe in TRANSFORMERS.items()},
+    "pn": {"small": prototypes_small, "paper": prototypes_paper},
+}
+"""The recipes of each learner; the first is the default."""

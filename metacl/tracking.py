@@ -1,0 +1,29 @@
+"""TensorBoard events, where tensorboard is installed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+
+class EventWriter:
+    """Writes the numbers of a record as scalars; does nothing without tensorboard."""
+
+    def __init__(self, folder: Path, enabled: bool = True):
+        self.writer = None
+        if enabled and find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self.writer is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, record["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writer is not None:
+            self.writer.close()

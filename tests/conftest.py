@@ -1,0 +1,42 @@
+"""Every test runs offline, on one thread, with caches of its own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+_caches = tempfile.TemporaryDirectory(prefix="metacl-tests-")
+os.environ.update(
+    METACL_CACHE=f"{_caches.name}/metacl",
+    HF_HOME=f"{_caches.name}/huggingface",
+    HF_DATASETS_CACHE=f"{_caches.name}/huggingface/datasets",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    MPLBACKEND="Agg",
+)
+
+import pytest  # noqa: E402  (the environment comes first)
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty pool cache."""
+    monkeypatch.setenv("METACL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def real_data():
+    """The folder of a real data set by its name; the test is skipped where it is absent."""
+
+    def folder(name: str) -> str:
+        if not (REAL_DATA / name).is_dir():
+            pytest.skip(f"the real data set {name} is not here")
+        return str(REAL_DATA / name)
+
+    return folder

@@ -1,0 +1,207 @@
+"""The named benchmarks and any other data set: splits that share no class, the same on every machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from making import hf_folder, labelled_folder, noise, omniglot_zips, png, small_pool
+
+from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
+from episodes.sources import read
+from episodes.tasks import Classification, Sine
+
+SHAPE = EpisodeShape(tasks=1, shots=1, queries=1, vocabulary=8)
+
+
+def names(benchmark: Benchmark) -> list[set[str]]:
+    return [set(part.pool.names) for part in (benchmark.train, benchmark.validation, benchmark.test)]
+
+
+def sizes(benchmark: Benchmark) -> list[int]:
+    return [len(part) for part in names(benchmark)]
+
+
+def assert_disjoint(benchmark: Benchmark) -> None:
+    train, validation, test = names(benchmark)
+    assert not train & validation and not train & test and not validation & test
+
+
+@pytest.fixture
+def cifar_like(tmp_path) -> str:
+    labels = np.arange(100).repeat(2).tolist()
+    kinds = {
+        "img": datasets.Image(),
+        "fine_label": datasets.ClassLabel(num_classes=100),
+        "coarse_label": datasets.ClassLabel(2),
+    }
+    images = [png(noise(i, 6)) for i in range(200)]
+    splits = {split: {"img": images, "fine_label": labels, "coarse_label": [0, 1] * 100} for split in ("train", "test")}
+    return hf_folder(tmp_path / "cifar", kinds, **splits)
+
+
+def test_glyphs():
+    benchmark = load_benchmark(DataConfig("glyphs"), vocabulary=64)
+    assert_disjoint(benchmark)
+    train, validation, test = sizes(benchmark)
+    assert train > 800 and validation > 220 and test > 200
+    assert benchmark.train.spec.x_shape == (1, 28, 28) and benchmark.train.spec.symbols == 64
+    episode = benchmark.generator("test", EpisodeShape(5, 5, 5, 64), seed=0).batch([0, 1])
+    assert episode.stream.x.shape == (2, 25, 1, 28, 28)
+
+
+def test_sine():
+    benchmark = load_benchmark(DataConfig("sine"), vocabulary=8)
+    assert isinstance(benchmark.test, Sine) and benchmark.fingerprint == load_benchmark(DataConfig("sine"), 9).fingerprint
+    x = [benchmark.generator(split, SHAPE, 0).batch([0]).stream.x for split in ("train", "validation", "test")]
+    assert not torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
+
+
+def test_omniglot_from_archives(tmp_path, cache):
+    folder = omniglot_zips(tmp_path / "zips", characters=6)
+    benchmark = load_benchmark(DataConfig("omniglot", path=str(folder)), vocabulary=8)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == [11, 1, 12]
+    assert all("evaluation" in name for name in benchmark.test.pool.names)
+    assert benchmark.train.spec.x_shape == (1, 28, 28)
+    assert load_benchmark(DataConfig("omniglot", path=str(folder), size=14), 8).train.spec.x_shape == (1, 14, 14)
+    (folder / "images_evaluation.zip").unlink()
+    with pytest.raises(UserError, match=r"images_evaluation.zip does not exist"):
+        load_benchmark(DataConfig("omniglot", path=str(folder)), 8)
+
+
+def test_omniglot_from_a_folder_of_parquet(tmp_path, cache):
+    kinds = {"image": datasets.Image(), "label": datasets.Value("int32"), "writer": datasets.Value("int32")}
+
+    def rows(first: int) -> dict:
+        labels = [first + i // 2 for i in range(40)]
+        return {"image": [png(noise(i, 12, 1)) for i in range(40)], "label": labels, "writer": [0, 1] * 20}
+
+    where = hf_folder(tmp_path / "a", kinds, background=rows(0), evaluation=rows(20))
+    benchmark = load_benchmark(DataConfig("omniglot", path=where), 8)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == [18, 2, 20] and "omniglot/20" in benchmark.test.pool.names
+    where = hf_folder(tmp_path / "b", kinds, background=rows(0), evaluation=rows(10))
+    with pytest.raises(UserError, match=r"share 10 classes, such as omniglot/1"):
+        load_benchmark(DataConfig("omniglot", path=where), 8)
+    where = hf_folder(tmp_path / "c", kinds, background=rows(0), test=rows(20))
+    with pytest.raises(UserError, match=r"Unknown split of .* 'evaluation'"):
+        load_benchmark(DataConfig("omniglot", path=where), 8)
+
+
+def test_cifar100(cifar_like, cache):
+    benchmark = load_benchmark(DataConfig("cifar100", path=cifar_like), 8)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == [50, 10, 40] and set(benchmark.train.pool.counts) == {4}
+    assert benchmark.train.spec.x_shape == (3, 32, 32)
+
+
+def test_the_shuffle_of_classes_is_the_same_on_every_machine(cifar_like, cache):
+    benchmark = load_benchmark(DataConfig("cifar100", path=cifar_like), 8)
+    assert benchmark.validation.pool.names == tuple(f"cifar100/{i}" for i in (17, 18, 23, 35, 39, 41, 58, 59, 77, 99))
+
+
+def test_any_folder(tmp_path, cache):
+    where = labelled_folder(tmp_path / "runes", classes=10, splits=("train", "test"))
+    benchmark = load_benchmark(DataConfig(where), 8)
+    assert benchmark.name == "runes" and benchmark.train.spec.x_shape == (1, 10, 10)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == [6, 2, 2] and set().union(*names(benchmark)) == {f"runes/{i}" for i in range(10)}
+    assert benchmark.test.pool.source == "runes, meta-test"
+    colour = load_benchmark(DataConfig(where, size=7, channels=3, label="label"), 8)
+    assert colour.train.spec.x_shape == (3, 7, 7) and colour.fingerprint != benchmark.fingerprint
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(3, [1, 1, 1]), (4, [2, 1, 1]), (5, [3, 1, 1])])
+def test_few_classes_are_cut_so_that_each_part_has_one(tmp_path, cache, classes, expected):
+    assert sizes(load_benchmark(DataConfig(labelled_folder(tmp_path / "few", classes)), 8)) == expected
+
+
+def test_too_few_classes(tmp_path, cache):
+    with pytest.raises(UserError, match=r"few has too few classes \(2: few/0, few/1\) to cut meta-train"):
+        load_benchmark(DataConfig(labelled_folder(tmp_path / "few", classes=2)), 8)
+
+
+def test_a_changed_folder_is_read_again(tmp_path, cache):
+    where = labelled_folder(tmp_path / "set", classes=5)
+    first = load_benchmark(DataConfig(where), 8)
+    assert load_benchmark(DataConfig(where), 8).fingerprint == first.fingerprint
+    assert len(list((cache / "pools").iterdir())) == 1
+    (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").unlink()
+    labelled_folder(tmp_path / "other", classes=6)
+    (tmp_path / "other" / "data" / "train-00000-of-00001.parquet").rename(tmp_path / "set" / "data" / "train.parquet")
+    assert sizes(load_benchmark(DataConfig(where), 8)) == [4, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (DataConfig("omnglot"), "Unknown data set 'omnglot'. Did you mean 'omniglot'.*path of a folder, or a hub name"),
+        (DataConfig(""), "Unknown data set ''"),
+        (DataConfig("./nowhere"), "folder ./nowhere does not exist"),
+        (DataConfig("/nowhere/at/all"), "folder /nowhere/at/all does not exist"),
+        (DataConfig("someone/pictures"), "no folder someone/pictures"),
+        (DataConfig("omniglot", path="nowhere"), "--data.path nowhere is no folder"),
+        (DataConfig("cifar100", path="nowhere"), "--data.path nowhere is no folder"),
+        (DataConfig("cifar100"), "uoft-cs/cifar100.*--data.path"),
+        (DataConfig("glyphs", path="x"), "--data.path means nothing for glyphs"),
+        (DataConfig("sine", size=3), "--data.size means nothing for sine"),
+        (DataConfig("glyphs", size=0), "data.size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_loaded(config, words, cache):
+    with pytest.raises(UserError, match=words):
+        load_benchmark(config, 8)
+
+
+def family(classes: list[int]) -> Classification:
+    return Classification(small_pool(counts=(3, 3, 3, 3)).select(classes), 8)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test", "words"),
+    [
+        ([0, 1], [1], [3], "Meta-train and meta-validation of x share 1 classes, such as small/1"),
+        ([0, 1], [2], [1], "Meta-train and meta-test of x share 1 classes, such as small/1"),
+        ([0], [1, 2], [2, 1], "Meta-validation and meta-test of x share 2 classes, such as small/1, small/2"),
+        ([0], [], [1], "meta-validation part of x has no classes"),
+    ],
+)
+def test_overlapping_and_empty_splits_are_refused(train, validation, test, words):
+    with pytest.raises(UserError, match=words):
+        Benchmark("x", family(train), family(validation), family(test), "print")
+
+
+def test_generators_of_two_splits_and_an_unknown_one():
+    benchmark = Benchmark("x", family([0, 1]), family([2]), family([3]), "print")
+    drawn = {split: benchmark.generator(split, SHAPE, 0).batch(range(8)).stream.x[:, 0, 0, 0, 0] for split in ("train", "test")}
+    assert set(drawn["train"].tolist()) == {0, 1} and set(drawn["test"].tolist()) == {3}
+    with pytest.raises(UserError, match=r"Unknown meta-split 'tst'. Did you mean 'test'"):
+        benchmark.generator("tst", SHAPE, 0)
+
+
+def test_real_omniglot(real_data):
+    benchmark = load_benchmark(DataConfig("omniglot", path=real_data("omniglot")), 1024)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == [864, 100, 659]
+    assert set(benchmark.train.pool.counts) == set(benchmark.test.pool.counts) == {20}
+
+
+def test_real_cifar100_columns(real_data):
+    pool = read(real_data("cifar100"), "cifar100", ["test"])
+    assert set(pool.counts) == {100} and len(pool.names) == 100 and pool.x_shape == (3, 32, 32)
+
+
+def test_episodes_stands_alone():
+    code = "import sys, episodes; print([m for m in sys.modules if m.split('.')[0] in ('metacl', 'datasets')])"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_help_names_every_benchmark():
+    source = (Path(__file__).parents[1] / "episodes" / "catalog.py").read_text(encoding="utf-8")
+    described = source.split("name: str =")[1].split('"""')[1]
+    assert all(name in described for name in BENCHMARKS)

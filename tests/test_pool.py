@@ -1,0 +1,158 @@
+"""ClassPool: grouping, fetching, selecting, moving, and the cache on disk."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from making import small_pool
+
+from episodes.errors import UserError
+from episodes.pool import ClassPool, cached, grouped
+
+
+@pytest.fixture
+def mapped(tmp_path) -> ClassPool:
+    """A pool whose images are a read-only memory map."""
+    small_pool().save(tmp_path)
+    return ClassPool.load(tmp_path)
+
+
+def test_grouping_puts_each_class_in_one_run_and_keeps_the_order_within():
+    pool = small_pool(counts=(3, 1, 4))
+    assert pool.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    assert pool.images[:, 0, 0, 1].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
+    assert (pool.starts.tolist(), pool.counts.tolist(), pool.names) == ([0, 3, 4], [3, 1, 4], ("small/0", "small/1", "small/2"))
+    assert pool.starts.dtype == pool.counts.dtype == np.int64
+    assert pool.x_shape == (1, 4, 5)
+
+
+def test_a_class_without_images_is_left_out():
+    pool = grouped(np.array([2, 0]), ["a", "b", "c"], np.zeros((2, 1, 2, 2), np.uint8), "x")
+    assert pool.names == ("a", "c") and pool.counts.tolist() == [1, 1] and pool.starts.tolist() == [0, 1]
+
+
+def test_no_images_is_an_error():
+    with pytest.raises(UserError, match="nowhere has no images"):
+        grouped(np.array([]), [], [], "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["array", "memory map", "tensor"])
+def test_fetch_is_plain_indexing(kind, mapped):
+    pool = {"array": small_pool(), "memory map": mapped, "tensor": small_pool().to("cpu")}[kind]
+    indices = np.array([[7, 0, 3], [3, 3, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = pool.fetch(indices)
+    assert got.dtype == torch.uint8 and got.shape == (2, 3, 1, 4, 5)
+    assert np.array_equal(got.numpy(), np.asarray(small_pool().images)[indices])
+    got.zero_()  # a copy: the pool stays as it was
+    assert np.array_equal(pool.fetch(indices).numpy(), np.asarray(small_pool().images)[indices])
+
+
+def test_selected_classes_share_the_images():
+    pool = small_pool()
+    part = pool.select([2, 0], "small, meta-test")
+    assert part.images is pool.images
+    assert (part.starts.tolist(), part.counts.tolist(), part.names) == ([4, 0], [4, 3], ("small/2", "small/0"))
+    assert part.source == "small, meta-test" and pool.select([1]).source == "small"
+    prints = {pool.fingerprint, part.fingerprint, pool.select([0, 2]).fingerprint, pool.select([1]).fingerprint}
+    assert len(prints) == 4 and pool.select([2, 0]).fingerprint == part.fingerprint
+
+
+def test_to_a_device_takes_the_selected_classes_only():
+    part = small_pool().select([2, 0]).to("cpu")
+    assert isinstance(part.images, torch.Tensor) and len(part.images) == 7
+    assert part.fetch(part.starts[None])[0, :, 0, 0, 0].tolist() == [2, 0]
+    assert part.counts.tolist() == [4, 3] and part.fingerprint == small_pool().select([2, 0]).fingerprint
+
+
+def test_fingerprint_sees_images_names_and_shape():
+    labels, images = np.array([0, 0, 1]), np.zeros((3, 1, 2, 2), np.uint8)
+    changed = images.copy()
+    changed[1, 0, 1, 1] = 1
+    pools = [
+        grouped(labels, ["a", "b"], images, "x"),
+        grouped(labels, ["a", "c"], images, "x"),
+        grouped(labels, ["a", "b"], changed, "x"),
+        grouped(np.array([0, 1, 1]), ["a", "b"], images, "x"),
+        grouped(labels, ["a", "b"], images.reshape(3, 1, 1, 4), "x"),
+    ]
+    assert len({pool.fingerprint for pool in pools}) == len(pools)
+    assert grouped(labels, ["a", "b"], images, "other words").fingerprint == pools[0].fingerprint
+
+
+def test_a_memory_map_is_pickled_as_its_path(tmp_path):
+    small_pool(counts=(500, 500)).save(tmp_path)
+    pool = ClassPool.load(tmp_path).select([1])
+    data = pickle.dumps(pool)
+    again = pickle.loads(data)
+    assert len(data) < 2000 < pool.images.nbytes
+    assert isinstance(again.images, np.memmap) and again.fingerprint == pool.fingerprint
+    assert torch.equal(again.fetch(again.starts[None]), pool.fetch(pool.starts[None]))
+
+
+class Counter:
+    """Builds the small pool and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self) -> ClassPool:
+        self.calls += 1
+        return small_pool()
+
+
+def test_the_cache_builds_once(cache):
+    build = Counter()
+    first, second = (cached({"size": 4}, build) for _ in range(2))
+    assert build.calls == 1
+    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
+    assert first.fingerprint == second.fingerprint == small_pool().fingerprint
+    assert np.array_equal(second.images, small_pool().images) and second.names == small_pool().names
+    cached({"size": 5}, build)
+    assert build.calls == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated images", "no images", "truncated json", "no json", "foreign json"])
+def test_a_damaged_entry_is_built_again(cache, damage):
+    build = Counter()
+    cached({}, build)
+    (entry,) = (cache / "pools").iterdir()
+    images, about = entry / "images.npy", entry / "pool.json"
+    match damage:
+        case "truncated images":
+            images.write_bytes(images.read_bytes()[:-30])
+        case "no images":
+            images.unlink()
+        case "truncated json":
+            about.write_text(about.read_text()[:20])
+        case "no json":
+            about.unlink()
+        case "foreign json":
+            about.write_text(json.dumps(["nothing"]))
+    assert np.array_equal(cached({}, build).images, small_pool().images)
+    assert build.calls == 2
+    cached({}, build)
+    assert build.calls == 2
+    assert list((cache / "pools").iterdir()) == [entry]  # nothing temporary stays
+
+
+def test_an_interrupted_build_leaves_no_entry(cache):
+    def interrupted() -> ClassPool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached({}, interrupted)
+    build = Counter()
+    cached({}, build)
+    assert build.calls == 1
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("METACL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="METACL_CACHE"):
+        cached({}, small_pool)
