@@ -53,6 +53,6 @@ $(ready):
 		echo "make setup: .venv holds $$($(python) -V 2>&1), and 3.11 or later is needed. Remove .venv and try again." >&2; exit 1; }
 	@$(python) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,tensorboard]' || { \
 		echo "make setup: pip could not install the packages; the lines above say why (the first time needs a network" \
-			"and 3 GB of disk). Then try again: make setup" >&2; exit 1; }
+			"and a few GB of disk). Then try again: make setup" >&2; exit 1; }
 	@rm -f .venv/ready-*
 	@touch $@

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from episodes.errors import UserError
+from episodes.errors import at_least
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class EpisodeShape:
     """Label symbols from which each episode draws one for each of its classes: V is this, or T where T is larger."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "shots", "queries", "vocabulary"):
-            if getattr(self, name) < 1:
-                raise UserError(f"episodes.{name} must be at least 1, not {getattr(self, name)}.")
+        at_least(1, self, "episodes.", "tasks", "shots", "queries", "vocabulary")
 
     @property
     def symbols(self) -> int:

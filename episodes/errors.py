@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -14,3 +15,11 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UserError(f"Unknown {kind} {name!r}. {hint}There is: {', '.join(choices)}.")
+
+
+def at_least(least: int, options: Any, prefix: str, *names: str) -> None:
+    """Raises `UserError` where one of the fields `names` of `options` is below `least`; None is not looked at."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"{prefix}{name.replace('_', '-')} must be at least {least}, not {value}.")

@@ -69,8 +69,8 @@ class ClassPool:
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
-        mapped = isinstance(self.images, np.memmap) and self.images.filename is not None
-        images = Path(self.images.filename) if mapped else self.images
+        name = self.images.filename if isinstance(self.images, np.memmap) else None
+        images = self.images if name is None else Path(name)
         return _restore, (images, self.starts, self.counts, self.names, self.source, self.fingerprint)
 
     def save(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ config.json  environment.json  metrics.jsonl  best.json  checkpoints/step-000001
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class Run:
         return Run(folder, config)
 
     @staticmethod
-    def open(folder: Path) -> "Run":
+    def open(folder: str | Path) -> "Run":
         """Raises `UserError` where `folder` is no run."""
+        folder = Path(folder)
         path = folder / "config.json"
         if not path.is_file():
             raise UserError(f"{folder} is no run: it has no config.json. Give the folder that train.py wrote.")
@@ -55,8 +57,10 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; the last line may be cut off where a process was killed, and is left out then."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def forget_after(self, step: int) -> None:
         """Drops the metrics of steps that will be done again."""
@@ -69,6 +73,7 @@ class Run:
         Arguments:
             score: by meta-validation, higher is better; None where there was none.
         """
+        score = score if score is not None and math.isfinite(score) else None
         folder, part = self._checkpoint(step), self._checkpoint(step).with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

@@ -5,33 +5,33 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import torch
 import tyro
-from rich.text import Text
 
 from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
+from episodes.errors import at_least
 from metacl.checkpoint import Run, read_json
 from metacl.config import TrainConfig
-from metacl.display import bar, console
+from metacl.display import INTERRUPTED, bar, console, with_plain_errors
 from metacl.environment import environment
 from metacl.evaluation import Evaluation, evaluate
 from metacl.learners import LEARNERS
-from metacl.meta_training import make_accelerator, meta_train
+from metacl.meta_training import generators, make_accelerator, meta_train
 from metacl.recipes import RECIPES, recipe_for
 from metacl.report import result_table, write_results
 
 TRAIN_HELP = """\
 Meta-train a continual learner on episodes made from a data set.
 
-    python train.py DATA LEARNER \\[options]      start a run
+    python train.py DATA LEARNER [options]      start a run
     python train.py DATA LEARNER --help         every option, with its default
     python train.py --resume RUN                go on where a run stopped
 
-[bold]DATA[/]     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
+DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
          or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
-[bold]LEARNER[/]  {learners}
+LEARNER  {learners}
          each with a size: --recipe {recipes} (the first is the default)
 
 Examples
@@ -68,6 +68,9 @@ class EvaluateArguments:
     data_path: str | None = None
     """Where the data set is now, if not where it was in meta-training."""
 
+    def __post_init__(self) -> None:
+        at_least(1, self, "", "shots", "episodes", "batch_size")
+
 
 def train_main(argv: Sequence[str] | None = None) -> None:
     """`train.py`: starts or resumes a run."""
@@ -77,16 +80,6 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 def evaluate_main(argv: Sequence[str] | None = None) -> None:
     """`evaluate.py`: the results of a run."""
     with_plain_errors(lambda: _evaluate(tyro.cli(EvaluateArguments, args=argv, prog="evaluate.py")))
-
-
-def with_plain_errors(work: Callable[[], None]) -> None:
-    """Runs `work`; what is the user's to mend is said without a traceback, with exit status 2."""
-    try:
-        work()
-    except UserError as error:
-        _fail(str(error), status=2)
-    except KeyboardInterrupt:
-        _fail("Interrupted.", status=130)
 
 
 def _train(argv: list[str]) -> None:
@@ -132,7 +125,8 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
     if config.batch_size % accelerator.num_processes:
         raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
     benchmark = load_benchmark(config.data, config.episodes.symbols)
-    config.learner.build(benchmark.train.spec)  # what cannot be built fails before a folder is made
+    config.learner.build(benchmark.train.spec)  # what cannot be built or drawn fails before a folder is made
+    generators(config, benchmark)
     say = console.print if accelerator.is_main_process else _silent
     if isinstance(place, Run):
         run = place
@@ -152,6 +146,7 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
         say(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
     else:
         say(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {run.folder}")
+        raise SystemExit(INTERRUPTED)
 
 
 def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None]) -> None:
@@ -216,8 +211,3 @@ def _take(words: list[str], option: str) -> str | None:
             words.pop(i)
             return words.pop(i)
     return None
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    console.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
-    raise SystemExit(status)

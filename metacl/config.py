@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 
 from episodes import DataConfig, EpisodeShape, UserError
+from episodes.errors import at_least
 from metacl.learners import LEARNERS
 
 L = TypeVar("L")
@@ -20,7 +21,7 @@ L = TypeVar("L")
 class OptimiserConfig:
     """The outer loop's optimiser: Adam with decoupled weight decay, and a schedule for its rate."""
 
-    rate: float = 1e-3
+    rate: float = 2e-3
     """Learning rate after warm-up."""
     schedule: Literal["cosine", "halving"] = "cosine"
     """`cosine`: down to 1 % at the last step. `halving`: halved every `halve_every` steps, as published."""
@@ -31,6 +32,10 @@ class OptimiserConfig:
     """Largest norm of the meta-gradient; 0 leaves it as it is."""
     weight_decay: float = 0.01
 
+    def __post_init__(self) -> None:
+        at_least(1, self, "optimiser.", "halve_every")
+        at_least(0, self, "optimiser.", "rate", "warmup", "clip", "weight_decay")
+
 
 @dataclass(frozen=True)
 class ValidationConfig:
@@ -40,6 +45,9 @@ class ValidationConfig:
     """Steps between two meta-validations; each also writes a checkpoint."""
     episodes: int = 128
     """The same episodes each time."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "validation.", "every", "episodes")
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,8 @@ class TrainConfig(Generic[L]):
     """Processes that draw episodes ahead. None: none on a CPU, two with a GPU. They change no episode."""
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("steps", self.steps),
-            ("batch-size", self.batch_size),
-            ("validation.every", self.validation.every),
-        ):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
+        at_least(1, self, "", "steps", "batch_size")
+        at_least(0, self, "", "workers")
 
 
 def to_json(config: Any) -> dict[str, Any]:

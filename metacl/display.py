@@ -1,13 +1,18 @@
 """What a person sees while something runs: progress with time left, and plain lines where no terminal is."""
 
 import sys
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+from episodes import UserError
+
+MISTAKEN, INTERRUPTED = 2, 130
+"""Exit statuses."""
+console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
 
@@ -46,6 +51,21 @@ class TrainingDisplay:
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
+
+
+def with_plain_errors(work: Callable[[], None]) -> None:
+    """Runs `work`; what is the user's to mend is said without a traceback, and ends the program."""
+    try:
+        work()
+    except UserError as error:
+        _fail(str(error), MISTAKEN)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", INTERRUPTED)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    console.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    raise SystemExit(status)
 
 
 def _words(record: dict[str, Any], prefix: str) -> str:

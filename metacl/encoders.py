@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from episodes import EpisodeSpec
+from episodes import EpisodeSpec, UserError
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,13 @@ class EncoderConfig:
     """Channels of each 3x3 convolution."""
     strides: tuple[int, ...] = (1, 2, 2, 2, 2)
     """Stride of each; the first at 1 costs half of the encoder's time."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.strides) or min(self.channels + self.strides) < 1:
+            raise UserError(
+                f"learner.encoder.channels {self.channels} and learner.encoder.strides {self.strides} must be equally "
+                "many, and positive."
+            )
 
 
 def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Module:

@@ -37,7 +37,7 @@ class Evaluation:
         return {
             "episodes": {"address": self.address, "first": 0, "number": len(self.scores_ETT), **vars(self.shape)},
             "score": "accuracy" if self.classification else "mse",
-            "measures": {name: vars(value) for name, value in self.measures.items()},
+            "measures": {name: value.to_json() for name, value in self.measures.items()},
             "matrix": matrix_json(self.scores_ETT),
             "state_bytes": self.state_bytes,
         }

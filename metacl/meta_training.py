@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from episodes import Benchmark, EpisodeGenerator, UserError
 from metacl.checkpoint import Run
-from metacl.config import OptimiserConfig
+from metacl.config import OptimiserConfig, TrainConfig
 from metacl.display import TrainingDisplay
 from metacl.environment import fast_bf16
 from metacl.learners import Learner
@@ -40,7 +40,7 @@ def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume:
     config = run.config
     torch.manual_seed(config.seed)
     learner = config.learner.build(benchmark.train.spec)
-    optimiser = torch.optim.AdamW(learner.parameters(), lr=config.optimiser.rate, weight_decay=config.optimiser.weight_decay)
+    optimiser = make_optimiser(learner, config.optimiser)
     first = run.last() if resume else 0
     if resume:
         run.restore(first, learner, optimiser)
@@ -66,6 +66,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.config = self.run.config
         self.learner: Learner = self.accelerator.unwrap_model(self.model)
+        self.train, self.validation = generators(self.config, self.benchmark)
 
     def run_from(self, first: int) -> bool:
         config, main = self.config, self.accelerator.is_main_process
@@ -110,10 +111,9 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         config, accelerator = self.config, self.accelerator
-        generator = self.benchmark.generator("train", config.episodes, config.seed)
         workers = config.workers if config.workers is not None else 2 * (accelerator.device.type == "cuda")
         part = accelerator.process_index, accelerator.num_processes
-        return generator.batches(config.batch_size, first, config.steps, part, workers)
+        return self.train.batches(config.batch_size, first, config.steps, part, workers)
 
     def _average(self, done: int) -> dict[str, Any]:
         """The mean of the pending metrics over steps and processes; raises at the first step that was not finite."""
@@ -139,8 +139,7 @@ class _Loop:
     def _validate(self, done: int, events: EventWriter, display: TrainingDisplay) -> None:
         if self.accelerator.is_main_process:
             config = self.config
-            generator = self.benchmark.generator("validation", config.episodes, config.seed)
-            metrics = validate(self.learner, generator, config.validation.episodes, config.batch_size, self.accelerator)
+            metrics = validate(self.learner, self.validation, config.validation.episodes, config.batch_size, self.accelerator)
             self._log({"step": done} | {f"validation_{name}": value for name, value in metrics.items()}, events, display)
             self._save(done, metrics["accuracy"] if "accuracy" in metrics else -metrics["mse"])
         self.accelerator.wait_for_everyone()
@@ -170,13 +169,25 @@ def validate(
     was_training = learner.training
     learner.eval()
     totals: dict[str, float] = {}
-    for episode in generator.batches(min(batch_size, episodes), 0, math.ceil(episodes / batch_size)):
+    for first in range(0, episodes, batch_size):
+        indices = range(first, min(first + batch_size, episodes))
         with accelerator.autocast():
-            metrics = learner.meta_loss(episode.to(accelerator.device)).metrics
-        for name in ("loss", "accuracy" if generator.family.spec.classification else "mse"):
-            totals[name] = totals.get(name, 0.0) + float(metrics[name])
+            metrics = learner.meta_loss(generator.batch(indices).to(accelerator.device)).metrics
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / episodes
     learner.train(was_training)
-    return {name: total / math.ceil(episodes / batch_size) for name, total in totals.items()}
+    return totals
+
+
+def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
+    """The episodes of meta-training and of meta-validation. Raises `UserError` where one has too few classes or images."""
+    shape, seed = config.episodes, config.seed
+    return benchmark.generator("train", shape, seed), benchmark.generator("validation", shape, seed)
+
+
+def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """AdamW in one kernel for all tensors; `learning_rate` sets its rate before each step."""
+    return torch.optim.AdamW(learner.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:

@@ -1,5 +1,6 @@
 """Measures of continual learning from the score matrix: how well each task is known after each task."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ class Estimate:
 
     mean: float
     half_width: float
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "half_width": None if math.isnan(self.half_width) else self.half_width}
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.half_width:.4f}"

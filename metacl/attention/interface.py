@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Attention(nn.Module):
@@ -22,6 +24,12 @@ class Attention(nn.Module):
         self.heads, self.head_width, self.dropout = heads, width // heads, dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+
+    def project_part(self, x_BND: Tensor, part: int, heads: int) -> Tensor:
+        """(B, heads, N, E) queries (part 0), keys (1) or values (2) of the first `heads` heads only."""
+        rows = slice(part * self.heads * self.head_width, (part * self.heads + heads) * self.head_width)
+        projected = F.linear(x_BND, self.qkv.weight[rows], self.qkv.bias[rows])
+        return rearrange(projected, "b n (h e) -> b h n e", h=heads)
 
     def init_state(self, batch_size: int) -> Any:
         """The state before the first token: a tree of tensors whose first axis is B."""

@@ -41,13 +41,13 @@ class LinearAttention(Attention):
         q, k, v = self._project(x_BMD)
         own = (q * k).sum(-1, keepdim=True)
         with torch.autocast(q.device.type, enabled=False):
-            top = q @ state.sums + own * v
-            return self._merge(top / (q @ state.norm[..., None] + own), x_BMD)
+            top = q @ state.sums.to(q) + own * v
+            return self._merge(top / (q @ state.norm[..., None].to(q) + own), x_BMD)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
         """See `Attention`. phi(q) . z_t / phi(q) . z with z_t the sum of task t's keys: linear in N, like the mechanism."""
-        q, own, _ = (part[:, :heads] for part in self._project(x_BMD))
-        k = self._project(x_BND)[1][:, :heads]
+        q, own = (_feature(_widen(self.project_part(x_BMD, part, heads))) for part in (0, 1))
+        k = _feature(_widen(self.project_part(x_BND, 1, heads)))
         with torch.autocast(q.device.type, enabled=False):
             norm_BHTE = torch.einsum("bhne,bnt->bhte", k, F.one_hot(task_BN).to(k))
             mass_BHMT = q @ norm_BHTE.mT
@@ -55,10 +55,8 @@ class LinearAttention(Attention):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi(q), phi(k) and v, (B, H, N, E) each, float32 at least."""
-        qkv = self.qkv(x)
-        qkv = qkv.float() if qkv.dtype != torch.float64 else qkv
-        q, k, v = rearrange(qkv, "b n (part h e) -> part b h n e", part=3, h=self.heads)
-        return F.elu(q) + 1, F.elu(k) + 1, v
+        q, k, v = rearrange(_widen(self.qkv(x)), "b n (part h e) -> part b h n e", part=3, h=self.heads)
+        return _feature(q), _feature(k), v
 
     def _merge(self, out_BHNE: Tensor, like: Tensor) -> Tensor:
         merged = F.dropout(rearrange(out_BHNE, "b h n e -> b n (h e)"), self.dropout, self.training)
@@ -88,6 +86,14 @@ def linear_attention(
         bottom = bottom + (bottom == 0)
     out = rearrange(top / bottom, "b h n c e -> b h (n c) e")[:, :, :N]
     return out, LinearState(sums[:, :, -1], norm[:, :, -1])
+
+
+def _feature(t: Tensor) -> Tensor:
+    return F.elu(t) + 1
+
+
+def _widen(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _chunks(t: Tensor, chunk: int) -> Tensor:

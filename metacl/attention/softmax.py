@@ -58,8 +58,8 @@ class SoftmaxAttention(Attention):
         return self.out(rearrange(mixed, "b h m e -> b m (h e)"))
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
-        q, own, _ = (part[:, :heads] for part in self._project(x_BMD))
-        k = self._project(x_BND)[1][:, :heads]
+        q, own = (self.project_part(x_BMD, part, heads) for part in (0, 1))
+        k = self.project_part(x_BND, 1, heads)
         everything = torch.ones_like(task_BN, dtype=torch.bool)
         weight_BHMN, _ = query_weights(q, own, KeyValueCache(k, k, everything))
         return weight_BHMN @ F.one_hot(task_BN).to(weight_BHMN)[:, None]
@@ -70,11 +70,11 @@ class SoftmaxAttention(Attention):
 
 
 def query_weights(q_BHME: Tensor, own_BHME: Tensor, state: KeyValueCache) -> tuple[Tensor, Tensor]:
-    """Float32 attention weights of each query on the state (B, H, M, N) and on its own key (B, H, M, 1)."""
-    scale = q_BHME.shape[-1] ** -0.5
-    score_BHMN = (q_BHME @ state.k.to(q_BHME).mT).float() * scale
+    """Attention weights, float32 at least, of each query on the state (B, H, M, N) and on its own key (B, H, M, 1)."""
+    scale, wide = q_BHME.shape[-1] ** -0.5, torch.promote_types(q_BHME.dtype, torch.float32)
+    score_BHMN = (q_BHME @ state.k.to(q_BHME).mT).to(wide) * scale
     score_BHMN = score_BHMN.masked_fill(~state.valid[:, None, None], -torch.inf)
-    own_BHM1 = (q_BHME * own_BHME).sum(-1, keepdim=True).float() * scale
+    own_BHM1 = (q_BHME * own_BHME).sum(-1, keepdim=True).to(wide) * scale
     weight = torch.cat([score_BHMN, own_BHM1], dim=-1).softmax(-1)
     return weight[..., :-1], weight[..., -1:]
 

@@ -81,7 +81,8 @@ def _check_queries(learner: Learner, state, episode: Episode) -> None:
 def _check_padding(learner: Learner, state, episode: Episode) -> None:
     stream = episode.stream
     N = len(stream)
-    garbage = dataclasses.replace(stream[torch.arange(N - 1, -1, -1)], valid=torch.zeros_like(stream.task, dtype=torch.bool))
+    nothing = torch.zeros_like(stream.task, dtype=torch.bool)
+    garbage = dataclasses.replace(stream[torch.arange(N - 1, -1, -1)], y=stream.y, valid=nothing)  # with the labels of others
     valid = dataclasses.replace(stream, valid=torch.ones_like(stream.task, dtype=torch.bool))
     places = torch.cat([torch.arange(2), N + torch.arange(3), torch.arange(2, N), N + torch.arange(3, N)]).to(stream.x.device)
     padded = Examples.concatenate([valid, garbage])[places]
@@ -109,7 +110,6 @@ def _check_meta_loss(learner: Learner, episode: Episode) -> None:
         state = learner.learn(learner.init_state(2), episode.stream)
         return query_loss(learner.predict(state, episode.queries.x), episode.queries.y, episode.spec).loss
 
-    was_distributed, learner.distributed = learner.distributed, False
     losses, gradients = [], []
     for loss in (learner.meta_loss(episode).loss, plain()):
         learner.zero_grad()
@@ -117,7 +117,6 @@ def _check_meta_loss(learner: Learner, episode: Episode) -> None:
         losses.append(loss.detach())
         gradients.append([p.grad for p in learner.parameters()])
     learner.zero_grad()
-    learner.distributed = was_distributed
     _same(losses[0], losses[1], "meta_loss differs from the loss of learn, then predict")
     _same(gradients[0], gradients[1], "The gradients of meta_loss differ from those of learn, then predict")
 

@@ -70,9 +70,9 @@ class Learner(nn.Module):
         return self.predict_features(state, self.encode(x))
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
-        """The loss on the queries after the stream. Stream and queries are encoded in one batch."""
+        """The loss on the queries, in eval mode always after the whole stream. All inputs are encoded in one batch."""
         z_stream, z_query = self.encode_episode(episode)
-        if self.distributed:
+        if self.distributed and self.training:
             return self._distributed_loss(episode, z_stream, z_query)
         state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
         return query_loss(self.predict_features(state, z_query), episode.queries.y, self.spec)
@@ -85,7 +85,10 @@ class Learner(nn.Module):
         return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
 
     def _distributed_loss(self, episode: Episode, z_stream: Tensor, z_query: Tensor) -> MetaLoss:
-        """Each query is asked at the end of a task drawn uniformly from its own to the last (CL-Seq, section 3.3)."""
+        """Each query is asked at the end of a task drawn uniformly from its own to the last (CL-Seq's distributed meta-loss).
+
+        The metric `forgetting` compares the queries asked right after their task with those asked later.
+        """
         parts = list(task_parts(episode.stream))
         own = episode.queries.task[0].cpu()
         asked = own + (torch.rand(len(own)) * (len(parts) - own)).long()
@@ -97,10 +100,10 @@ class Learner(nn.Module):
                 predictions.append(self.predict_features(state, z_query[:, asked == task]))
         prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, order]
         loss = query_loss(prediction, target, self.spec)
-        late = (asked > own)[order]
-        if 0 < late.sum() < len(late):
-            score = query_score(prediction.detach(), target, self.spec).mean(0)
-            loss.metrics["lost_since_own_task"] = (score[~late].mean() - score[late].mean()).abs()
+        late_M = (asked > own)[order]
+        score_M = query_score(prediction.detach(), target, self.spec).mean(0)
+        lost = (score_M[~late_M].mean() - score_M[late_M].mean()).nan_to_num()
+        loss.metrics["forgetting"] = lost if self.spec.classification else -lost
         return loss
 
 

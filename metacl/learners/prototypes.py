@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
+from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
 from metacl.learners.protocol import Learner
 
@@ -23,6 +24,9 @@ class PrototypesConfig:
     distributed: bool = False
     """Ask each query after a random task from its own on, instead of all at the end of the stream."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "learner.", "width")
 
     def build(self, spec: EpisodeSpec) -> "PrototypicalNetwork":
         return PrototypicalNetwork(self, spec)
@@ -53,7 +57,7 @@ class PrototypicalNetwork(Learner):
         return self.encoder(x).to(next(self.parameters()).dtype)  # out of autocast: distances are differences of large numbers
 
     def init_state(self, batch_size: int) -> PrototypesState:
-        sums = torch.zeros(batch_size, self.spec.symbols, self.width, device=next(self.parameters()).device)
+        sums = next(self.parameters()).new_zeros(batch_size, self.spec.symbols, self.width)
         return PrototypesState(sums, sums[..., 0])
 
     def learn_features(self, state: PrototypesState, z_BND: Tensor, examples: Examples) -> PrototypesState:

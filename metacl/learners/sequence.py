@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
+from episodes.errors import at_least
 from metacl.attention import ATTENTION, Attention
 from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
 from metacl.learners.protocol import Learner, MetaLoss, query_loss
@@ -43,6 +44,7 @@ class SequenceConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
+        at_least(1, self, "learner.", "width", "layers", "heads", "hidden")
         if self.width % self.heads:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:

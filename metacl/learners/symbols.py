@@ -45,4 +45,4 @@ class LearnedSymbols(nn.Module):
         return self.answer(h_BMD)
 
 
-SYMBOLS = {"random": RandomSymbols, "learned": LearnedSymbols}
+SYMBOLS: dict[str, type[RandomSymbols] | type[LearnedSymbols]] = {"random": RandomSymbols, "learned": LearnedSymbols}

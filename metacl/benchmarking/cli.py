@@ -1,0 +1,50 @@
+"""The command line of `benchmark.py`."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import tyro
+from rich.text import Text
+from tyro.conf import subcommand
+
+from metacl.benchmarking.attention import AttentionOptions, attention
+from metacl.benchmarking.learners import EpisodesOptions, LearnersOptions, episodes, learners
+from metacl.benchmarking.measure import Result
+from metacl.benchmarking.report import result_lines, result_table, write_result
+from metacl.display import console, with_plain_errors
+
+DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
+and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options."""
+
+Subject = (
+    Annotated[AttentionOptions, subcommand("attention", prefix_name=False)]
+    | Annotated[LearnersOptions, subcommand("learners", prefix_name=False)]
+    | Annotated[EpisodesOptions, subcommand("episodes", prefix_name=False)]
+)
+
+
+def benchmark_main(argv: Sequence[str] | None = None) -> None:
+    """`benchmark.py`: measures one subject."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    with_plain_errors(lambda: _benchmark(words))
+
+
+def _benchmark(argv: list[str]) -> None:
+    options: AttentionOptions | LearnersOptions | EpisodesOptions
+    options = tyro.cli(Subject, args=argv or ["--help"], prog="benchmark.py", description=DESCRIPTION)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    result = _measured(options)
+    console.print(result_table(result))
+    for line in result_lines(result):
+        console.print(line, soft_wrap=True)
+    if options.out is not None:
+        console.print(Text("Written: " + ", ".join(map(str, write_result(result, options.out)))), soft_wrap=True)
+
+
+def _measured(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> Result:
+    if isinstance(options, AttentionOptions):
+        return attention(options)
+    return learners(options) if isinstance(options, LearnersOptions) else episodes(options)

@@ -1,0 +1,222 @@
+"""The subjects `learners` (training steps) and `episodes` (drawing them)."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from episodes import DataConfig, Episode, EpisodeGenerator, EpisodeShape, UserError, load_benchmark
+from metacl.benchmarking.measure import Case, Result, Row, measure, progress
+from metacl.benchmarking.options import Options, provenance
+from metacl.benchmarking.textbook import textbook_copy, textbook_loss
+from metacl.config import TrainConfig, to_json
+from metacl.environment import fast_bf16
+from metacl.learners import Learner, MetaLoss
+from metacl.learners.sequence import SequenceLearner
+from metacl.meta_training import make_optimiser
+from metacl.recipes import recipe_for
+
+DRAWING = "drawing the episodes"
+TEXTBOOK = "textbook, fp32"
+
+DataSet = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+DataPath = Annotated[str | None, tyro.conf.arg(name="data.path")]
+DataSize = Annotated[int | None, tyro.conf.arg(name="data.size")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnersOptions(Options):
+    """One meta-training step of whole learners: forward, backward, clipping and optimiser, on episodes of a data set.
+
+    Row 0 of a transformer is its textbook form: the same weights, stream and queries in one sequence under one masked
+    matrix, fp32, images channels first. Both are checked against each other first. Drawing the episodes of a step is
+    timed beside it, as a share of the step.
+
+    Example: python benchmark.py learners omniglot --learner transformer --recipe published --batch-size 4
+    """
+
+    dataset: DataSet = "glyphs"
+    """A named benchmark, a folder or a hub name, as in train.py."""
+    data_path: DataPath = None
+    """A local copy of a named benchmark."""
+    data_size: DataSize = None
+    """Side of the images in pixels."""
+    learner: tuple[str, ...] = ("transformer",)
+    """Names of learners, as in train.py."""
+    recipe: str | None = None
+    """Size of the learners. Default: the first recipe of each."""
+    tasks: Annotated[int | None, tyro.conf.arg(name="episodes.tasks")] = None
+    """Tasks in a stream. This and the following three: the recipe's own by default."""
+    shots: Annotated[int | None, tyro.conf.arg(name="episodes.shots")] = None
+    """Stream examples of each task."""
+    queries: Annotated[int | None, tyro.conf.arg(name="episodes.queries")] = None
+    """Queries of each task."""
+    batch_size: int | None = None
+    """Episodes in a step (B)."""
+    precision: tuple[Literal["auto", "fp32", "bf16"], ...] = ("auto",)
+    """One row for each. `auto`: bf16 where the device multiplies it fast, else fp32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.learner or not self.precision:
+            raise UserError("--learner and --precision each need at least one value.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesOptions(Options):
+    """How fast episodes are drawn, in this process, as it is done in meta-training.
+
+    Example: python benchmark.py episodes omniglot --episodes.tasks 20 --batch-sizes 1 16
+    """
+
+    dataset: DataSet = "glyphs"
+    """A named benchmark, a folder or a hub name, as in train.py."""
+    data_path: DataPath = None
+    """A local copy of a named benchmark."""
+    data_size: DataSize = None
+    """Side of the images in pixels."""
+    episodes: EpisodeShape = field(default_factory=EpisodeShape)
+    batch_sizes: tuple[int, ...] = (1, 4, 16, 64)
+    """Episodes that are drawn at a time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise UserError("--batch-sizes needs at least one value, each at least 1.")
+
+
+def episodes(options: EpisodesOptions) -> Result:
+    """Measures the generator of meta-training at each batch size."""
+    data = DataConfig(options.dataset, options.data_path, options.data_size)
+    benchmark = load_benchmark(data, options.episodes.symbols)
+    generator = benchmark.generator("train", options.episodes, seed=0)
+    cases = [drawing_case({"batch size": size}, generator, size) for size in options.batch_sizes]
+    with progress("episodes", sum(options.batch_sizes), options.repeats) as tick:
+        rows = measure(cases, options.repeats, torch.device("cpu"), tick)
+    about = {"options": provenance(options), "data_fingerprint": benchmark.fingerprint}
+    return Result("episodes", "episodes", rows, about=about, axis="batch size")
+
+
+def drawing_case(labels: dict[str, str | int], generator: EpisodeGenerator, batch_size: int) -> Case:
+    """The next batch of episodes, fresh ones at each call."""
+    first = itertools.count(step=batch_size)
+
+    def draw() -> Episode:
+        start = next(first)
+        return generator.batch(range(start, start + batch_size))
+
+    return Case(labels, draw, batch_size, beside=True)
+
+
+def learners(options: LearnersOptions) -> Result:
+    """Measures one training step of each learner."""
+    rows: list[Row] = []
+    figures: dict[str, float] = {}
+    about: dict[str, Any] = {"options": provenance(options), "configurations": {}}
+    for name in options.learner:
+        config = configured(name, options)
+        benchmark = load_benchmark(config.data, config.episodes.symbols)
+        generator = benchmark.generator("train", config.episodes, config.seed)
+        own = measure_learner(config, generator, options)
+        rows += own
+        figures |= _drawing_shares(name, own)
+        about["configurations"][name] = to_json(config)
+        about["data_fingerprint"] = benchmark.fingerprint
+    return Result("learners", "episodes", rows, figures, about)
+
+
+def configured(name: str, options: LearnersOptions) -> TrainConfig:
+    """The recipe with what the options change."""
+    config = recipe_for(name, options.recipe, DataConfig(options.dataset, options.data_path, options.data_size))
+    asked = {"tasks": options.tasks, "shots": options.shots, "queries": options.queries}
+    shape = replace(config.episodes, **{part: value for part, value in asked.items() if value is not None})
+    return replace(config, episodes=shape, batch_size=config.batch_size if options.batch_size is None else options.batch_size)
+
+
+def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: LearnersOptions) -> list[Row]:
+    """Row 0 where there is a textbook form, the learner in each precision, and the drawing of its episodes."""
+    device = options.torch_device()
+    episode = generator.batch(range(config.batch_size)).to(device)
+    cases = []
+    learner = _build(config, generator).to(device)
+    has_textbook = isinstance(learner, SequenceLearner)
+    if isinstance(learner, SequenceLearner):
+        check_textbook(config, generator, device)
+        plain = textbook_copy(learner)
+        optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+            plain.parameters(), config.optimiser.rate, weight_decay=config.optimiser.weight_decay
+        )
+        step = training_step(plain, lambda e: textbook_loss(plain, e), optimiser, config, episode, "fp32")
+        cases.append(_case(config, TEXTBOOK, step))
+    for precision in dict.fromkeys(map(_resolve, options.precision)):
+        learner = _build(config, generator).to(device)
+        optimiser = make_optimiser(learner, config.optimiser)
+        step = training_step(learner, learner.meta_loss, optimiser, config, episode, precision)
+        cases.append(_case(config, f"metacl, {precision}", step))
+    cases.append(drawing_case(_labels(config, DRAWING), generator, config.batch_size))
+    with progress(config.learner_name, config.batch_size * len(cases), options.repeats) as tick:
+        return measure(cases, options.repeats, device, tick, row_0=has_textbook)
+
+
+def training_step(
+    learner: Learner,
+    loss: Callable[[Episode], MetaLoss],
+    optimiser: torch.optim.Optimizer,
+    config: TrainConfig,
+    episode: Episode,
+    precision: str,
+) -> Callable[[], None]:
+    """A step as in meta-training. Gradients are dropped at its end, not before, so that each call starts alike."""
+    learner.train()
+
+    def step() -> None:
+        with torch.autocast(episode.stream.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            result = loss(episode)
+        result.loss.backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimiser.clip or math.inf)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def check_textbook(config: TrainConfig, generator: EpisodeGenerator, device: torch.device) -> None:
+    """The textbook form and the learner have the same loss, with the same weights, in fp32, without dropout.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    learner = _build(replace(config, learner=replace(config.learner, dropout=0.0)), generator).to(device).train()
+    episode = generator.batch([0]).to(device)
+    with torch.no_grad():
+        ours, theirs = float(learner.meta_loss(episode).loss), float(textbook_loss(textbook_copy(learner), episode).loss)
+    if not math.isclose(ours, theirs, rel_tol=1e-3):
+        raise RuntimeError(f"{config.learner_name}: loss {ours:.6f}, but {theirs:.6f} in its textbook form. Nothing was timed.")
+
+
+def _build(config: TrainConfig, generator: EpisodeGenerator) -> Any:
+    torch.manual_seed(config.seed)
+    return config.learner.build(generator.family.spec)
+
+
+def _case(config: TrainConfig, form: str, step: Callable[[], None]) -> Case:
+    return Case(_labels(config, form), step, config.batch_size)
+
+
+def _labels(config: TrainConfig, form: str) -> dict[str, str | int]:
+    return {"learner": config.learner_name, "form": form}
+
+
+def _resolve(precision: str) -> str:
+    return ("bf16" if fast_bf16() else "fp32") if precision == "auto" else precision
+
+
+def _drawing_shares(name: str, rows: list[Row]) -> dict[str, float]:
+    """The time for drawing a step's episodes as a share of the step."""
+    drawing = next(row for row in rows if row.labels["form"] == DRAWING)
+    steps = [row for row in rows if str(row.labels["form"]).startswith("metacl")]
+    return {f"drawing / training step: {name}, {row.labels['form']}": drawing.median / row.median for row in steps}

@@ -1,0 +1,43 @@
+"""What all subjects of `benchmark.py` are asked."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from episodes import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every subject."""
+
+    repeats: int = 5
+    """Timed repetitions of each case, taken in turns with the others, after three untimed calls."""
+    threads: int | None = None
+    """CPU threads. Default: as many as PyTorch takes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where there is one."""
+    out: Path | None = None
+    """A new folder for result.json and the plot. Default: only the table on the screen."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"--repeats must be at least 1, not {self.repeats}.")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads must be at least 1, not {self.threads}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: PyTorch sees no GPU here. Leave it out, or install a CUDA build of torch.")
+        if self.out is not None and self.out.exists():
+            raise UserError(f"--out {self.out} exists already and is never overwritten. Give another folder.")
+
+    def torch_device(self) -> torch.device:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
+
+
+def provenance(options: Options) -> dict[str, Any]:
+    """The options as JSON values."""
+    values = dataclasses.asdict(options)
+    return values | {"out": None if options.out is None else options.out.name, "device": str(options.torch_device())}

@@ -1,0 +1,188 @@
+"""The measuring tools, and each subject of `benchmark.py` at a tiny size."""
+
+import json
+
+import pytest
+import torch
+from making import labelled_folder
+
+from metacl.benchmarking import Case, Result, Row, interleaved, measure, peak_bytes, result_table, slope
+from metacl.benchmarking.cli import benchmark_main
+from metacl.benchmarking.measure import UNTIMED, slopes
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def silent(case: Case) -> None:
+    pass
+
+
+def row(**values) -> Row:
+    return Row(**{"labels": {}, "seconds": [1.0], "speed": None, "peak_bytes": None, "units": 1, "extra": {}} | values)
+
+
+def run(capsys, line: str, *more: str) -> str:
+    """What `python benchmark.py LINE` prints, on one thread."""
+    subject, *words = line.split()
+    benchmark_main([subject, *words, *more, "--threads", "1"])
+    return capsys.readouterr().out
+
+
+def test_slope_is_the_power_of_growth():
+    assert slope([10, 20, 40], [3.0, 6.0, 12.0]) == pytest.approx(1.0)
+    assert slope([10, 20, 40], [5.0, 20.0, 80.0]) == pytest.approx(2.0)
+
+
+def test_slopes_are_taken_within_each_kind_of_row():
+    rows = [
+        row(labels={"tokens": n, "form": form}, seconds=[n**power], peak_bytes=n)
+        for n in (2, 4, 8)
+        for form, power in (("a", 1.0), ("b", 2.0))
+    ]
+    alone = row(labels={"tokens": 2, "form": "c"})
+    found = slopes([*rows, alone], "tokens")
+    assert found == pytest.approx(
+        {"slope of time: a": 1, "slope of peak memory: a": 1, "slope of time: b": 2, "slope of peak memory: b": 1}
+    )
+
+
+def test_repetitions_are_taken_in_turns():
+    order: list[str] = []
+    cases = [Case({"form": name}, lambda name=name: order.append(name)) for name in "ABC"]
+    seconds = interleaved(cases, 2, CPU, silent)
+    assert "".join(order) == "ABCABC"
+    assert [len(times) for times in seconds] == [2, 2, 2]
+
+
+def test_measure_compares_with_row_0_but_not_what_stands_beside():
+    ticks: list[Case] = []
+    cases = [Case({"form": name}, lambda: torch.zeros(8), beside=name == "C") for name in "ABC"]
+    rows = measure(cases, 3, CPU, ticks.append, row_0=True)
+    assert rows[0].speed == 1.0 and rows[1].speed is not None and rows[2].speed is None
+    assert [r.peak_bytes for r in rows] == [32, 32, None]
+    assert all(len(r.seconds) == 3 for r in rows)
+    assert len(ticks) == 3 * (UNTIMED + 3)
+
+
+def test_median_and_rate():
+    own = row(seconds=[2.0, 8.0, 4.0], units=12)
+    assert own.median == 4.0 and own.rate == 3.0
+
+
+def test_peak_memory_is_what_a_call_holds_at_once():
+    held = torch.zeros(MIB, dtype=torch.uint8)
+
+    def call() -> None:
+        first = torch.zeros(3 * MIB, dtype=torch.uint8)
+        second = torch.zeros(2 * MIB, dtype=torch.uint8)
+        del first
+        third = torch.zeros(MIB, dtype=torch.uint8)
+        del second, third
+        torch.zeros(4 * MIB, dtype=torch.uint8)
+
+    assert peak_bytes(call, CPU) == 5 * MIB
+    assert peak_bytes(lambda: held.add_(1), CPU) < 1024
+
+
+def test_peak_memory_sees_the_backward_pass():
+    x = torch.ones(MIB, requires_grad=True)  # 4 MiB
+    forward = peak_bytes(lambda: x.detach().exp().sum(), CPU)
+    both = peak_bytes(lambda: torch.autograd.grad(x.exp().sum(), x), CPU)
+    assert forward == pytest.approx(4 * MIB, abs=1024)
+    assert both == pytest.approx(8 * MIB, abs=1024)
+
+
+def test_the_table_shows_all_rows():
+    rows = [row(labels={"form": "a"}, speed=1.0, peak_bytes=MIB), row(labels={"form": "b"}, seconds=[0.5], speed=2.0)]
+    table = result_table(Result("learners", "episodes", rows))
+    assert [column.header for column in table.columns] == ["form", "time", "spread", "x row 0", "episodes/s", "memory"]
+    assert list(table.columns[3].cells) == ["1.00", "2.00"] and list(table.columns[5].cells) == ["1.0 MiB", "-"]
+
+
+def check_written(folder, subject: str, rows: int, plot: bool) -> dict:
+    result = json.loads((folder / "result.json").read_text())
+    assert result["subject"] == subject and len(result["rows"]) == rows
+    assert result["environment"]["threads"] == 1 and result["environment"]["packages"]["torch"]
+    assert result["options"]["repeats"] == 2 and result["date"]
+    assert all(len(r["seconds"]) == 2 and r["median_seconds"] > 0 for r in result["rows"])
+    assert (folder / "plot.png").exists() == plot
+    return result
+
+
+def test_attention(tmp_path, capsys):
+    line = "attention --lengths 40 80 --textbook-up-to 40 --width 16 --heads 2 --repeats 2"
+    shown = run(capsys, line, "--out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "attention", rows=2 * 4 + 2 * 2, plot=True)
+    assert [r["times_row_0"] for r in result["rows"] if r["form"] == "softmax, N x N"] == [1.0, 1.0]
+    assert {r["times_row_0"] for r in result["rows"] if r["tokens"] == 80} == {None}
+    state = {(r["form"], r["tokens"]): r.get("state_bytes") for r in result["rows"]}
+    assert state["linear", 40] == state["linear", 80] == 4 * (2 * 8 * 8 + 2 * 8)
+    assert state["softmax", 80] == 2 * state["softmax", 40]
+    assert "slope of peak memory: fwd + bwd, linear" in result["figures"]
+    assert "softmax, N x N" in shown and "slope of time: forward, linear" in shown
+
+
+def test_attention_in_bf16_with_one_mechanism(capsys):
+    line = "attention --mechanisms softmax --lengths 30 --width 16 --heads 2 --repeats 1 --precision bf16"
+    assert "linear" not in run(capsys, line)
+
+
+def test_learners_on_sine(tmp_path, capsys):
+    line = "learners sine --learner transformer linear-transformer --batch-size 2 --episodes.tasks 2 --repeats 2"
+    shown = run(capsys, line, "--precision", "fp32", "--out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "learners", rows=6, plot=False)
+    forms = [r["form"] for r in result["rows"][:3]]
+    assert forms == ["textbook, fp32", "metacl, fp32", "drawing the episodes"]
+    assert [r["times_row_0"] is None for r in result["rows"][:3]] == [False, False, True]
+    assert result["configurations"]["transformer"]["episodes"]["tasks"] == 2
+    assert result["data_fingerprint"] == "sine-1"
+    assert "drawing / training step: linear-transformer, metacl, fp32" in shown
+
+
+def test_learners_on_images_without_a_textbook_form(cache, tmp_path, capsys):
+    folder = labelled_folder(tmp_path / "images")
+    line = "learners --learner pn --batch-size 2 --episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --repeats 1"
+    shown = run(capsys, line, "--data.size", "8", folder)
+    assert "textbook" not in shown and "metacl" in shown
+
+
+def test_episodes(tmp_path, capsys):
+    shown = run(capsys, "episodes sine --batch-sizes 1 3 --repeats 2 --out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "episodes", rows=2, plot=True)
+    first, second = result["rows"]
+    assert second["episodes_per_second"] == pytest.approx(3 / second["median_seconds"]) and first["batch size"] == 1
+    assert "episodes/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("attention --mechanisms softmaxx", "Did you mean 'softmax'"),
+        ("attention --width 10 --heads 4", "--width 10 must be a multiple of --heads 4"),
+        ("attention --lengths 0", "must be at least 1"),
+        ("attention --lengths", "at least one value"),
+        ("learners sine --learner transfomer", "Did you mean 'transformer'"),
+        ("learners sine --recipe big", "Unknown recipe"),
+        ("learners sine --batch-size 0", "at least 1"),
+        ("learners omniglott", "Did you mean 'omniglot'"),
+        ("episodes sine --repeats 0", "--repeats must be at least 1"),
+        ("episodes sine --episodes.tasks 0", "at least 1"),
+        ("episodes sine --out .", "never overwritten"),
+        ("episode", "episodes"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_plainly(words, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_main(words.split())
+    assert stopped.value.code == 2
+    output = capsys.readouterr()
+    assert said in " ".join((output.out + output.err).split())
+
+
+def test_no_words_show_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_main([])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(subject in shown for subject in ("attention", "learners", "episodes"))

@@ -1,0 +1,88 @@
+"""Encoders: shapes at any size, examples on their own, inputs scaled."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from episodes import EpisodeSpec, UserError
+from metacl.encoders import EncoderConfig, ImageEncoder, VectorEncoder, build_encoder
+from metacl.recipes import LIGHT, PUBLISHED
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def encoder(shape=(1, 21, 21), width: int = 7, channels=(4, 5), strides=(1, 2)) -> ImageEncoder:
+    torch.manual_seed(0)
+    return ImageEncoder(shape, width, channels, strides).eval()
+
+
+@pytest.mark.parametrize("config", [LIGHT, PUBLISHED, EncoderConfig((3,), (1,))])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (21, 21), (5, 9)])
+def test_shapes(config, channels, size):
+    spec = EpisodeSpec("image", (channels, *size), "cross_entropy", symbols=5)
+    out = build_encoder(config, spec, 11).eval()(images(2, 3, channels, *size))
+    assert out.shape == (2, 3, 11) and out.dtype == torch.float32 and out.isfinite().all()
+
+
+def test_the_published_layers():
+    convolutions = [
+        m for m in ImageEncoder((3, 32, 32), 512, PUBLISHED.channels, PUBLISHED.strides).modules() if hasattr(m, "stride")
+    ]
+    assert [(c.out_channels, c.stride[0], c.kernel_size, c.padding, c.bias) for c in convolutions] == [
+        (channels, stride, (3, 3), (1, 1), None)
+        for channels, stride in zip((32, 64, 128, 256, 256), (1, 2, 2, 2, 2), strict=True)
+    ]
+
+
+def test_examples_are_encoded_on_their_own():
+    model, x = encoder(), images(2, 3, 1, 21, 21)
+    out = model(x)
+    assert_close(model(x[:, 1:2]), out[:, 1:2])
+    assert_close(model(x.flip(0)), out.flip(0))
+    changed = x.clone()
+    changed[0, 0] = 255 - changed[0, 0]
+    assert_close(model(changed)[:, 1:], out[:, 1:])
+    assert (model(changed)[0, 0] - out[0, 0]).abs().max() > 1e-3
+
+
+def test_images_are_scaled_to_minus_one_and_one():
+    seen = []
+    model = encoder()
+    model.convolutions[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.zeros(1, 1, 1, 21, 21, dtype=torch.uint8)
+    x[..., 0, 0], x[..., 0, 1] = 255, 51
+    model(x)
+    assert (seen[0].min().item(), seen[0].max().item()) == (-1, 1)
+    assert seen[0][0, 0, 0, 1].item() == pytest.approx(51 / 127.5 - 1)
+
+
+def test_the_encoder_in_float64_has_the_same_features():
+    model, x = encoder(), images(1, 4, 1, 21, 21)
+    assert_close(model(x).double(), model.double()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_of_any_shape():
+    torch.manual_seed(0)
+    model = VectorEncoder((2, 3), 8).eval()
+    x = torch.randn(4, 5, 2, 3)
+    out = model(x)
+    assert out.shape == (4, 5, 8)
+    assert_close(model(x[1:2, 2:3]), out[1:2, 2:3])
+    assert [tuple(p.shape) for p in model.parameters() if p.dim() == 2] == [(8, 6), (8, 8), (8, 8)]
+
+
+def test_batch_norm_takes_its_statistics_in_training_only():
+    model, x = encoder(), images(2, 3, 1, 21, 21)
+    mean = model.convolutions[1].running_mean.clone()
+    model(x)
+    assert torch.equal(model.convolutions[1].running_mean, mean)
+    model.train()(x)
+    assert not torch.equal(model.convolutions[1].running_mean, mean)
+
+
+def test_each_convolution_needs_its_stride():
+    with pytest.raises(UserError, match="strides"):
+        build_encoder(EncoderConfig((3, 3), (1,)), EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=5), 4)

@@ -1,0 +1,152 @@
+"""Evaluation against a plain loop, and the files that a report writes."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import ENCODER, SHAPE, image_benchmark, sequence, sine
+
+from episodes import EpisodeGenerator, EpisodeShape, Examples
+from metacl.evaluation import Evaluation, evaluate
+from metacl.learners import Learner, PrototypesConfig
+from metacl.learners.prototypes import PrototypicalNetwork
+from metacl.report import result_table, write_results
+
+BENCHMARKS = {"images": image_benchmark, "sine": sine}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "softmax": ("images", {}),
+    "linear interleaved": ("images", {"attention": "linear", "layout": "interleaved"}),
+    "regression": ("sine", {"positions": "sinusoidal"}),
+}
+
+
+def case(name: str) -> tuple[Learner, EpisodeGenerator]:
+    benchmark, options = CASES[name]
+    generator = BENCHMARKS[benchmark]().generator("test", SHAPE, seed=3)
+    return sequence(generator.family.spec, **options), generator
+
+
+@torch.no_grad()
+def by_hand(learner: Learner, generator: EpisodeGenerator, index: int) -> torch.Tensor:
+    """The score matrix of one episode: the whole stream up to task t from scratch, and each query alone."""
+    episode, T, K, Q = generator.batch([index]), generator.shape.tasks, generator.shape.shots, generator.shape.queries
+    matrix = torch.full((T, T), torch.nan)
+    for t in range(T):
+        state = learner.learn(learner.init_state(1), episode.stream[: (t + 1) * K])
+        for i in range(t + 1):
+            scores = []
+            for query in range(i * Q, (i + 1) * Q):
+                prediction, y = learner.predict(state, episode.queries.x[:, [query]])[0, 0], episode.queries.y[0, query]
+                right = (
+                    (prediction.argmax() == y).float()
+                    if generator.family.spec.classification
+                    else (prediction - y).square().mean()
+                )
+                scores.append(right)
+            matrix[t, i] = torch.stack(scores).mean()
+    return matrix
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_the_matrix_is_that_of_a_plain_loop(name, batch_size):
+    learner, generator = case(name)
+    got = evaluate(learner, generator, episodes=5, batch_size=batch_size)
+    expected = torch.stack([by_hand(learner, generator, i) for i in range(5)])
+    torch.testing.assert_close(got.scores_ETT, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
+    assert got.classification == generator.family.spec.classification
+
+
+def test_a_learner_that_knows_everything_and_one_that_forgets():
+    """Prototypes on pixels that name their class; then the same learner that keeps the last task only."""
+    generator = image_benchmark().generator("test", SHAPE, 0)
+
+    class Names(PrototypicalNetwork):  # the feature of an image is its class, on a circle
+        def encode(self, x):
+            angle = x[..., 0, 0, 0].float()
+            return torch.stack([angle.cos(), angle.sin(), *[torch.zeros_like(angle)] * 10], dim=-1)
+
+    class LastTask(Names):
+        def learn_features(self, state, z, examples: Examples):
+            return super().learn_features(self.init_state(len(z)), z, examples)
+
+    scores = {}
+    for kind in (Names, LastTask):
+        learner = kind(PrototypesConfig(width=12, encoder=ENCODER), generator.family.spec)
+        scores[kind] = evaluate(learner, generator, episodes=6).measures
+    assert scores[Names]["final"].mean == 1 and scores[Names]["forgetting"].mean == 0
+    assert scores[LastTask]["learned"].mean == 1 and scores[LastTask]["final"].mean == pytest.approx(1 / 3)
+    assert scores[LastTask]["forgetting"].mean == 1 and scores[LastTask]["backward_transfer"].mean == -1
+
+
+def test_evaluation_leaves_no_trace_and_tells_its_progress():
+    learner, generator = case("softmax")
+    before = {key: value.clone() for key, value in learner.state_dict().items()}
+    done = []
+    result = evaluate(learner.train(), generator, episodes=5, batch_size=2, progress=done.append)
+    assert done == [2, 4, 5] and not result.scores_ETT.requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in learner.state_dict().items())
+
+
+def test_the_bytes_of_the_state():
+    learner, generator = case("softmax")
+    small = evaluate(learner, generator, episodes=2).state_bytes
+    generator = image_benchmark().generator("test", EpisodeShape(6, 2, 2, 8), seed=3)
+    assert evaluate(learner, generator, episodes=2).state_bytes > 1.9 * small
+
+
+def some_evaluation(tasks: int = 3, episodes: int = 4, classification: bool = True) -> Evaluation:
+    scores = torch.rand(episodes, tasks, tasks, generator=torch.Generator().manual_seed(0))
+    above = torch.ones(tasks, tasks).triu(1).bool()
+    return Evaluation(EpisodeShape(tasks, 2, 2), scores.masked_fill(above, torch.nan), classification, 2048, "noise/test/0")
+
+
+def test_scores_by_position():
+    evaluation = some_evaluation()
+    for i, (learnt, final) in enumerate(evaluation.by_position()):
+        assert learnt.mean == pytest.approx(evaluation.scores_ETT[:, i, i].mean().item())
+        assert final.mean == pytest.approx(evaluation.scores_ETT[:, 2, i].mean().item())
+
+
+def no_constants(name: str):
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("classification", [True, False])
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_the_files_of_a_report(tmp_path, classification, tasks):
+    evaluations = [some_evaluation(tasks, classification=classification), some_evaluation(7, classification=classification)]
+    files = write_results(evaluations, {"run": "mine"}, tmp_path / "new" / "results", "a title")
+    assert all(file.is_file() for file in files) and len(files) == 5
+    values = json.loads(files[0].read_text(), parse_constant=no_constants)
+    assert values["run"] == "mine" and len(values["results"]) == 2
+    result = values["results"][0]
+    assert result["score"] == ("accuracy" if classification else "mse")
+    assert result["episodes"] == {"address": "noise/test/0", "first": 0, "number": 4, **vars(EpisodeShape(tasks, 2, 2))}
+    assert result["measures"]["final"]["mean"] == evaluations[0].measures["final"].mean
+    assert result["measures"]["final"]["half_width"] == evaluations[0].measures["final"].half_width
+    assert ("forgetting" in result["measures"]) == (tasks > 1)
+    for t, row in enumerate(result["matrix"]):
+        assert [value is None for value in row] == [i > t for i in range(tasks)]
+        assert row[t] == pytest.approx(evaluations[0].scores_ETT[:, t, t].mean().item())
+    for file in files[1:]:
+        assert file.suffix == ".png" and file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and file.stat().st_size > 5000
+
+
+def test_a_report_of_one_episode(tmp_path):
+    files = write_results([some_evaluation(episodes=1)], {}, tmp_path, "a title")
+    json.loads(files[0].read_text(), parse_constant=no_constants)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_shows_every_measure(width):
+    evaluations = [some_evaluation(1), some_evaluation(20)]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(result_table(evaluations, "a title"))
+    text = console.export_text()
+    assert "a title" in text and "20 x 2" in text and "2.0 KiB" in text and "4 episodes" in text
+    for value in evaluations[1].measures.values():
+        assert f"{100 * value.mean:.1f}" in text and f"{100 * value.half_width:.1f}" in text

@@ -1,0 +1,141 @@
+"""The doors between the packages: what may import what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = ("flash_attn", "flash_attn_4", "fla", "triton", "learn2learn", "tensorboard", "torchvision", "timm", "pytest")
+PACKAGES = {"torch.utils.tensorboard": "tensorboard"}
+MODULES = sorted([*ROOT.glob("*.py"), *(ROOT / "metacl").rglob("*.py"), *(ROOT / "episodes").rglob("*.py")])
+
+
+def imported(source: str, inside_functions: bool = True) -> set[str]:
+    """Every module that `source` imports, `from a import b` as both a and a.b."""
+    tree, names = ast.parse(source), set()
+    nodes = ast.walk(tree) if inside_functions else outer_nodes(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "relative imports are not seen here"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def outer_nodes(tree: ast.AST):
+    """The nodes that run when a module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from outer_nodes(node)
+
+
+def within(names: set[str], *packages: str) -> list[str]:
+    return sorted(n for n in names if any(n == p or n.startswith(p + ".") for p in packages))
+
+
+def offenders(folder: str, *forbidden: str) -> dict[str, list[str]]:
+    """The modules at or under `folder` that import something forbidden."""
+    found = {}
+    for path in MODULES:
+        name = path.relative_to(ROOT).as_posix()
+        if (name == folder or name.startswith(folder + "/")) and (wrong := within(imported(path.read_text()), *forbidden)):
+            found[name] = wrong
+    return found
+
+
+def in_a_new_python(code: str) -> str:
+    got = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert got.returncode == 0, got.stderr
+    return got.stdout
+
+
+def test_the_walk_sees_every_kind_of_import():
+    source = "import a.b\nfrom c import d as e\nclass K:\n    import f\ndef g():\n    if True:\n        from h.i import j\n"
+    assert imported(source) == {"a.b", "c", "c.d", "f", "h.i", "h.i.j"}
+    assert imported(source, inside_functions=False) == {"a.b", "c", "c.d", "f"}
+    assert within({"metacl.client", "metacl.cli.x", "metaclx"}, "metacl.cli") == ["metacl.cli.x"]
+    assert len(MODULES) > 30
+
+
+def test_episodes_know_nothing_of_learners():
+    assert offenders("episodes", "metacl") == {}
+
+
+@pytest.mark.parametrize("folder", ["metacl/attention", "metacl/encoders.py"])
+def test_attention_and_encoders_know_nothing_of_learners(folder):
+    others = ("learners", "meta_training", "evaluation", "report", "cli", "recipes", "config", "checkpoint", "benchmarking")
+    assert offenders(folder, *(f"metacl.{m}" for m in others)) == {}
+
+
+def test_learners_know_nothing_of_the_outer_loop():
+    others = (
+        "meta_training",
+        "evaluation",
+        "metrics",
+        "report",
+        "plots",
+        "cli",
+        "recipes",
+        "config",
+        "checkpoint",
+        "benchmarking",
+    )
+    assert offenders("metacl/learners", *(f"metacl.{m}" for m in others)) == {}
+
+
+def test_nothing_imports_the_command_line():
+    """But the scripts at the top, and the command line of the benchmarks, which says errors in the same way."""
+    assert offenders("episodes", "metacl.cli") == {}
+    assert set(offenders("metacl", "metacl.cli", "metacl.benchmarking.cli")) <= {"metacl/benchmarking/cli.py"}
+    assert offenders("train.py", "metacl.cli") and offenders("evaluate.py", "metacl.cli")
+
+
+def test_optional_packages_are_imported_in_one_module_inside_a_function():
+    where: dict[str, list[str]] = {}
+    for path in MODULES:
+        source = path.read_text()
+        for package in OPTIONAL:
+            real = [package, *(module for module, name in PACKAGES.items() if name == package)]
+            assert not within(imported(source, inside_functions=False), *real), f"{path.name} imports {package} at its top"
+            if within(imported(source), *real):
+                where.setdefault(package, []).append(path.name)
+    assert all(len(places) == 1 for places in where.values()), where
+    assert "pytest" not in where and where["tensorboard"] == ["tracking.py"]
+
+
+BLOCKED = f"""
+import sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+absent = {[*OPTIONAL, *PACKAGES]}
+def present(name, *rest):
+    return None if any(f"{{name}}.".startswith(f"{{a}}.") for a in absent) else find(name, *rest)
+PathFinder.find_spec = present
+"""
+"""As if the optional packages were not installed."""
+
+
+@pytest.mark.parametrize("package", ["metacl", "episodes", "metacl.learners, metacl.attention, metacl.cli"])
+def test_no_optional_package_is_needed(package):
+    loaded = in_a_new_python(BLOCKED + f"import {package}; print(' '.join(sys.modules))").split()
+    assert "episodes" in loaded
+    assert not [name for name in loaded if name.split(".")[0] in OPTIONAL]
+
+
+def test_importing_episodes_loads_nothing_of_metacl():
+    loaded = in_a_new_python("import sys, episodes, episodes.catalog; print(' '.join(sys.modules))").split()
+    assert "episodes.tasks" in loaded and not [name for name in loaded if name.split(".")[0] == "metacl"]
+
+
+def test_a_run_needs_no_optional_package(tmp_path):
+    """Meta-training where tensorboard cannot be imported writes no events and says nothing of it."""
+    options = ["--steps", "1", "--batch-size", "1", "--validation.episodes", "1", "--run", str(tmp_path / "run")]
+    words = ["sine", "transformer", *options]
+    in_a_new_python(BLOCKED + f"from metacl.cli import train_main; train_main({words!r})")
+    assert (tmp_path / "run" / "best.json").is_file() and not (tmp_path / "run" / "tensorboard").exists()
