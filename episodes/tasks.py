@@ -28,6 +28,11 @@ class TaskFamily(Protocol):
     @property
     def spec(self) -> EpisodeSpec: ...
 
+    @property
+    def most_tasks(self) -> int | None:
+        """Tasks that an episode can have; None: any number."""
+        ...
+
     def check(self, shape: EpisodeShape) -> None:
         """Raises `UserError` when episodes of this shape cannot be drawn."""
         ...
@@ -45,6 +50,7 @@ class Classification:
     def __init__(self, pool: ClassPool, vocabulary: int):
         self.pool = pool
         self.spec = EpisodeSpec("image", pool.x_shape, "cross_entropy", symbols=vocabulary)
+        self.most_tasks = len(pool.names)
 
     def check(self, shape: EpisodeShape) -> None:
         classes, needed = len(self.pool.names), shape.shots + shape.queries
@@ -84,7 +90,7 @@ class Sine:
     first wave over t in [0, 10] are the input, the 50 points of the second wave the target.
     """
 
-    points, noise = 50, 0.1
+    points, noise, most_tasks = 50, 0.1, None
     spec = EpisodeSpec("vector", (50,), "mse", y_shape=(50,))
 
     def check(self, shape: EpisodeShape) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from accelerate import PartialState
 
 from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
 from episodes.errors import at_least
@@ -65,6 +66,8 @@ class EvaluateArguments:
     """The meta-split whose classes make the episodes."""
     checkpoint: int | None = None
     """Step of the checkpoint. Default: the best by meta-validation."""
+    out: Path | None = None
+    """Folder of the results. Default: RUN/results, where a later evaluation takes the place of an earlier one."""
     data_path: str | None = None
     """Where the data set is now, if not where it was in meta-training."""
 
@@ -116,6 +119,8 @@ def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
         f"Meta-train {learner} on {data}. Recipe: {recipe or next(iter(RECIPES[learner]))} of {', '.join(RECIPES[learner])}."
     )
     parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=f"train.py {data} {learner}", description=words)
+    if parsed.config.data.name != data:
+        raise UserError(f"DATA is {data}, but --data.name {parsed.config.data.name}. Leave --data.name out.")
     return parsed.config, parsed.run
 
 
@@ -126,7 +131,7 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
         raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
     benchmark = load_benchmark(config.data, config.episodes.symbols)
     config.learner.build(benchmark.train.spec)  # what cannot be built or drawn fails before a folder is made
-    generators(config, benchmark)
+    validation = generators(config, benchmark)[1]
     say = console.print if accelerator.is_main_process else _silent
     if isinstance(place, Run):
         run = place
@@ -142,6 +147,8 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
         accelerator.wait_for_everyone()
         run = Run.open(place)
     say(f"{config.learner_name} on {config.data.name}, {config.steps} steps, in {run.folder}")
+    if validation.shape != config.episodes:
+        say(f"Meta-validation has {validation.shape.tasks} classes: its streams have {validation.shape.tasks} tasks.")
     if meta_train(run, benchmark, accelerator, resume=isinstance(place, Run)):
         say(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
     else:
@@ -151,7 +158,8 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
 
 def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None]) -> None:
     """A run goes with the data that it was started on."""
-    before = read_json(run.folder / "environment.json").get("data_fingerprint")
+    path = run.folder / "environment.json"
+    before = read_json(path).get("data_fingerprint") if path.exists() else None
     if before != benchmark.fingerprint:
         say(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
@@ -163,15 +171,15 @@ def _silent(words: str) -> None:
 def _evaluate(arguments: EvaluateArguments) -> None:
     run = Run.open(arguments.run)
     config = run.config
-    accelerator = make_accelerator("fp32")
+    device = PartialState().device
     data = config.data if arguments.data_path is None else replace(config.data, path=arguments.data_path)
     evaluations: list[Evaluation] = []
-    for tasks in arguments.tasks or (config.episodes.tasks,):
+    for tasks in dict.fromkeys(arguments.tasks or (config.episodes.tasks,)):
         shape = replace(config.episodes, tasks=tasks, shots=arguments.shots or config.episodes.shots)
         benchmark = load_benchmark(data, shape.symbols)
         if not evaluations:
             warn_of_other_data(run, benchmark, console.print)
-        evaluations.append(_evaluate_length(run, benchmark, shape, arguments, accelerator.device))
+        evaluations.append(_evaluate_length(run, benchmark, shape, arguments, device))
     words = f"{config.learner_name} on {config.data.name}, meta-{arguments.split}"
     console.print(result_table(evaluations, words))
     about = {
@@ -179,7 +187,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         "checkpoint": arguments.checkpoint or run.best(),
         "data_fingerprint": benchmark.fingerprint,
     }
-    files = write_results(evaluations, about | {"environment": environment()}, run.folder / "results", words)
+    files = write_results(evaluations, about | {"environment": environment()}, arguments.out or run.folder / "results", words)
     console.print("Written: " + ", ".join(str(file) for file in files), soft_wrap=True)
 
 

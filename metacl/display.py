@@ -64,7 +64,7 @@ def with_plain_errors(work: Callable[[], None]) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    console.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
     raise SystemExit(status)
 
 

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class _Loop:
 
     def _step(self, step: int, episode: Any) -> dict[str, Tensor]:
         config = self.config
-        torch.manual_seed(_step_seed(config.seed, step))
+        torch.manual_seed(_step_seed(config.seed, step, self.accelerator.process_index))
         self.model.train()
         self.learner.step = step
         rate = learning_rate(config.optimiser, step, config.steps)
@@ -180,9 +180,14 @@ def validate(
 
 
 def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
-    """The episodes of meta-training and of meta-validation. Raises `UserError` where one has too few classes or images."""
-    shape, seed = config.episodes, config.seed
-    return benchmark.generator("train", shape, seed), benchmark.generator("validation", shape, seed)
+    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes.
+
+    Raises:
+        UserError: meta-train has too few classes, or a class too few images.
+    """
+    shape, most = config.episodes, benchmark.validation.most_tasks
+    shorter = replace(shape, tasks=shape.tasks if most is None else min(shape.tasks, most))
+    return benchmark.generator("train", shape, config.seed), benchmark.generator("validation", shorter, config.seed)
 
 
 def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -204,9 +209,9 @@ def make_accelerator(precision: str) -> Accelerator:
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
-def _step_seed(seed: int, step: int) -> int:
+def _step_seed(seed: int, step: int, process: int) -> int:
     """A seed for the randomness inside a step (dropout, attachments): nothing of it need be saved."""
-    return (seed * 1_000_003 + step) % 2**63
+    return ((seed * 1_000_003 + step) * 1_009 + process) % 2**63
 
 
 @contextmanager

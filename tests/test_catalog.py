@@ -18,7 +18,8 @@ SHAPE = EpisodeShape(tasks=1, shots=1, queries=1, vocabulary=8)
 
 
 def names(benchmark: Benchmark) -> list[set[str]]:
-    return [set(part.pool.names) for part in (benchmark.train, benchmark.validation, benchmark.test)]
+    parts = (benchmark.train, benchmark.validation, benchmark.test)
+    return [set(part.pool.names) for part in parts if isinstance(part, Classification)]
 
 
 def sizes(benchmark: Benchmark) -> list[int]:

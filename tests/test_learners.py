@@ -307,8 +307,7 @@ def easy_episode(spec: EpisodeSpec, rng: torch.Generator, batch_size: int = 16) 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_distributed_loss_is_that_of_each_query_asked_on_its_own(kind, monkeypatch):
-    learner, episode = ALL[kind](), random_episode(IMAGES, 3)
-    learner.distributed = learner.training = True  # its parts stay in eval mode
+    learner, episode = distributed(ALL[kind]()), random_episode(IMAGES, 3)
     lots = torch.rand(len(episode.queries), generator=torch.Generator().manual_seed(1))
     own = episode.queries.task[0]
     asked = own + (lots * (3 - own)).long()
@@ -354,8 +353,7 @@ def test_in_eval_mode_every_query_is_asked_at_the_end(kind):
 
 def test_queries_are_asked_uniformly_from_their_own_task_on(monkeypatch):
     """How often the queries of task 0, 1, 2 are asked after each task, counted at the state that answers."""
-    learner, episode = prototypes(), random_episode(IMAGES, 0, batch_size=1)
-    learner.distributed = learner.training = True  # its parts stay in eval mode
+    learner, episode = distributed(prototypes()), random_episode(IMAGES, 0, batch_size=1)
     counts = torch.zeros(3)
     plain = learner.predict_features
 

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         """The outputs (B, M, D) of query tokens, each of which sees the state and itself only. Writes nothing."""
         raise NotImplementedError
 
-    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
+    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         """(B, heads, M, T) share of each query's attention on each task's tokens, for the first `heads` heads.
 
         Arguments:

@@ -44,10 +44,11 @@ class LinearAttention(Attention):
             top = q @ state.sums.to(q) + own * v
             return self._merge(top / (q @ state.norm[..., None].to(q) + own), x_BMD)
 
-    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
+    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         """See `Attention`. phi(q) . z_t / phi(q) . z with z_t the sum of task t's keys: linear in N, like the mechanism."""
         q, own = (_feature(_widen(self.project_part(x_BMD, part, heads))) for part in (0, 1))
         k = _feature(_widen(self.project_part(x_BND, 1, heads)))
+        k = k if valid_BN is None else k * valid_BN[:, None, :, None]
         with torch.autocast(q.device.type, enabled=False):
             norm_BHTE = torch.einsum("bhne,bnt->bhte", k, F.one_hot(task_BN).to(k))
             mass_BHMT = q @ norm_BHTE.mT
@@ -99,4 +100,4 @@ def _widen(t: Tensor) -> Tensor:
 def _chunks(t: Tensor, chunk: int) -> Tensor:
     """(B, H, N, E) -> (B, H, n, C, E), the last chunk filled with zeros, which add nothing to a sum."""
     missing = -t.shape[2] % chunk
-    return rearrange(F.pad(t, (0, 0, 0, missing)), "b h (n c) e -> b h n c e", c=chunk)
+    return rearrange(F.pad(t.contiguous(), (0, 0, 0, missing)), "b h (n c) e -> b h n c e", c=chunk)

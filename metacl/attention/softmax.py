@@ -57,11 +57,11 @@ class SoftmaxAttention(Attention):
         mixed = weight_BHMN.to(v) @ state.v.to(v) + own_BHM1.to(v) * v
         return self.out(rearrange(mixed, "b h m e -> b m (h e)"))
 
-    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int) -> Tensor:
+    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         q, own = (self.project_part(x_BMD, part, heads) for part in (0, 1))
         k = self.project_part(x_BND, 1, heads)
-        everything = torch.ones_like(task_BN, dtype=torch.bool)
-        weight_BHMN, _ = query_weights(q, own, KeyValueCache(k, k, everything))
+        seen_BN = torch.ones_like(task_BN, dtype=torch.bool) if valid_BN is None else valid_BN
+        weight_BHMN, _ = query_weights(q, own, KeyValueCache(k, k, seen_BN))
         return weight_BHMN @ F.one_hot(task_BN).to(weight_BHMN)[:, None]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

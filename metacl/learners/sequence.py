@@ -164,10 +164,12 @@ class SequenceLearner(Learner):
     def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
         """-log of the attention that each query pays its own task, over half of the heads of every layer (CL-Seq, appendix)."""
         repeat = 1 if self.config.layout == "paired" else 2
-        stream_task = episode.stream.task.repeat_interleave(repeat, dim=1)
+        stream, own_half = episode.stream, (self.config.heads + 1) // 2
+        task_BN = stream.task.repeat_interleave(repeat, dim=1)
+        valid_BN = None if stream.valid is None else stream.valid.repeat_interleave(repeat, dim=1)
         losses = []
         for block, x_BND, x_BMD in zip(self._blocks(), stream_inputs, query_inputs, strict=True):
-            mass_BHMT = block.attention.task_mass(x_BMD, x_BND, stream_task, heads=(self.config.heads + 1) // 2)
+            mass_BHMT = block.attention.task_mass(x_BMD, x_BND, task_BN, own_half, valid_BN)
             own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
             losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
         return torch.stack(losses).mean()
