@@ -1,5 +1,6 @@
 """A progress bar for work that turns out to be long."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -17,7 +18,7 @@ def progress(items: Iterable[Item], total: int, words: str, patience: float = 2.
     started, bar = time.monotonic(), None
     try:
         for done, item in enumerate(items):
-            if bar is None and time.monotonic() - started > patience:
+            if bar is None and sys.stderr.isatty() and time.monotonic() - started > patience:
                 bar = _bar()
                 task = bar.add_task(words, total=total, completed=done)
             yield item

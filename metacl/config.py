@@ -30,7 +30,7 @@ class OptimiserConfig:
     """Steps over which the rate rises from zero."""
     clip: float = 1.0
     """Largest norm of the meta-gradient; 0 leaves it as it is."""
-    weight_decay: float = 0.01
+    weight_decay: float = 0.3
 
     def __post_init__(self) -> None:
         at_least(1, self, "optimiser.", "halve_every")

@@ -16,10 +16,17 @@ console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
 
+class _Bar(Progress):
+    def stop(self) -> None:
+        """Where no bar is shown, there is no line to end."""
+        if not self.disable:
+            super().stop()
+
+
 def bar(words: str) -> Progress:
     """A progress bar with the time left; its one kind of task counts steps."""
     columns = (TextColumn(words), *COLUMNS, TextColumn("{task.fields[now]}"))
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return _Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class TrainingDisplay:

@@ -21,7 +21,7 @@ Recipe = Callable[[DataConfig], TrainConfig]
 
 def transformer_small(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
     """Trains in minutes on two cores."""
-    return TrainConfig(data, _name(attention), SequenceConfig(attention=attention, encoder=LIGHT))
+    return TrainConfig(data, _name(attention), SequenceConfig(attention, dropout=0.1, encoder=LIGHT))
 
 
 def transformer_paper(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
@@ -48,6 +48,7 @@ def transformer_published(data: DataConfig, attention: Literal["softmax", "linea
         hidden=1024,
         dropout=0.1,
         norm=False,
+        start_alike=False,
         positions="sinusoidal",
         symbols="learned",
         auxiliary_steps=10_000,

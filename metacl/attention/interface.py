@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,13 @@ class Attention(nn.Module):
         self.heads, self.head_width, self.dropout = heads, width // heads, dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def start_alike(self) -> None:
+        """Gives keys the projection of queries, so that a token starts by attending to those that are like it."""
+        width = self.heads * self.head_width
+        for parameter in (self.qkv.weight, self.qkv.bias):
+            parameter[width : 2 * width] = parameter[:width]
 
     def project_part(self, x_BND: Tensor, part: int, heads: int) -> Tensor:
         """(B, heads, N, E) queries (part 0), keys (1) or values (2) of the first `heads` heads only."""

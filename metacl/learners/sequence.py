@@ -33,6 +33,8 @@ class SequenceConfig:
     dropout: float = 0.0
     norm: bool = True
     """LayerNorm before every part of a block, and at the end. The published model has none."""
+    start_alike: bool = True
+    """Queries and keys start with one projection: a token first attends to what is like it. Not in the published model."""
     positions: Literal["none", "sinusoidal"] = "none"
     """Code added to each token for its place. Without one a stream may be longer than those trained on."""
     symbols: Literal["random", "learned"] = "random"
@@ -96,6 +98,9 @@ class SequenceLearner(Learner):
             self.answer = nn.Linear(config.width, torch.Size(spec.y_shape).numel())
         self.question = nn.Parameter(torch.zeros(config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        if config.start_alike:
+            for block in self._blocks():
+                block.attention.start_alike()
         self.norm = nn.LayerNorm(config.width) if config.norm else nn.Identity()
         self.constant_state = ATTENTION[config.attention].constant_state
 
