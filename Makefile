@@ -22,8 +22,8 @@ demo: $(ready) ## Meta-trains a transformer on glyphs, evaluates it on scripts i
 	while [ -e $$run ]; do number=$$((number + 1)); run=runs/demo-$$number; done; \
 	$(python) train.py glyphs transformer --run $$run || { \
 		echo "make demo: meta-training did not finish; the lines above say why. What there is of it is in $$run." >&2; exit 1; }; \
-	$(python) evaluate.py $$run || { \
-		echo "make demo: the evaluation did not finish; the lines above say why. Try again: $(python) evaluate.py $$run" >&2; exit 1; }
+	$(python) evaluate.py $$run --tasks 5 20 || { \
+		echo "make demo: the evaluation did not finish; the lines above say why. Try again: $(python) evaluate.py $$run --tasks 5 20" >&2; exit 1; }
 
 test: $(ready) ## Runs the tests; ARGS="-k linear" chooses some, ARGS="-m slow" takes the long ones.
 	@$(offline) $(python) -m pytest $(ARGS) || { \

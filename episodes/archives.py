@@ -1,6 +1,7 @@
 """Omniglot as its authors publish it: two zip archives of alphabet/character folders."""
 
 import http.client
+import os
 import re
 import shutil
 import urllib.request
@@ -73,7 +74,7 @@ def _images(opened: zipfile.ZipFile, entries: list[str], archive: Path, size: in
 
 def _download(url: str, target: Path) -> None:
     """Downloads to a temporary name and renames, so that a broken transfer leaves no archive."""
-    partial = target.with_suffix(".partial")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as answer, partial.open("wb") as file:

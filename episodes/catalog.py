@@ -60,9 +60,9 @@ class Benchmark:
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
         for split in SPLITS:
-            if not isinstance(family := getattr(self, split), Classification):
+            if not isinstance(getattr(self, split), Classification):
                 continue
-            names = set(family.pool.names)
+            names = set(self.classes(split))
             if not names:
                 raise UserError(f"The meta-{split} part of {self.name} has no classes. Give it some, or use a larger data set.")
             if shared := sorted(names & seen.keys()):
@@ -71,6 +71,11 @@ class Benchmark:
                     f"{', '.join(shared[:3])}. What is tested must not be trained on: give each class to one part."
                 )
             seen |= dict.fromkeys(names, split)
+
+    def classes(self, split: Split) -> list[str]:
+        """The names of a meta-split's classes; none in regression."""
+        family = getattr(self, split)
+        return list(family.pool.names) if isinstance(family, Classification) else []
 
     def generator(self, split: Split, shape: EpisodeShape, seed: int) -> EpisodeGenerator:
         """The episodes of one meta-split ("train", "validation" or "test")."""
@@ -90,7 +95,7 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
     """
     if config.name in BENCHMARKS:
         return BENCHMARKS[config.name](config, vocabulary)
-    folder = bool(config.name) and Path(config.name).expanduser().is_dir()
+    folder = bool(config.name) and (config.path is not None or Path(config.name).expanduser().is_dir())
     if not folder and config.name.startswith((".", "/", "~")):
         raise UserError(f"The folder {config.name} does not exist. Check the path; it is taken from {Path.cwd()}.")
     if not folder and not is_hub_name(config.name):
@@ -133,9 +138,9 @@ def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
 
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test."""
-    _refuse(config, "path")
-    folder = Path(config.name).expanduser()
-    where, name = (folder, folder.resolve().name) if folder.is_dir() else (config.name, config.name)
+    folder = _copy(config) or Path(config.name).expanduser()
+    where: Path | str = folder if folder.is_dir() else config.name
+    name = config.name if is_hub_name(config.name) and not Path(config.name).is_dir() else Path(config.name).resolve().name
     pool = _read(where, name, None, _reading(config, None, None))
     return _classification(name, vocabulary, *_cut(pool, name, (60, 20, 20), SPLITS))
 

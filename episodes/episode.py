@@ -87,7 +87,7 @@ class Examples:
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Examples":
-        return self._map(Tensor.pin_memory)
+        return self._map(lambda t: t.pin_memory() if t.device.type == "cpu" else t)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Examples":
         return Examples(change(self.x), change(self.y), change(self.task), None if self.valid is None else change(self.valid))

@@ -109,8 +109,10 @@ class Run:
         return best["step"] if best else self.last()
 
     def best_record(self) -> dict[str, Any] | None:
+        """{"step", "score"} of the best checkpoint; None where there is none, or where it was removed."""
         path = self.folder / "best.json"
-        return read_json(path) if path.exists() else None
+        record = read_json(path) if path.exists() else None
+        return record if record and self._checkpoint(record["step"]).is_dir() else None
 
     def load_learner(self, spec: EpisodeSpec, step: int | None = None) -> Learner:
         """The learner of a checkpoint (None: the best), built for `spec`, in eval mode."""

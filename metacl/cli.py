@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from accelerate import PartialState
 
-from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
+from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeGenerator, UserError, load_benchmark
 from episodes.errors import at_least
 from metacl.checkpoint import Run, read_json
 from metacl.config import TrainConfig
 from metacl.display import INTERRUPTED, bar, console, with_plain_errors
 from metacl.environment import environment
 from metacl.evaluation import Evaluation, evaluate
-from metacl.learners import LEARNERS
+from metacl.learners import LEARNERS, Learner
 from metacl.meta_training import generators, make_accelerator, meta_train
 from metacl.recipes import RECIPES, recipe_for
 from metacl.report import result_table, write_results
@@ -41,6 +40,10 @@ Examples
     python train.py omniglot transformer --episodes.tasks 20 --steps 5000 --seed 1 --run runs/omniglot-20
     python train.py path/to/images pn --data.size 32
 """
+
+
+NOT_OF_TRAINING = 2**32
+"""Added to the seed of evaluations of meta-train and meta-validation: their episodes are others than training has seen."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
     accelerator = make_accelerator(config.precision)
     if config.batch_size % accelerator.num_processes:
         raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
-    benchmark = load_benchmark(config.data, config.episodes.symbols)
+    with accelerator.main_process_first():
+        benchmark = load_benchmark(config.data, config.episodes.symbols)
     config.learner.build(benchmark.train.spec)  # what cannot be built or drawn fails before a folder is made
     validation = generators(config, benchmark)[1]
     say = console.print if accelerator.is_main_process else _silent
@@ -157,11 +161,23 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
 
 
 def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None]) -> None:
-    """A run goes with the data that it was started on."""
+    """A run goes with the data that it was started on.
+
+    Raises:
+        UserError: classes that it was meta-trained on are now meant to be held out.
+    """
     path = run.folder / "environment.json"
-    before = read_json(path).get("data_fingerprint") if path.exists() else None
-    if before != benchmark.fingerprint:
-        say(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
+    about = read_json(path) if path.exists() else {}
+    before = about.get("data_fingerprint")
+    if before == benchmark.fingerprint:
+        return
+    for split in ("validation", "test"):
+        if shared := sorted(set(about.get("meta_train_classes", ())) & set(benchmark.classes(split))):
+            raise UserError(
+                f"The data have changed: meta-{split} has {len(shared)} classes that this run was meta-trained on, such as "
+                f"{shared[0]}. Put the data back as they were, or train anew."
+            )
+    say(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
 
 def _silent(words: str) -> None:
@@ -169,18 +185,12 @@ def _silent(words: str) -> None:
 
 
 def _evaluate(arguments: EvaluateArguments) -> None:
-    run = Run.open(arguments.run)
-    config = run.config
-    device = PartialState().device
-    data = config.data if arguments.data_path is None else replace(config.data, path=arguments.data_path)
-    evaluations: list[Evaluation] = []
-    for tasks in dict.fromkeys(arguments.tasks or (config.episodes.tasks,)):
-        shape = replace(config.episodes, tasks=tasks, shots=arguments.shots or config.episodes.shots)
-        benchmark = load_benchmark(data, shape.symbols)
-        if not evaluations:
-            warn_of_other_data(run, benchmark, console.print)
-        evaluations.append(_evaluate_length(run, benchmark, shape, arguments, device))
-    words = f"{config.learner_name} on {config.data.name}, meta-{arguments.split}"
+    run, device = Run.open(arguments.run), PartialState().device
+    prepared = [_prepared(run, arguments, tasks) for tasks in dict.fromkeys(arguments.tasks or (run.config.episodes.tasks,))]
+    benchmark = prepared[0][0]
+    warn_of_other_data(run, benchmark, console.print)
+    evaluations = [_evaluate_length(generator, learner.to(device), arguments) for _, generator, learner in prepared]
+    words = f"{run.config.learner_name} on {run.config.data.name}, meta-{arguments.split}"
     console.print(result_table(evaluations, words))
     about = {
         "run": run.folder.name,
@@ -191,20 +201,23 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     console.print("Written: " + ", ".join(str(file) for file in files), soft_wrap=True)
 
 
-def _evaluate_length(
-    run: Run, benchmark: Benchmark, shape: EpisodeShape, arguments: EvaluateArguments, device: torch.device
-) -> Evaluation:
-    generator = benchmark.generator(arguments.split, shape, arguments.seed)
-    learner = run.load_learner(generator.family.spec, arguments.checkpoint).to(device)
-    with bar(f"{shape.tasks} tasks") as progress:
+def _prepared(run: Run, arguments: EvaluateArguments, tasks: int) -> tuple[Benchmark, EpisodeGenerator, Learner]:
+    """All that can fail for streams of `tasks` tasks."""
+    config = run.config
+    data = config.data if arguments.data_path is None else replace(config.data, path=arguments.data_path)
+    shape = replace(config.episodes, tasks=tasks, shots=arguments.shots or config.episodes.shots)
+    benchmark = load_benchmark(data, shape.symbols)
+    seed = arguments.seed if arguments.split == "test" else arguments.seed + NOT_OF_TRAINING
+    generator = benchmark.generator(arguments.split, shape, seed)
+    return benchmark, generator, run.load_learner(generator.family.spec, arguments.checkpoint)
+
+
+def _evaluate_length(generator: EpisodeGenerator, learner: Learner, arguments: EvaluateArguments) -> Evaluation:
+    with bar(f"{generator.shape.tasks} tasks") as progress:
         task = progress.add_task("", total=arguments.episodes, now="episodes")
+        size, device = arguments.batch_size, next(learner.parameters()).device
         return evaluate(
-            learner,
-            generator,
-            arguments.episodes,
-            arguments.batch_size,
-            device,
-            lambda done: progress.update(task, completed=done),
+            learner, generator, arguments.episodes, size, device, lambda done: progress.update(task, completed=done)
         )
 
 

@@ -62,7 +62,7 @@ class TrainConfig(Generic[L]):
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    steps: int = 2000
+    steps: int = 1000
     """Meta-training steps."""
     batch_size: int = 16
     """Episodes in a step (B), shared among the processes."""
@@ -99,6 +99,8 @@ def from_json(values: dict[str, Any], where: Path) -> TrainConfig:
 def _build(kind: Any, value: Any) -> Any:
     """`value` as `kind`: dataclasses from dictionaries, tuples from lists."""
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        if missing := {field.name for field in dataclasses.fields(kind)} - value.keys():
+            raise KeyError(", ".join(sorted(missing)))
         hints = typing.get_type_hints(kind)
         make: Any = kind
         return make(**{name: _build(hints[name], inner) for name, inner in value.items()})

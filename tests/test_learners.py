@@ -413,8 +413,9 @@ def naive_auxiliary_loss(learner: SequenceLearner, episode: Episode) -> Tensor:
     losses = []
     for attention, stream, queries in zip(hooked, learnt, read, strict=True):
         weight = weights(attention, stream, queries, learner.config.attention)[:, : max(1, attention.heads // 2)]
-        losses.append(-(weight * same_task[:, None]).sum(-1).log().mean())
-    return torch.stack(losses).mean()
+        weight = weight[..., : stream.shape[1]]
+        losses.append(-((weight * same_task[:, None]).sum(-1) / weight.sum(-1)).log().mean())
+    return torch.stack(losses).sum()
 
 
 def recording(method, inputs: list[Tensor]):

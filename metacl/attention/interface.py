@@ -12,19 +12,20 @@ class Attention(nn.Module):
     """Base of the mechanisms. Each owns its projections; under it lies a pure function of q, k, v and state.
 
     Arguments:
-        width: D, the model width; head width is E = D / H.
+        width: D, the model width.
         heads: H.
         dropout: in training, on the attention weights where there are any.
+        head_width: E; None: D / H.
     """
 
     constant_state = True
     """The state does not grow with the stream."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: int | None = None):
         super().__init__()
-        self.heads, self.head_width, self.dropout = heads, width // heads, dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.heads, self.dropout, self.head_width = heads, dropout, head_width or width // heads
+        self.qkv = nn.Linear(width, 3 * heads * self.head_width)
+        self.out = nn.Linear(heads * self.head_width, width)
 
     @torch.no_grad()
     def start_alike(self) -> None:
@@ -59,6 +60,6 @@ class Attention(nn.Module):
 
         Arguments:
             x_BMD, x_BND: the inputs of `read` for the queries and of `learn` for the whole stream.
-            task_BN: each token's task. What is missing to 1 is on the query itself.
+            task_BN: each token's task. The shares sum to 1: what a query pays itself does not count.
         """
         raise NotImplementedError

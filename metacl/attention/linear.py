@@ -45,14 +45,14 @@ class LinearAttention(Attention):
             return self._merge(top / (q @ state.norm[..., None].to(q) + own), x_BMD)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
-        """See `Attention`. phi(q) . z_t / phi(q) . z with z_t the sum of task t's keys: linear in N, like the mechanism."""
-        q, own = (_feature(_widen(self.project_part(x_BMD, part, heads))) for part in (0, 1))
+        """See `Attention`. phi(q) . z_t / sum over tasks, z_t the sum of task t's keys: linear in N, like the mechanism."""
+        q = _feature(_widen(self.project_part(x_BMD, 0, heads)))
         k = _feature(_widen(self.project_part(x_BND, 1, heads)))
         k = k if valid_BN is None else k * valid_BN[:, None, :, None]
         with torch.autocast(q.device.type, enabled=False):
             norm_BHTE = torch.einsum("bhne,bnt->bhte", k, F.one_hot(task_BN).to(k))
             mass_BHMT = q @ norm_BHTE.mT
-            return mass_BHMT / (mass_BHMT.sum(-1, keepdim=True) + (q * own).sum(-1, keepdim=True))
+            return mass_BHMT / mass_BHMT.sum(-1, keepdim=True)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi(q), phi(k) and v, (B, H, N, E) each, float32 at least."""

@@ -52,16 +52,14 @@ class SoftmaxAttention(Attention):
     def read(self, x_BMD: Tensor, state: KeyValueCache) -> Tensor:
         q, k, v = self._project(x_BMD)
         weight_BHMN, own_BHM1 = query_weights(q, k, state)
-        if self.training and self.dropout:
-            weight_BHMN, own_BHM1 = F.dropout(weight_BHMN, self.dropout), F.dropout(own_BHM1, self.dropout)
+        weight_BHMN, own_BHM1 = (F.dropout(weight, self.dropout, self.training) for weight in (weight_BHMN, own_BHM1))
         mixed = weight_BHMN.to(v) @ state.v.to(v) + own_BHM1.to(v) * v
         return self.out(rearrange(mixed, "b h m e -> b m (h e)"))
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
-        q, own = (self.project_part(x_BMD, part, heads) for part in (0, 1))
-        k = self.project_part(x_BND, 1, heads)
+        q, k = self.project_part(x_BMD, 0, heads), self.project_part(x_BND, 1, heads)
         seen_BN = torch.ones_like(task_BN, dtype=torch.bool) if valid_BN is None else valid_BN
-        weight_BHMN, _ = query_weights(q, own, KeyValueCache(k, k, seen_BN))
+        weight_BHMN = stream_scores(q, k, seen_BN).softmax(-1)
         return weight_BHMN @ F.one_hot(task_BN).to(weight_BHMN)[:, None]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,12 +69,17 @@ class SoftmaxAttention(Attention):
 
 def query_weights(q_BHME: Tensor, own_BHME: Tensor, state: KeyValueCache) -> tuple[Tensor, Tensor]:
     """Attention weights, float32 at least, of each query on the state (B, H, M, N) and on its own key (B, H, M, 1)."""
-    scale, wide = q_BHME.shape[-1] ** -0.5, torch.promote_types(q_BHME.dtype, torch.float32)
-    score_BHMN = (q_BHME @ state.k.to(q_BHME).mT).to(wide) * scale
-    score_BHMN = score_BHMN.masked_fill(~state.valid[:, None, None], -torch.inf)
-    own_BHM1 = (q_BHME * own_BHME).sum(-1, keepdim=True).to(wide) * scale
+    score_BHMN = stream_scores(q_BHME, state.k, state.valid)
+    own_BHM1 = (q_BHME * own_BHME).sum(-1, keepdim=True).to(score_BHMN) * q_BHME.shape[-1] ** -0.5
     weight = torch.cat([score_BHMN, own_BHM1], dim=-1).softmax(-1)
     return weight[..., :-1], weight[..., -1:]
+
+
+def stream_scores(q_BHME: Tensor, k_BHNE: Tensor, valid_BN: Tensor) -> Tensor:
+    """q . k / sqrt(E), (B, H, M, N), float32 at least; -inf where a key is not valid."""
+    wide = torch.promote_types(q_BHME.dtype, torch.float32)
+    score_BHMN = (q_BHME @ k_BHNE.to(q_BHME).mT).to(wide) * q_BHME.shape[-1] ** -0.5
+    return score_BHMN.masked_fill(~valid_BN[:, None, None], -torch.inf)
 
 
 def causal_mask(valid_BN: Tensor, new: int) -> Tensor:

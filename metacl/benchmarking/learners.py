@@ -190,7 +190,11 @@ def check_textbook(config: TrainConfig, generator: EpisodeGenerator, device: tor
     Raises:
         RuntimeError: they differ.
     """
-    learner = _build(replace(config, learner=replace(config.learner, dropout=0.0)), generator).to(device).train()
+    learner = (
+        _build(replace(config, learner=replace(config.learner, dropout=0.0, attention_dropout=0.0)), generator)
+        .to(device)
+        .train()
+    )
     episode = generator.batch([0]).to(device)
     with torch.no_grad():
         ours, theirs = float(learner.meta_loss(episode).loss), float(textbook_loss(textbook_copy(learner), episode).loss)

@@ -101,16 +101,17 @@ def _blocks(learner: SequenceLearner, h: Tensor, mask_SS: Tensor) -> tuple[Tenso
 
 
 def _auxiliary_loss(weights: list[Tensor], episode: Episode, stream: int) -> Tensor:
-    """-log of the weight that each query puts on its own task, over half of the heads of every layer."""
+    """-log of the weight that each query puts on its own task, over half of the heads, summed over layers."""
     repeat = stream // len(episode.stream)
     of_task_BNT = F.one_hot(episode.stream.task.repeat_interleave(repeat, dim=1))
     losses = []
     for weight_BHSS in weights:
         half = weight_BHSS[:, : (weight_BHSS.shape[1] + 1) // 2, stream:, :stream]
         mass_BHMT = torch.einsum("bhmn,bnt->bhmt", half, of_task_BNT.to(half))
+        mass_BHMT = mass_BHMT / mass_BHMT.sum(-1, keepdim=True)
         own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, half.shape[1], -1, 1))
         losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
-    return torch.stack(losses).mean()
+    return torch.stack(losses).sum()
 
 
 def _encode(encoder: nn.Module, x: Tensor) -> Tensor:

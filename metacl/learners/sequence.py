@@ -28,9 +28,14 @@ class SequenceConfig:
     """D, the width of tokens."""
     layers: int = 2
     heads: int = 4
+    head_width: int | None = None
+    """E, the width of a head. Default: width / heads."""
     hidden: int = 256
     """Width of the hidden layer of each block's MLP."""
     dropout: float = 0.0
+    """Of what attention and MLP add to a token."""
+    attention_dropout: float = 0.0
+    """Of the attention weights (`linear`: of the outputs of the heads)."""
     norm: bool = True
     """LayerNorm before every part of a block, and at the end. The published model has none."""
     start_alike: bool = True
@@ -46,8 +51,8 @@ class SequenceConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "width", "layers", "heads", "hidden")
-        if self.width % self.heads:
+        at_least(1, self, "learner.", "width", "layers", "heads", "hidden", "head_width")
+        if self.head_width is None and self.width % self.heads:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:
             raise UserError("learner.distributed and learner.auxiliary-steps cannot be combined: leave one of them out.")
@@ -75,7 +80,7 @@ class Block(nn.Module):
         width = config.width
         norm = nn.LayerNorm if config.norm else nn.Identity
         self.norm_attention, self.norm_mlp = norm(width), norm(width)
-        self.attention = ATTENTION[config.attention](width, config.heads, dropout=config.dropout)
+        self.attention = ATTENTION[config.attention](width, config.heads, config.attention_dropout, config.head_width)
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -87,6 +92,9 @@ class Block(nn.Module):
 class SequenceLearner(Learner):
     """A causal transformer whose keys and values, or whose running sums, are the learner's state."""
 
+    question: Tensor
+    """(D,) tells a paired token without y that y is asked for; an interleaved x needs no telling."""
+
     def __init__(self, config: SequenceConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
         self.config = config
@@ -96,7 +104,10 @@ class SequenceLearner(Learner):
         else:
             self.target_encoder = VectorEncoder(spec.y_shape, config.width)
             self.answer = nn.Linear(config.width, torch.Size(spec.y_shape).numel())
-        self.question = nn.Parameter(torch.zeros(config.width))
+        if config.layout == "paired":
+            self.question = nn.Parameter(torch.zeros(config.width))
+        else:
+            self.register_buffer("question", torch.zeros(config.width), persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         if config.start_alike:
             for block in self._blocks():
@@ -167,7 +178,10 @@ class SequenceLearner(Learner):
         return tokens_BND + sinusoids(place_BN, self.config.width).to(tokens_BND.dtype)
 
     def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
-        """-log of the attention that each query pays its own task, over half of the heads of every layer (CL-Seq, appendix)."""
+        """-log of the share of its attention that each query pays its own task, over half of the heads, summed over layers.
+
+        The remedy of CL-Seq for the plateau before in-context learning.
+        """
         repeat = 1 if self.config.layout == "paired" else 2
         stream, own_half = episode.stream, (self.config.heads + 1) // 2
         task_BN = stream.task.repeat_interleave(repeat, dim=1)
@@ -177,7 +191,7 @@ class SequenceLearner(Learner):
             mass_BHMT = block.attention.task_mass(x_BMD, x_BND, task_BN, own_half, valid_BN)
             own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
             losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
 
 def sinusoids(place_BN: Tensor, width: int) -> Tensor:
