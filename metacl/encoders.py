@@ -48,7 +48,7 @@ class ImageEncoder(nn.Module):
         layers: list[nn.Module] = []
         into, height, breadth = shape
         for out, stride in zip(channels, strides, strict=True):
-            layers += [nn.Conv2d(into, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            layers += [nn.Conv2d(into, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
             into, height, breadth = out, math.ceil(height / stride), math.ceil(breadth / stride)
         self.convolutions = nn.Sequential(*layers)
         self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
