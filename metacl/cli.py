@@ -14,7 +14,7 @@ from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeGenerator, UserEr
 from episodes.errors import at_least
 from metacl.checkpoint import Run, read_json
 from metacl.config import TrainConfig
-from metacl.display import INTERRUPTED, bar, console, with_plain_errors
+from metacl.display import INTERRUPTED, bar, console, say, with_plain_errors
 from metacl.environment import environment
 from metacl.evaluation import Evaluation, evaluate
 from metacl.learners import LEARNERS, Learner
@@ -136,10 +136,10 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
         benchmark = load_benchmark(config.data, config.episodes.symbols)
     config.learner.build(benchmark.train.spec)  # what cannot be built or drawn fails before a folder is made
     validation = generators(config, benchmark)[1]
-    say = console.print if accelerator.is_main_process else _silent
+    speak = say if accelerator.is_main_process else _silent
     if isinstance(place, Run):
         run = place
-        warn_of_other_data(run, benchmark, say)
+        warn_of_other_data(run, benchmark, speak)
     else:
         about = {
             "device": str(accelerator.device),
@@ -150,17 +150,17 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
             Run.create(place, config, environment() | about)
         accelerator.wait_for_everyone()
         run = Run.open(place)
-    say(f"{config.learner_name} on {config.data.name}, {config.steps} steps, in {run.folder}")
+    speak(f"{config.learner_name} on {config.data.name}, {config.steps} steps, in {run.folder}")
     if validation.shape != config.episodes:
-        say(f"Meta-validation has {validation.shape.tasks} classes: its streams have {validation.shape.tasks} tasks.")
+        speak(f"Meta-validation has {validation.shape.tasks} classes: its streams have {validation.shape.tasks} tasks.")
     if meta_train(run, benchmark, accelerator, resume=isinstance(place, Run)):
-        say(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
+        speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
     else:
-        say(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {run.folder}")
+        speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {run.folder}")
         raise SystemExit(INTERRUPTED)
 
 
-def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None]) -> None:
+def warn_of_other_data(run: Run, benchmark: Benchmark, speak: Callable[[str], None]) -> None:
     """A run goes with the data that it was started on.
 
     Raises:
@@ -177,7 +177,7 @@ def warn_of_other_data(run: Run, benchmark: Benchmark, say: Callable[[str], None
                 f"The data have changed: meta-{split} has {len(shared)} classes that this run was meta-trained on, such as "
                 f"{shared[0]}. Put the data back as they were, or train anew."
             )
-    say(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
+    speak(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
 
 def _silent(words: str) -> None:
@@ -188,7 +188,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     run, device = Run.open(arguments.run), PartialState().device
     prepared = [_prepared(run, arguments, tasks) for tasks in dict.fromkeys(arguments.tasks or (run.config.episodes.tasks,))]
     benchmark = prepared[0][0]
-    warn_of_other_data(run, benchmark, console.print)
+    warn_of_other_data(run, benchmark, say)
     evaluations = [_evaluate_length(generator, learner.to(device), arguments) for _, generator, learner in prepared]
     words = f"{run.config.learner_name} on {run.config.data.name}, meta-{arguments.split}"
     console.print(result_table(evaluations, words))
@@ -198,7 +198,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         "data_fingerprint": benchmark.fingerprint,
     }
     files = write_results(evaluations, about | {"environment": environment()}, arguments.out or run.folder / "results", words)
-    console.print("Written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    say("Written: " + ", ".join(str(file) for file in files))
 
 
 def _prepared(run: Run, arguments: EvaluateArguments, tasks: int) -> tuple[Benchmark, EpisodeGenerator, Learner]:

@@ -16,6 +16,11 @@ console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
 
+def say(words: str) -> None:
+    """A line on the screen, which a file does not break."""
+    console.print(words, soft_wrap=True)
+
+
 class _Bar(Progress):
     def stop(self) -> None:
         """Where no bar is shown, there is no line to end."""

@@ -1,0 +1,82 @@
+"""The documentation is true: its commands run, its figures are those of the files behind them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from metacl.benchmarking import cli as benchmark_cli
+from metacl.cli import EvaluateArguments, parse_train, train_main
+
+ROOT = Path(__file__).parents[1]
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "benchmarks/README.md")}
+FIGURES = re.compile(r"^ *(\d+) x (\d+) +(\d+\.\d) ± (\d+\.\d) ", re.MULTILINE)
+"""A row of a result table: tasks, shots, final accuracy and its interval in per cent."""
+
+
+def commands(script: str) -> list[list[str]]:
+    """The words of every command line of the pages that calls `script`."""
+    lines = [line.split("#")[0] for text in PAGES.values() for line in text.replace("\\\n", " ").splitlines()]
+    found = [shlex.split(line)[2:] for line in lines if re.match(rf"    python {script}( |$)", line)]
+    assert found, f"no page calls {script}"
+    return found
+
+
+@pytest.mark.parametrize("words", commands("train.py"), ids=" ".join)
+def test_commands_of_train(words):
+    if len(words) < 2 or words[0] == "--resume":
+        assert not words or (words[0] == "--resume" and len(words) == 2)
+    elif "--help" in words:
+        with pytest.raises(SystemExit) as end:
+            parse_train(words)
+        assert end.value.code == 0
+    else:
+        assert parse_train(words)[0].data.name == words[0]
+
+
+@pytest.mark.parametrize("words", commands("evaluate.py"), ids=" ".join)
+def test_commands_of_evaluate(words):
+    assert str(tyro.cli(EvaluateArguments, args=words).run) == words[0]
+
+
+@pytest.mark.parametrize("words", commands("benchmark.py"), ids=" ".join)
+def test_commands_of_benchmark(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no --out folder exists yet
+    assert tyro.cli(benchmark_cli.Subject, args=words)
+
+
+def test_make_has_the_commands():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"make ([a-z]+)", PAGES["README.md"])) <= set(targets)
+
+
+def test_the_python_of_the_readme(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    small = "--learner.width 16 --learner.hidden 16 --steps 1 --batch-size 1 --validation.episodes 1 --run runs/demo"
+    train_main(["glyphs", "transformer", *small.split()])
+    capsys.readouterr()
+    exec(compile(code.replace("episodes=64", "episodes=2"), "README.md", "exec"), {})
+    assert re.match(r"tensor\(.*\) -?\d\.\d{4} ± ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("page", "source"), [("README.md", "demo"), ("README.md", "omniglot"), ("benchmarks/README.md", "omniglot")]
+)
+def test_figures_are_those_of_the_runs(page, source):
+    """Every row of the result of `source` stands in `page`, as it was measured."""
+    rows = {tuple(row) for row in FIGURES.findall(PAGES[page])}
+    for result in json.loads((ROOT / "benchmarks" / source / "results.json").read_text())["results"]:
+        final, episodes = result["measures"]["final"], result["episodes"]
+        numbers = (f"{100 * final['mean']:.1f}", f"{100 * final['half_width']:.1f}")
+        assert (str(episodes["tasks"]), str(episodes["shots"]), *numbers) in rows
+
+
+def test_pictures_are_there():
+    for page, text in PAGES.items():
+        for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+            assert (ROOT / page).parent.joinpath(picture).is_file(), f"{page} shows {picture}"
