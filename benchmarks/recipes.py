@@ -31,9 +31,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "queries and keys start apart": ("--learner.no-start-alike",),
     "no LayerNorm": ("--learner.no-norm",),
-    "Adam 1e-4 halving, no warm-up, no clipping": (*NO_CARE, "--optimiser.rate", "1e-4"),
     "Adam 2e-3 halving, no warm-up, no clipping": (*NO_CARE, "--optimiser.rate", "2e-3"),
-    "interleaved tokens": ("--learner.layout", "interleaved"),
     "interleaved tokens, auxiliary attention loss": ("--learner.layout", "interleaved", "--learner.auxiliary-steps", "10000"),
 }
 
@@ -73,4 +71,4 @@ def summarised(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "300")
+    main(sys.argv[1] if len(sys.argv) > 1 else "200")
