@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from episodes import Benchmark, EpisodeGenerator, UserError
@@ -205,6 +206,7 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 def make_accelerator(precision: str) -> Accelerator:
     """The device and its precision: `auto` takes bf16 where it is fast."""
+    AcceleratorState._reset_state()  # one process may meta-train several runs, each in its own precision
     bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
