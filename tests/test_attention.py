@@ -413,6 +413,8 @@ def test_tokens_that_are_not_finite_are_refused(mechanism):
         ("softmax", {"key_heads": 3}, "4 heads cannot share 3 key heads"),
         ("delta", {"head_width": 0}, "head_width of delta must be at least 1"),
         ("mesa", {"iterations": -1}, "iterations of mesa must be at least 0"),
+        ("mesa", {"backend": "fla"}, "mesa has no kernels of fla. Take auto or torch"),
+        ("softmax", {"window": 4, "backend": "flash"}, "softmax in a window has no kernels of flash"),
     ],
 )
 def test_what_cannot_be_built_is_said(name, options, words):

@@ -39,7 +39,7 @@ def make_attention(
         options: head_width, key_width, and what the mechanism has of its own; None: its default.
 
     Raises:
-        UserError: there is no such mechanism, or it has no such option.
+        UserError: there is no such mechanism, or it has no such option or kernels.
     """
     if name not in ATTENTION:
         raise unknown("mechanism", name, ATTENTION)
@@ -51,6 +51,9 @@ def make_attention(
         if value < (option != "iterations"):
             raise UserError(f"The option {option} of {name} must be at least {int(option != 'iterations')}, not {value}.")
     mechanism = ATTENTION[name](width, heads, dropout, **given)
+    if backend not in ("auto", "torch", *mechanism.kernels):
+        there = ", ".join([*mechanism.kernels, "auto"])
+        raise UserError(f"{name}{' in a window' * ('window' in given)} has no kernels of {backend}. Take {there} or torch.")
     mechanism.backend = backend
     return mechanism
 

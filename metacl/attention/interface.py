@@ -34,6 +34,8 @@ class Attention(nn.Module):
     """Outputs are weighted means of values, so that `task_mass` has a meaning."""
     backend = "auto"
     """A name of `metacl.attention.backends.BACKENDS`: the kernels that may take the place of plain PyTorch."""
+    kernels: tuple[str, ...] = ()
+    """The back ends beside PyTorch that have kernels for it."""
 
     def __init__(
         self,

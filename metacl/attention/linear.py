@@ -60,6 +60,7 @@ class Performer(Attention):
     """
 
     has_weights = True
+    kernels = ("fla",)
     directions_ME: Tensor
 
     def __init__(

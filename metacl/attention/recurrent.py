@@ -25,6 +25,8 @@ class Recurrent(Attention):
     here all stand in the same shell, so that they differ in nothing else.
     """
 
+    kernels = ("fla",)
+
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.norm: nn.Module = HeadNorm(self.head_width)

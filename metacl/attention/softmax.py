@@ -46,6 +46,7 @@ class SoftmaxAttention(Attention):
         if window is not None and window < 1:
             raise UserError(f"A window of {window} tokens is too small: a token sees at least itself (1).")
         self.window, self.constant_state = window, window is not None
+        self.kernels = () if window else ("flash",)
 
     def init_state(self, batch_size: int) -> KeyValueCache:
         weight, places = self.qkv.weight, (self.window or 1) - 1
