@@ -1,14 +1,18 @@
 """The measuring tools, and each subject of `benchmark.py` at a tiny size."""
 
+import csv
 import json
 
 import pytest
 import torch
 from making import labelled_folder
 
+from metacl.attention import ATTENTION
 from metacl.benchmarking import Case, Result, Row, interleaved, measure, peak_bytes, result_table, slope
+from metacl.benchmarking.attention import AttentionOptions, attention
 from metacl.benchmarking.cli import benchmark_main
-from metacl.benchmarking.measure import UNTIMED, slopes
+from metacl.benchmarking.measure import FEWEST, ROUNDS, UNTIMED, calls, slopes, varied
+from metacl.learners import LEARNERS
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -93,6 +97,28 @@ def test_peak_memory_sees_the_backward_pass():
     assert both == pytest.approx(8 * MIB, abs=1024)
 
 
+def test_long_rounds_are_fewer_where_no_number_is_asked_for(monkeypatch):
+    ticks: list[Case] = []
+    case = Case({"form": "A"}, lambda: None)
+    assert len(interleaved([case], None, CPU, ticks.append)[0]) == ROUNDS == len(ticks)
+    monkeypatch.setitem(interleaved.__globals__, "LONG", 0.0)  # `measure` is a module and, in its package, a function
+    assert len(interleaved([case], None, CPU, ticks.append)[0]) == FEWEST
+    assert len(ticks) == 2 * ROUNDS
+    assert len(interleaved([case], 4, CPU, silent)[0]) == 4
+
+
+def test_what_a_case_counts_is_not_what_is_timed():
+    said: list[str] = []
+    case = Case({"form": "A"}, lambda: said.append("timed"), counted=lambda: said.append("counted"))
+    measure([case], 2, CPU, silent)
+    assert said == ["counted"] + ["timed"] * (calls(2) - 1)
+
+
+def test_labels_that_tell_rows_apart():
+    labels = [{"tokens": 1, "precision": "fp32", "form": "a"}, {"tokens": 2, "precision": "fp32", "form": "a"}]
+    assert varied(labels) == ["tokens", "form"]
+
+
 def test_the_table_shows_all_rows():
     rows = [row(labels={"form": "a"}, speed=1.0, peak_bytes=MIB), row(labels={"form": "b"}, seconds=[0.5], speed=2.0)]
     table = result_table(Result("learners", "episodes", rows))
@@ -107,44 +133,87 @@ def check_written(folder, subject: str, rows: int, plot: bool) -> dict:
     assert result["options"]["repeats"] == 2 and result["date"]
     assert all(len(r["seconds"]) == 2 and r["median_seconds"] > 0 for r in result["rows"])
     assert (folder / "plot.png").exists() == plot
+    with (folder / "result.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["median_seconds"]) for line in lines] == [r["median_seconds"] for r in result["rows"]]
+    assert all(line["torch"] == torch.__version__ and line["threads"] == "1" and line["commit"] for line in lines)
     return result
 
 
+TINY = "--width 16 --heads 2 --repeats 2"
+
+
 def test_attention(tmp_path, capsys):
-    line = "attention --mechanisms softmax linear --lengths 40 80 --textbook-up-to 40 --width 16 --heads 2 --repeats 2"
+    line = f"attention --mechanisms softmax linear delta --lengths 10 40 80 --textbook-up-to 40 {TINY}"
     shown = run(capsys, line, "--out", str(tmp_path / "out"))
-    result = check_written(tmp_path / "out", "attention", rows=2 * 4 + 2 * 2, plot=True)
-    assert [r["times_row_0"] for r in result["rows"] if r["form"] == "softmax, N x N"] == [1.0, 1.0]
-    assert {r["times_row_0"] for r in result["rows"] if r["tokens"] == 80} == {None}
-    state = {(r["form"], r["tokens"]): r.get("state_bytes") for r in result["rows"]}
-    assert state["linear", 40] == state["linear", 80] == 4 * (2 * 8 * 8 + 2 * 8)
-    assert state["softmax", 80] == 2 * state["softmax", 40]
+    result = check_written(tmp_path / "out", "attention", rows=(2 * 5 + 3) + (2 * 4 + 3) + (2 * 3 + 3), plot=True)
+    rows = {(r["form"], r["tokens"], r["pass"]): r for r in result["rows"]}
+    assert rows["softmax, N x N", 40, "forward"]["times_row_0"] == rows["softmax", 80, "forward"]["times_row_0"] == 1.0
+    assert rows["softmax", 40, "one token"]["times_row_0"] == 1.0
+    assert {N for form, N, _ in rows if form == "softmax, N x N"} == {10, 40}
+    assert {N for form, N, _ in rows if form == "linear, N x N"} == {10}
+    state = {key: r.get("state_bytes") for key, r in rows.items()}
+    for name in ("forward", "fwd + bwd", "one token"):
+        assert state["linear", 40, name] == state["linear", 80, name] == 4 * (2 * 8 * 8 + 2 * 8)
+        assert state["softmax", 80, name] == 2 * state["softmax", 40, name]
+    assert rows["delta", 80, "one token"]["tokens_per_call"] == 1 and rows["delta", 80, "forward"]["tokens_per_call"] == 80
+    assert all(r["times_products"] > 0 and r["products_seconds"] > 0 for r in result["rows"])
     assert "slope of peak memory: fwd + bwd, linear" in result["figures"]
-    assert "softmax, N x N" in shown and "slope of time: forward, linear" in shown
+    assert "N x N" in shown and "one token, linear: slope of time" in shown and "x products" in shown
 
 
-def test_attention_in_bf16_with_one_mechanism(capsys):
-    line = "attention --mechanisms softmax --lengths 30 --width 16 --heads 2 --repeats 1 --precision bf16"
-    assert "linear" not in run(capsys, line)
+def test_attention_of_every_mechanism(capsys):
+    shown = run(capsys, "attention --lengths 5 --width 16 --heads 2 --repeats 1 --key-width 4")
+    assert all(name in shown for name in ATTENTION)
+    assert "left out: ttt-linear, auto, fp32: its keys are as wide as its values." in shown
+
+
+def measured(**options) -> Result:
+    """The subject attention, in this process and without files."""
+    return attention(AttentionOptions(width=16, heads=2, repeats=1, device="cpu", **options))
+
+
+def test_attention_in_two_precisions_with_as_many_tokens_at_each_length():
+    rows = measured(mechanisms=("linear",), lengths=(10, 20), tokens=40, precision=("fp32", "bf16")).rows
+    assert {r.units for r in rows if r.labels["pass"] != "one token"} == {40}
+    assert {r.units for r in rows if r.labels["pass"] == "one token"} == {2, 4}
+    assert [r.labels["precision"] for r in rows if r.speed == 1.0] == ["fp32", "fp32", "bf16", "bf16"] * 2
+
+
+def test_the_core_of_attention():
+    result = measured(core=True, mechanisms=("retention", "mesa"), lengths=(30,), head_width=6, key_width=4)
+    forms = ["softmax, N x N", "retention, N x N", "retention"]
+    assert [r.labels["form"] for r in result.rows] == forms * 2 and not any(r.extra for r in result.rows)
+    assert result.left_out["mesa, auto, fp32"].startswith("Mesa is more than one function")
+
+
+def test_back_ends_that_cannot_are_left_out(capsys):
+    shown = run(capsys, f"attention --mechanisms linear log-linear --lengths 20 --backends torch fla {TINY}")
+    assert "left out: linear, fla, fp32" in shown
+    assert "left out: log-linear, fla, fp32: log-linear has no kernels of fla" in shown
 
 
 def test_learners_on_sine(tmp_path, capsys):
     line = "learners sine --learner transformer linear-transformer --batch-size 2 --episodes.tasks 2 --repeats 2"
     shown = run(capsys, line, "--precision", "fp32", "--out", str(tmp_path / "out"))
-    result = check_written(tmp_path / "out", "learners", rows=6, plot=False)
+    result = check_written(tmp_path / "out", "learners", rows=10, plot=False)
     forms = [r["form"] for r in result["rows"][:3]]
     assert forms == ["textbook, fp32", "metacl, fp32", "drawing the episodes"]
     assert [r["times_row_0"] is None for r in result["rows"][:3]] == [False, False, True]
+    learn, predict = result["rows"][3:5]
+    assert (learn["pass"], predict["pass"]) == ("learn", "predict") and learn["state_bytes"] == predict["state_bytes"] > 0
     assert result["configurations"]["transformer"]["episodes"]["tasks"] == 2
     assert result["data_fingerprint"] == "sine-1"
-    assert "drawing / training step: linear-transformer, metacl, fp32" in shown
+    assert "linear-transformer, metacl, fp32: drawing / training step" in shown
 
 
-def test_learners_on_images_without_a_textbook_form(cache, tmp_path, capsys):
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_on_images(learner, cache, tmp_path, capsys):
     folder = labelled_folder(tmp_path / "images")
-    line = "learners --learner pn --batch-size 2 --episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --repeats 1"
-    shown = run(capsys, line, "--data.size", "8", folder)
-    assert "textbook" not in shown and "metacl" in shown
+    line = "learners --batch-size 2 --episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --repeats 1"
+    shown = run(capsys, line, "--learner", learner, "--data.size", "8", folder)
+    assert ("textbook" in shown) == ("transformer" in learner)
+    assert all(words in shown for words in ("metacl", "training step", "learn", "predict"))
 
 
 def test_episodes(tmp_path, capsys):
@@ -162,6 +231,10 @@ def test_episodes(tmp_path, capsys):
         ("attention --width 10 --heads 4", "--width 10 must be a multiple of --heads 4"),
         ("attention --lengths 0", "must be at least 1"),
         ("attention --lengths", "at least one value"),
+        ("attention --backends tritn", "Unknown back end"),
+        ("attention --mechanisms linear --backends fla --lengths 20", "Nothing can be measured. linear, fla, fp32:"),
+        ("attention --tokens 64 --batch-size 2", "leave out --batch-size"),
+        ("attention --tokens 64 --lengths 100", "--tokens 64 does not hold one stream of 100 tokens"),
         ("learners sine --learner transfomer", "Did you mean 'transformer'"),
         ("learners sine --recipe big", "Unknown recipe"),
         ("learners sine --batch-size 0", "at least 1"),

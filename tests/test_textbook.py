@@ -5,9 +5,10 @@ import torch
 from tiny import SHAPE, image_benchmark, sequence, sine
 
 from episodes import Episode
-from metacl.attention import ATTENTION, LinearAttention
-from metacl.benchmarking.attention import check
-from metacl.benchmarking.textbook import MATRIX, episode_mask, textbook_copy, textbook_loss
+from metacl.attention import ATTENTION
+from metacl.attention.linear import LinearAttention
+from metacl.benchmarking.forms import Form, build, check
+from metacl.benchmarking.textbook import EPISODE_FORMS, HAVE_CORE, WEIGHTS, episode_mask, textbook_copy, textbook_loss
 from metacl.learners import Learner
 from metacl.learners.sequence import SequenceLearner
 
@@ -36,7 +37,7 @@ def assert_same_step(learner: SequenceLearner, episode: Episode) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("attention", MATRIX)
+@pytest.mark.parametrize("attention", EPISODE_FORMS)
 def test_the_published_step_is_the_same_as_in_textbook_form(attention, layout):
     learner = sequence(attention=attention, layout=layout, **PUBLISHED).train()
     assert "auxiliary" in learner.meta_loss(image_episode()).metrics
@@ -44,7 +45,7 @@ def test_the_published_step_is_the_same_as_in_textbook_form(attention, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("attention", MATRIX)
+@pytest.mark.parametrize("attention", EPISODE_FORMS)
 def test_the_default_step_is_the_same_as_in_textbook_form(attention, layout):
     assert_same_step(sequence(attention=attention, layout=layout).train(), image_episode())
 
@@ -69,28 +70,58 @@ def test_a_query_sees_the_stream_and_itself():
     assert mask == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
 
 
+def form(name: str, kind="fast", core: bool = False) -> Form:
+    torch.manual_seed(0)
+    return Form(name, build(name, 16, 2, "auto", None, None), kind, core)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_the_check_before_timing_passes(name, precision):
-    torch.manual_seed(0)
-    check(name, ATTENTION[name](16, 2), precision)
+    check(form(name), precision)
 
 
-def test_the_check_before_timing_finds_a_wrong_mechanism():
-    torch.manual_seed(0)
-    with pytest.raises(RuntimeError, match="outputs differ"):
-        check("softmax", ATTENTION["linear"](16, 2), "fp32")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_whole_matrix_computes_what_the_loop_over_tokens_computes(name, precision):
+    check(form(name, "N x N"), precision)
+    check(form(name, "N x N", core=True), precision)
+
+
+@pytest.mark.parametrize("name", [name for name, mechanism in ATTENTION.items() if issubclass(mechanism, HAVE_CORE)])
+def test_the_core_computes_what_the_loop_over_tokens_computes(name):
+    assert set(form(name, core=True).work(torch.randn(1, 3, 16), "fp32").leaves) >= {"q", "k", "v"}
+    check(form(name, core=True), "fp32")
+
+
+def test_the_core_has_its_gates_as_leaves_where_they_are_learnt():
+    x = torch.randn(1, 3, 16)
+    assert list(form("gated-delta", core=True).work(x, "fp32").leaves) == ["q", "k", "v", "log_decay", "beta"]
+    assert list(form("retention", core=True).work(x, "fp32").leaves) == ["q", "k", "v"]
+    work = form("gla", core=True).work(x, "bf16")
+    assert (work.leaves["q"].dtype, work.leaves["log_decay"].dtype) == (torch.bfloat16, torch.float32)
 
 
 class Forgetful(LinearAttention):
-    """Loses its state between two calls."""
+    """Loses its state in the middle of a stream."""
 
-    def learn(self, x_BND, state, valid_BN=None):
-        return super().learn(x_BND, self.init_state(len(x_BND)), valid_BN)
+    def extend(self, x_BND, state, valid_BN):
+        first, _ = super().extend(x_BND[:, :75], state, valid_BN)
+        second, state = super().extend(x_BND[:, 75:], state, valid_BN)
+        return torch.cat([first, second], dim=1), state
 
 
-def test_a_mechanism_without_a_textbook_form_is_checked_token_by_token():
+class WrongGradient(LinearAttention):
+    """Right outputs, but its keys learn nothing."""
+
+    def extend(self, x_BND, state, valid_BN):
+        out, state = super().extend(x_BND, state, valid_BN)
+        return out.detach() + 0 * out + (self.out(x_BND) - self.out(x_BND).detach()), state
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("wrong", "what"), [(Forgetful, "outputs differ"), (WrongGradient, "gradients of .* differ")])
+def test_the_check_before_timing_finds_a_wrong_mechanism(wrong, what, precision):
     torch.manual_seed(0)
-    check("a new one", LinearAttention(16, 2), "fp32")
-    with pytest.raises(RuntimeError, match="outputs differ"):
-        check("a new one", Forgetful(16, 2), "fp32")
+    with pytest.raises(RuntimeError, match=what):
+        check(Form("linear", wrong(16, 2)), precision)

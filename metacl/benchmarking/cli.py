@@ -10,18 +10,21 @@ from rich.text import Text
 from tyro.conf import subcommand
 
 from metacl.benchmarking.attention import AttentionOptions, attention
+from metacl.benchmarking.compare import CompareOptions, compare, comparison_table
 from metacl.benchmarking.learners import EpisodesOptions, LearnersOptions, episodes, learners
 from metacl.benchmarking.measure import Result
 from metacl.benchmarking.report import result_lines, result_table, write_result
 from metacl.display import console, with_plain_errors
 
 DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
-and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options."""
+and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options;
+`benchmark.py --compare FILE FILE` sets two results side by side."""
 
 Subject = (
     Annotated[AttentionOptions, subcommand("attention", prefix_name=False)]
     | Annotated[LearnersOptions, subcommand("learners", prefix_name=False)]
     | Annotated[EpisodesOptions, subcommand("episodes", prefix_name=False)]
+    | Annotated[CompareOptions, subcommand("--compare", prefix_name=False)]
 )
 
 
@@ -32,8 +35,15 @@ def benchmark_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _benchmark(argv: list[str]) -> None:
-    options: AttentionOptions | LearnersOptions | EpisodesOptions
+    options: AttentionOptions | LearnersOptions | EpisodesOptions | CompareOptions
     options = tyro.cli(Subject, args=argv or ["--help"], prog="benchmark.py", description=DESCRIPTION)
+    if isinstance(options, CompareOptions):
+        _compare(options)
+    else:
+        _measure(options)
+
+
+def _measure(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     result = _measured(options)
@@ -42,6 +52,13 @@ def _benchmark(argv: list[str]) -> None:
         console.print(line, soft_wrap=True)
     if options.out is not None:
         console.print(Text("Written: " + ", ".join(map(str, write_result(result, options.out)))), soft_wrap=True)
+
+
+def _compare(options: CompareOptions) -> None:
+    comparison = compare(options.files)
+    console.print(comparison_table(comparison))
+    for line in comparison.lines:
+        console.print(line, soft_wrap=True)
 
 
 def _measured(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> Result:

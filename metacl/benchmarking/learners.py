@@ -1,25 +1,27 @@
-"""The subjects `learners` (training steps) and `episodes` (drawing them)."""
+"""The subjects `learners` (training steps, learning and predicting) and `episodes` (drawing them)."""
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from episodes import DataConfig, Episode, EpisodeGenerator, EpisodeShape, UserError, load_benchmark
-from metacl.benchmarking.measure import Case, Result, Row, measure, progress
+from metacl.benchmarking.measure import Case, Result, Row, calls, measure, progress
 from metacl.benchmarking.options import Options, provenance
-from metacl.benchmarking.textbook import textbook_copy, textbook_loss
+from metacl.benchmarking.textbook import EPISODE_FORMS, textbook_copy, textbook_loss
 from metacl.config import TrainConfig, to_json
 from metacl.environment import fast_bf16
-from metacl.learners import Learner, MetaLoss
-from metacl.learners.sequence import SequenceLearner
+from metacl.learners import Learner, MetaLoss, SequenceConfig, state_bytes
 from metacl.meta_training import make_optimiser
 from metacl.recipes import recipe_for
 
+STEP = "training step"
 DRAWING = "drawing the episodes"
 TEXTBOOK = "textbook, fp32"
 
@@ -30,10 +32,11 @@ DataSize = Annotated[int | None, tyro.conf.arg(name="data.size")]
 
 @dataclass(frozen=True, kw_only=True)
 class LearnersOptions(Options):
-    """One meta-training step of whole learners: forward, backward, clipping and optimiser, on episodes of a data set.
+    """Whole learners on episodes of a data set: a meta-training step (forward, backward, clipping, optimiser), learning the
+    stream from nothing, and predicting all queries from the state.
 
-    Row 0 of a transformer is its textbook form: the same weights, stream and queries in one sequence under one masked
-    matrix, fp32, images channels first. Both are checked against each other first. Drawing the episodes of a step is
+    Row 0 of the step of a transformer is its textbook form: the same weights, stream and queries in one sequence under one
+    masked matrix, fp32, images channels first. Both are checked against each other first. Drawing the episodes of a step is
     timed beside it, as a share of the step.
 
     Example: python benchmark.py learners omniglot --learner transformer --recipe published --batch-size 4
@@ -95,7 +98,7 @@ def episodes(options: EpisodesOptions) -> Result:
     benchmark = load_benchmark(data, options.episodes.symbols)
     generator = benchmark.generator("train", options.episodes, seed=0)
     cases = [drawing_case({"batch size": size}, generator, size) for size in options.batch_sizes]
-    with progress("episodes", sum(options.batch_sizes), options.repeats) as tick:
+    with progress("episodes", sum(options.batch_sizes) * calls(options.repeats)) as tick:
         rows = measure(cases, options.repeats, torch.device("cpu"), tick)
     about = {"options": provenance(options), "data_fingerprint": benchmark.fingerprint}
     return Result("episodes", "episodes", rows, about=about, axis="batch size")
@@ -113,7 +116,7 @@ def drawing_case(labels: dict[str, str | int], generator: EpisodeGenerator, batc
 
 
 def learners(options: LearnersOptions) -> Result:
-    """Measures one training step of each learner."""
+    """Measures each learner."""
     rows: list[Row] = []
     figures: dict[str, float] = {}
     about: dict[str, Any] = {"options": provenance(options), "configurations": {}}
@@ -138,28 +141,59 @@ def configured(name: str, options: LearnersOptions) -> TrainConfig:
 
 
 def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: LearnersOptions) -> list[Row]:
-    """Row 0 where there is a textbook form, the learner in each precision, and the drawing of its episodes."""
-    device = options.torch_device()
+    """The training step, beside it the drawing of its episodes; then learning and predicting."""
+    device, precisions = options.torch_device(), list(dict.fromkeys(map(_resolve, options.precision)))
     episode = generator.batch(range(config.batch_size)).to(device)
-    cases = []
-    learner = _build(config, generator).to(device)
-    has_textbook = isinstance(learner, SequenceLearner)
-    if isinstance(learner, SequenceLearner):
-        check_textbook(config, generator, device)
-        plain = textbook_copy(learner)
-        optimiser: torch.optim.Optimizer = torch.optim.AdamW(
-            plain.parameters(), config.optimiser.rate, weight_decay=config.optimiser.weight_decay
-        )
-        step = training_step(plain, lambda e: textbook_loss(plain, e), optimiser, config, episode, "fp32")
-        cases.append(_case(config, TEXTBOOK, step))
-    for precision in dict.fromkeys(map(_resolve, options.precision)):
-        learner = _build(config, generator).to(device)
-        optimiser = make_optimiser(learner, config.optimiser)
-        step = training_step(learner, learner.meta_loss, optimiser, config, episode, precision)
-        cases.append(_case(config, f"metacl, {precision}", step))
-    cases.append(drawing_case(_labels(config, DRAWING), generator, config.batch_size))
-    with progress(config.learner_name, config.batch_size * len(cases), options.repeats) as tick:
-        return measure(cases, options.repeats, device, tick, row_0=has_textbook)
+    textbook = _textbook_cases(config, generator, episode)
+    steps = [_step_case(config, generator, episode, precision) for precision in precisions]
+    drawing = drawing_case(_labels(config, STEP, DRAWING), generator, config.batch_size)
+    used = [_use_cases(config, generator, episode, precision) for precision in precisions]
+    units = config.batch_size * (len(textbook) + len(steps) + 1 + 2 * len(used))
+    with progress(config.learner_name, units * calls(options.repeats)) as tick:
+        rows = measure([*textbook, *steps, drawing], options.repeats, device, tick, row_0=bool(textbook))
+        for cases in zip(*used, strict=True):
+            rows += measure(cases, options.repeats, device, tick)
+    return rows
+
+
+def _textbook_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episode) -> list[Case]:
+    """Row 0, where there is a textbook form: checked, in fp32."""
+    own = config.learner
+    if not isinstance(own, SequenceConfig) or own.attention not in EPISODE_FORMS or own.options or own.distributed:
+        return []
+    device = episode.stream.x.device
+    check_textbook(config, generator, device)
+    plain = textbook_copy(_build(config, generator).to(device))
+    optimiser = torch.optim.AdamW(plain.parameters(), config.optimiser.rate, weight_decay=config.optimiser.weight_decay)
+    step = training_step(plain, lambda e: textbook_loss(plain, e), optimiser, config, episode, "fp32")
+    return [_case(config, STEP, TEXTBOOK, step)]
+
+
+def _step_case(config: TrainConfig, generator: EpisodeGenerator, episode: Episode, precision: str) -> Case:
+    learner = _build(config, generator).to(episode.stream.x.device)
+    optimiser = make_optimiser(learner, config.optimiser)
+    step = training_step(learner, learner.meta_loss, optimiser, config, episode, precision)
+    return _case(config, STEP, f"metacl, {precision}", step)
+
+
+def _use_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episode, precision: str) -> tuple[Case, Case]:
+    """Learning the stream, and predicting the queries."""
+    learner = _build(config, generator).to(episode.stream.x.device).eval()
+    autocast = partial(torch.autocast, episode.stream.x.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def learn() -> Any:
+        with torch.no_grad(), autocast():
+            return learner.learn(learner.init_state(config.batch_size), episode.stream)
+
+    state = learn()
+
+    def predict() -> Tensor:
+        with torch.no_grad(), autocast():
+            return learner.predict(state, episode.queries.x)
+
+    extra, form = {"state_bytes": state_bytes(state)}, f"metacl, {precision}"
+    learning, predicting = (_case(config, name, form, call, extra) for name, call in (("learn", learn), ("predict", predict)))
+    return learning, predicting
 
 
 def training_step(
@@ -207,12 +241,12 @@ def _build(config: TrainConfig, generator: EpisodeGenerator) -> Any:
     return config.learner.build(generator.family.spec)
 
 
-def _case(config: TrainConfig, form: str, step: Callable[[], None]) -> Case:
-    return Case(_labels(config, form), step, config.batch_size)
+def _case(config: TrainConfig, name: str, form: str, call: Callable[[], object], extra: dict[str, int] | None = None) -> Case:
+    return Case(_labels(config, name, form), call, config.batch_size, extra=extra or {})
 
 
-def _labels(config: TrainConfig, form: str) -> dict[str, str | int]:
-    return {"learner": config.learner_name, "form": form}
+def _labels(config: TrainConfig, name: str, form: str) -> dict[str, str | int]:
+    return {"learner": config.learner_name, "pass": name, "form": form}
 
 
 def _resolve(precision: str) -> str:
@@ -222,5 +256,5 @@ def _resolve(precision: str) -> str:
 def _drawing_shares(name: str, rows: list[Row]) -> dict[str, float]:
     """The time for drawing a step's episodes as a share of the step."""
     drawing = next(row for row in rows if row.labels["form"] == DRAWING)
-    steps = [row for row in rows if str(row.labels["form"]).startswith("metacl")]
+    steps = [row for row in rows if row.labels["pass"] == STEP and str(row.labels["form"]).startswith("metacl")]
     return {f"drawing / training step: {name}, {row.labels['form']}": drawing.median / row.median for row in steps}

@@ -12,8 +12,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from metacl.benchmarking.products import Product, Products, largest, repeated, repetitions
 from metacl.display import bar
 
 
@@ -38,6 +40,8 @@ class Case:
     """Timed in turn with the others, but another thing: not compared with row 0, its memory not looked at."""
     extra: dict[str, int] = field(default_factory=dict)
     """Figures that were not measured here, such as the bytes of a state."""
+    counted: Callable[[], object] | None = None
+    """Does what `call` does, for its matrix products to be counted."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,28 @@ class Row:
     """Memory that one call holds at once, beyond what was there before it."""
     units: int
     extra: dict[str, int]
+    products: list[float] | None = None
+    """Seconds that the matrix products of the call would take alone, in each round."""
+
+    @property
+    def products_median(self) -> float | None:
+        return None if self.products is None else statistics.median(self.products)
+
+    @property
+    def times_products(self) -> float | None:
+        """The time divided by theirs: the median over the rounds."""
+        if self.products is None:
+            return None
+        return statistics.median(a / b for a, b in zip(self.seconds, self.products, strict=True))
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """From the fastest to the slowest repetition, as a share of the median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
 
     @property
     def rate(self) -> float:
@@ -78,50 +100,79 @@ class Result:
     """Whatever else one needs to make it again."""
     axis: str | None = None
     """The label that rows are plotted against."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """What was asked for and could not be measured, and why."""
 
 
 UNTIMED = 3
 """Calls of each case that are not timed."""
+ROUNDS, FEWEST, LONG = 5, 3, 12.0
+"""Timed rounds where no number is asked for; once they have taken LONG seconds, FEWEST are enough."""
 Tick = Callable[[Case], None]
 
 
-def measure(cases: Sequence[Case], repeats: int, device: torch.device, tick: Tick, row_0: bool = False) -> list[Row]:
-    """Calls each case once to warm up, once for its memory, then all of them in turn, `repeats` times and one untimed before.
+def measure(cases: Sequence[Case], repeats: int | None, device: torch.device, tick: Tick, row_0: bool = False) -> list[Row]:
+    """Calls each case once to warm up, once for its memory, then all of them in turn, one round untimed and `repeats` timed.
+
+    The matrix products that cases count are timed alone in the same rounds.
 
     Arguments:
-        tick: told of each case UNTIMED + `repeats` times, as it goes on.
+        repeats: None: as `ROUNDS` says.
+        tick: told of each case once for each call, as it goes on.
         row_0: the first case is what the others are compared with.
     """
-    peaks = [_warm_up(case, device, tick) for case in cases]
-    seconds = [times[1:] for times in interleaved(cases, 1 + repeats, device, tick)]
+    looks = [_warm_up(case, device, tick) for case in cases]
+    shares = [largest(counts) for _, counts in looks]
+    alone = list(dict.fromkeys(product for found, _ in shares for product in found))
+    probes = [Case({"product": "x".join(map(str, p[:4]))}, repeated(p, device), beside=True) for p in alone]
+    seconds = [times[1:] for times in interleaved([*cases, *probes], repeats, device, tick, untimed=1)]
+    each = {p: [t / repetitions(p) for t in times] for p, times in zip(alone, seconds[len(cases) :], strict=True)}
     rows = []
-    for case, peak, own in zip(cases, peaks, seconds, strict=True):
+    for case, (peak, _), own, (found, share) in zip(cases, looks, seconds, shares, strict=False):
         compared = row_0 and not case.beside
         speed = statistics.median(a / b for a, b in zip(seconds[0], own, strict=True)) if compared else None
-        rows.append(Row(case.labels, own, speed, peak, case.units, case.extra))
+        rounds = range(len(own))
+        due = [sum(times * each[p][i] for p, times in found.items()) / share for i in rounds] if found else None
+        rows.append(Row(case.labels, own, speed, peak, case.units, case.extra, due))
     return rows
 
 
-def _warm_up(case: Case, device: torch.device, tick: Tick) -> int | None:
-    case.call()
+def _warm_up(case: Case, device: torch.device, tick: Tick) -> tuple[int | None, Counter[Product]]:
+    """The peak memory of the case, and its matrix products."""
+    with Products() if case.counted else nullcontext() as seen:
+        (case.counted or case.call)()
+    if case.counted and device.type == "cuda":
+        case.call()  # kernels are tuned in their first call
     tick(case)
     peak = None if case.beside else peak_bytes(case.call, device)
     tick(case)
-    return peak
+    return peak, Counter() if seen is None else seen.counts
 
 
-def interleaved(cases: Sequence[Case], repeats: int, device: torch.device, tick: Tick) -> list[list[float]]:
+def interleaved(
+    cases: Sequence[Case], repeats: int | None, device: torch.device, tick: Tick, untimed: int = 0
+) -> list[list[float]]:
     """Seconds of each repetition of each case. The order is A B C A B C: what slows a machine down for a while slows all."""
     seconds: list[list[float]] = [[] for _ in cases]
-    for _ in range(repeats):
+    started = time.perf_counter()
+    most = untimed + (repeats or ROUNDS)
+    for done in range(most):
+        if repeats is None and done >= untimed + FEWEST and time.perf_counter() - started > LONG:
+            for case in list(cases) * (most - done):
+                tick(case)
+            break
         for case, own in zip(cases, seconds, strict=True):
-            _finish(device)
-            started = time.perf_counter()
-            case.call()
-            _finish(device)
-            own.append(time.perf_counter() - started)
+            own.append(_seconds(case, device))
             tick(case)
     return seconds
+
+
+def _seconds(case: Case, device: torch.device) -> float:
+    _finish(device)
+    started = time.perf_counter()
+    case.call()
+    _finish(device)
+    return time.perf_counter() - started
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
@@ -166,8 +217,9 @@ def slope(lengths: Sequence[float], values: Sequence[float]) -> float:
 def slopes(rows: list[Row], axis: str) -> dict[str, float]:
     """The log-log slopes of time and peak memory against the label `axis`, for each kind of row with several lengths."""
     kinds: dict[str, list[Row]] = {}
+    shown = [name for name in varied(row.labels for row in rows) if name != axis]
     for row in rows:
-        kinds.setdefault(", ".join(str(label) for name, label in row.labels.items() if name != axis), []).append(row)
+        kinds.setdefault(", ".join(str(row.labels[name]) for name in shown if name in row.labels), []).append(row)
     figures = {}
     for kind, own in kinds.items():
         lengths = [float(row.labels[axis]) for row in own]
@@ -180,9 +232,23 @@ def slopes(rows: list[Row], axis: str) -> dict[str, float]:
     return figures
 
 
+def varied(labels: Iterable[dict[str, Any]]) -> list[str]:
+    """The labels that tell rows apart: all that have more than one value, and `form`, which stands last."""
+    values: dict[str, set[Any]] = {}
+    for own in labels:
+        for name, label in own.items():
+            values.setdefault(name, set()).add(label)
+    return sorted((name for name in values if name == "form" or len(values[name]) > 1), key=lambda name: name == "form")
+
+
+def calls(repeats: int | None) -> int:
+    """How often `measure` calls each case, at most."""
+    return UNTIMED + (repeats or ROUNDS)
+
+
 @contextmanager
-def progress(words: str, units: int, repeats: int) -> Iterator[Tick]:
-    """A progress bar over all calls that `measure` will make for cases of `units` in sum; gives its `tick`."""
+def progress(words: str, units: int) -> Iterator[Tick]:
+    """A progress bar over the units of all calls; gives its `tick`."""
     with bar(words) as shown:
-        task = shown.add_task("", total=units * (UNTIMED + repeats), now="")
+        task = shown.add_task("", total=units, now="")
         yield lambda case: shown.update(task, advance=case.units, now=" ".join(map(str, case.labels.values())))

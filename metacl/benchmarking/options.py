@@ -14,17 +14,18 @@ from episodes import UserError
 class Options:
     """Options of every subject."""
 
-    repeats: int = 5
-    """Timed repetitions of each case, taken in turns with the others, after three untimed calls."""
+    repeats: int | None = None
+    """Timed repetitions of each case, taken in turns with the others, after three untimed calls. Default: 5, or 3 where they
+    take long."""
     threads: int | None = None
     """CPU threads. Default: as many as PyTorch takes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU where there is one."""
     out: Path | None = None
-    """A new folder for result.json and the plot. Default: only the table on the screen."""
+    """A new folder for result.json, result.csv and the plot. Default: only the table on the screen."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
+        if self.repeats is not None and self.repeats < 1:
             raise UserError(f"--repeats must be at least 1, not {self.repeats}.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads must be at least 1, not {self.threads}.")

@@ -13,40 +13,87 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from episodes import Episode
+from episodes import Episode, UserError
 from metacl.attention import Attention
+from metacl.attention.linear import Performer
+from metacl.attention.recurrent import Recurrent
+from metacl.attention.scan import Tokens
+from metacl.attention.softmax import SoftmaxAttention
 from metacl.encoders import ImageEncoder
 from metacl.learners import MetaLoss, query_loss
 from metacl.learners.sequence import Block, SequenceLearner, sinusoids
 
 
-def softmax_matrix(attention: Attention, x_BSD: Tensor, mask_SS: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(E)) v with every score written out. Returns the outputs and the weights (B, H, S, S)."""
-    q, k, v = _project(attention, x_BSD)
-    score_BHSS = torch.einsum("bhqe,bhke->bhqk", q, k) / q.shape[-1] ** 0.5
-    weight_BHSS = score_BHSS.masked_fill(~mask_SS, -torch.inf).softmax(-1)
-    dropped = F.dropout(weight_BHSS, attention.dropout, attention.training)
-    mixed = torch.einsum("bhqk,bhke->bhqe", dropped.to(v), v)
-    return attention.out(rearrange(mixed, "b h s e -> b s (h e)")), weight_BHSS
+def softmax_weights(tokens: Tokens, mask_SS: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)), (B, H, S, S), with every score written out."""
+    score_BHSS = _scores(tokens) / tokens.q.shape[-1] ** 0.5
+    return score_BHSS.masked_fill(~mask_SS, -torch.inf).softmax(-1)
 
 
-def linear_matrix(attention: Attention, x_BSD: Tensor, mask_SS: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for phi(q) phi(k)^T / sum, phi(x) = elu(x) + 1: a linear mechanism at quadratic cost."""
-    q, k, v = _project(attention, x_BSD)
-    score_BHSS = torch.einsum("bhqe,bhke->bhqk", F.elu(q) + 1, F.elu(k) + 1) * mask_SS
-    weight_BHSS = score_BHSS / score_BHSS.sum(-1, keepdim=True)
-    mixed = torch.einsum("bhqk,bhke->bhqe", weight_BHSS.to(v), v)
-    merged = rearrange(mixed, "b h s e -> b s (h e)")
-    return attention.out(F.dropout(merged, attention.dropout, attention.training)), weight_BHSS
+def decayed_weights(tokens: Tokens, mask_SS: Tensor) -> Tensor:
+    """(q k^T) * D, D_ij = exp(sum of the log decays after j, up to i), 1 where nothing decays: RetNet's parallel form."""
+    if tokens.log_decay is None:
+        return _scores(tokens) * mask_SS
+    b_BHS = tokens.log_decay.cumsum(-1)
+    between_BHSS = (b_BHS[..., None] - b_BHS[..., None, :]).masked_fill(~mask_SS, -torch.inf).exp()
+    return _scores(tokens) * between_BHSS
 
 
-MATRIX = {"softmax": softmax_matrix, "linear": linear_matrix}
-"""The textbook forms of `metacl.attention.ATTENTION`, where there is one."""
+def normalised_weights(tokens: Tokens, mask_SS: Tensor) -> Tensor:
+    """The same for positive features, each row divided by its sum: a linear mechanism at quadratic cost."""
+    weight_BHSS = decayed_weights(tokens, mask_SS)
+    return weight_BHSS / weight_BHSS.sum(-1, keepdim=True)
 
 
-def _project(attention: Attention, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = rearrange(attention.qkv(x_BSD), "b s (part h e) -> part b h s e", part=3, h=attention.heads)
-    return q, k, v
+WEIGHTS = {
+    "softmax": softmax_weights,
+    "linear": normalised_weights,
+    "performer": normalised_weights,
+    "retention": decayed_weights,
+    "mamba2": decayed_weights,
+}
+"""The textbook forms of `metacl.attention.ATTENTION`, where there is one with a matrix of weights."""
+EPISODE_FORMS = ("softmax", "linear")
+"""Those whose matrix does not ask how far apart two tokens are, so that queries can stand behind the stream."""
+
+
+HAVE_CORE = (SoftmaxAttention, Recurrent, Performer)
+"""Mechanisms that are one function of queries, keys, values and gates."""
+
+
+def tokens_of(attention: Attention, x_BND: Tensor) -> Tokens:
+    """What a mechanism makes of a stream's tokens before they meet: queries, keys, values and gates.
+
+    Raises:
+        UserError: the mechanism has no such form.
+    """
+    if isinstance(attention, Recurrent):
+        return attention.tokens(x_BND)
+    if isinstance(attention, Performer):
+        return attention._tokens(x_BND, attention.init_state(len(x_BND)).top, None)[0]
+    if isinstance(attention, SoftmaxAttention):
+        return Tokens(*attention.project(x_BND))
+    raise UserError(f"{type(attention).__name__} is more than one function of queries, keys, values and gates.")
+
+
+def mixed(name: str, tokens: Tokens, mask_SS: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The outputs of the heads (B, H, S, F), before any norm, and the weights (B, H, S, S)."""
+    weight_BHSS = WEIGHTS[name](tokens, mask_SS)
+    return torch.einsum("bhqk,bhke->bhqe", F.dropout(weight_BHSS, dropout).to(tokens.v), tokens.v), weight_BHSS
+
+
+def matrix_form(name: str, attention: Attention, x_BSD: Tensor, mask_SS: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of `attention` and its weights (B, H, S, S), by its whole matrix."""
+    tokens, dropout = tokens_of(attention, x_BSD), attention.dropout if attention.training else 0.0
+    tokens = tokens._replace(v=tokens.v[..., : attention.head_width])  # without the column that adds up to the normaliser
+    out, weights = mixed(name, tokens, mask_SS, dropout if name == "softmax" else 0.0)
+    if name != "softmax":
+        out = F.dropout(out if attention.has_weights else cast(Recurrent, attention).finish(out), dropout)
+    return attention.merge(out, x_BSD), weights
+
+
+def _scores(tokens: Tokens) -> Tensor:
+    return torch.einsum("bhqe,bhke->bhqk", tokens.q, tokens.k)
 
 
 def episode_mask(stream: int, queries: int, device: torch.device) -> Tensor:
@@ -91,10 +138,10 @@ def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
 
 
 def _blocks(learner: SequenceLearner, h: Tensor, mask_SS: Tensor) -> tuple[Tensor, list[Tensor]]:
-    matrix, weights = MATRIX[learner.config.attention], []
+    weights = []
     for module in learner.blocks:
         block = cast(Block, module)
-        attended, weight_BHSS = matrix(block.attention, block.norm_attention(h), mask_SS)
+        attended, weight_BHSS = matrix_form(learner.config.attention, block.attention, block.norm_attention(h), mask_SS)
         weights.append(weight_BHSS)
         h = block.add(h, attended)
     return h, weights
