@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from making import labelled_folder
+from tiny import without_learn2learn
 
 from episodes import BENCHMARKS
 from metacl.checkpoint import Run
@@ -82,6 +83,7 @@ def test_sine_end_to_end(cli, learner):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_folder_of_images_end_to_end(cli, pictures, learner):
+    without_learn2learn(learner)
     options = [*FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "16"]
     assert cli(train_main, pictures, learner, *options, "--run", "mine")[0] == 0
     status, text = cli(evaluate_main, "mine", "--episodes", "4", "--split", "train", "--tasks", "5", "--shots", "1")
@@ -375,7 +377,7 @@ def test_the_page_of_a_learner(cli, learner):
     expected += ["--learner.width", *RECIPES[learner], "(default: 1000)"]
     for name in expected:
         assert name in text, name
-    assert ("--learner.attention" in text) == (learner != "pn")
+    assert ("--learner.attention" in text) == ("transformer" in learner)
 
 
 def test_the_page_shows_the_defaults_of_the_recipe(cli):

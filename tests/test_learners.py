@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from einops import rearrange, reduce
-from tiny import ENCODER, IMAGES, VECTORS, prototypes, sequence, sequence_config
+from tiny import ENCODER, IMAGES, VECTORS, prototypes, sequence, sequence_config, without_learn2learn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -57,6 +57,7 @@ def name(options: dict) -> str:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_named_learner_keeps_its_promises(learner):
+    without_learn2learn(learner)
     torch.manual_seed(0)
     check_learner(LEARNERS[learner]().build(IMAGES), IMAGES)
 

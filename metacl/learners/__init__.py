@@ -1,11 +1,19 @@
 """Learners: the protocol, and one file a family. `LEARNERS` names the configurations that `train.py` can build."""
 
+from typing import Any
+
+from metacl.learners.anml import ANMLConfig
 from metacl.learners.check import check_learner
+from metacl.learners.maml import MAMLConfig
+from metacl.learners.oml import OMLConfig
 from metacl.learners.protocol import Learner, MetaLoss, query_loss, query_score, state_bytes, task_parts
 from metacl.learners.prototypes import PrototypesConfig
+from metacl.learners.reptile import ReptileConfig
 from metacl.learners.sequence import SequenceConfig
 
-LEARNERS = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
+LEARNERS: dict[str, type[Any]] = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
+LEARNERS |= {"oml": OMLConfig, "anml": ANMLConfig, "reptile": ReptileConfig}
+LEARNERS |= {"maml": MAMLConfig, "meta-sgd": MAMLConfig, "anil": MAMLConfig}
 
 __all__ = [
     "LEARNERS",

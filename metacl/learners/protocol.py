@@ -38,6 +38,8 @@ class Learner(nn.Module):
     """learn(learn(s, a), b) equals learn(s, a then b)."""
     constant_state = True
     """The state does not grow with the stream."""
+    outer_sgd = False
+    """Its meta-gradient is a way to go (Reptile): the outer optimiser is plain SGD, without momentum or weight decay."""
     step = 0
     """The meta-training step, set by the outer loop: schedules inside a learner read it."""
 
