@@ -10,7 +10,10 @@ from episodes.errors import unknown
 from metacl.config import OptimiserConfig, TrainConfig, ValidationConfig
 from metacl.encoders import EncoderConfig
 from metacl.learners import PrototypesConfig, SequenceConfig
+from metacl.learners.alpaca import AlpacaConfig
 from metacl.learners.anml import ANMLConfig
+from metacl.learners.bayes import BayesConfig
+from metacl.learners.gemcl import GemclConfig
 from metacl.learners.maml import MAMLConfig
 from metacl.learners.oml import OMLConfig
 from metacl.learners.reptile import ReptileConfig
@@ -85,6 +88,37 @@ def prototypes_paper(data: DataConfig) -> TrainConfig:
     return _long(TrainConfig(data, "pn", PrototypesConfig(width=512, encoder=PUBLISHED)))
 
 
+def gemcl_small(data: DataConfig, predictive: Literal["student-t", "gaussian"] = "student-t") -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, _gemcl(predictive), GemclConfig(predictive=predictive, encoder=LIGHT))
+
+
+def gemcl_paper(data: DataConfig, predictive: Literal["student-t", "gaussian"] = "student-t") -> TrainConfig:
+    """The published encoder and width, and CL-Seq's outer loop."""
+    return _published(TrainConfig(data, _gemcl(predictive), GemclConfig(512, predictive, encoder=PUBLISHED)))
+
+
+def alpaca_small(data: DataConfig) -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, "alpaca", AlpacaConfig(encoder=LIGHT))
+
+
+def alpaca_paper(data: DataConfig) -> TrainConfig:
+    """The published encoder and width, and CL-Seq's outer loop."""
+    return _published(TrainConfig(data, "alpaca", AlpacaConfig(512, encoder=PUBLISHED)))
+
+
+def bayes_small(data: DataConfig, samples: int = 5) -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, _bayes(samples), BayesConfig(samples=samples, encoder=LIGHT))
+
+
+def bayes_paper(data: DataConfig, samples: int = 5) -> TrainConfig:
+    """As SB-MCL runs it: a latent 512 wide, streams of 10 tasks of 10 examples. For a GPU."""
+    config = _published(TrainConfig(data, _bayes(samples), BayesConfig(512, 512, samples, encoder=PUBLISHED)))
+    return replace(config, episodes=replace(config.episodes, tasks=10, shots=10, queries=10))
+
+
 def oml_small(data: DataConfig) -> TrainConfig:
     """The small transformer's encoder and budget; a head of two fast layers."""
     return TrainConfig(data, "oml", OMLConfig(encoder=LIGHT), optimiser=NO_DECAY)
@@ -154,6 +188,14 @@ def _name(attention: str) -> str:
     return "transformer" if attention == "softmax" else "linear-transformer"
 
 
+def _gemcl(predictive: str) -> str:
+    return "gemcl" if predictive == "student-t" else "gemcl-map"
+
+
+def _bayes(samples: int) -> str:
+    return "sb-mcl" if samples else "sb-mcl-map"
+
+
 def _long(config: TrainConfig) -> TrainConfig:
     """CL-Seq's episodes and number of steps, with a rate for wide models."""
     return replace(
@@ -178,10 +220,17 @@ TRANSFORMERS: dict[str, Callable[..., TrainConfig]] = {
     "published": transformer_published,
 }
 MAMLS: dict[str, Callable[..., TrainConfig]] = {"small": maml_small, "paper": maml_paper}
+GEMCLS: dict[str, Callable[..., TrainConfig]] = {"small": gemcl_small, "paper": gemcl_paper}
+BAYES: dict[str, Callable[..., TrainConfig]] = {"small": bayes_small, "paper": bayes_paper}
 RECIPES: dict[str, dict[str, Recipe]] = {
     "transformer": TRANSFORMERS,
     "linear-transformer": {name: partial(recipe, attention="linear") for name, recipe in TRANSFORMERS.items()},
     "pn": {"small": prototypes_small, "paper": prototypes_paper},
+    "gemcl": GEMCLS,
+    "gemcl-map": {name: partial(recipe, predictive="gaussian") for name, recipe in GEMCLS.items()},
+    "alpaca": {"small": alpaca_small, "paper": alpaca_paper},
+    "sb-mcl": BAYES,
+    "sb-mcl-map": {name: partial(recipe, samples=0) for name, recipe in BAYES.items()},
     "oml": {"small": oml_small, "paper": oml_paper, "xl": oml_xl},
     "anml": {"small": anml_small, "paper": anml_paper},
     "reptile": {"small": reptile_small, "paper": reptile_paper},

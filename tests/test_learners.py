@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.learners import (
+    FROM_SCRATCH,
     LEARNERS,
     Learner,
     MetaLoss,
@@ -40,6 +41,7 @@ OPTIONS = [
     )
 ]
 ATTENTIONS = ("softmax", "linear")
+NOT_FOR = {"classification": ("alpaca",), "regression": ("pn", "gemcl", "gemcl-map")}
 ALL = {
     "softmax": lambda spec=IMAGES: sequence(spec),
     "linear": lambda spec=IMAGES: sequence(spec, attention="linear"),
@@ -55,11 +57,24 @@ def name(options: dict) -> str:
 # The promises of every learner.
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", [*LEARNERS, *FROM_SCRATCH])
 def test_every_named_learner_keeps_its_promises(learner):
     without_learn2learn(learner)
     torch.manual_seed(0)
-    check_learner(LEARNERS[learner]().build(IMAGES), IMAGES)
+    spec = VECTORS if learner in NOT_FOR["classification"] else IMAGES
+    check_learner((LEARNERS | FROM_SCRATCH)[learner]().build(spec), spec)
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, *FROM_SCRATCH])
+@pytest.mark.parametrize("kind", NOT_FOR)
+def test_learners_say_what_they_are_not_for(learner, kind):
+    without_learn2learn(learner)
+    config, spec = (LEARNERS | FROM_SCRATCH)[learner](), IMAGES if kind == "classification" else VECTORS
+    if learner not in NOT_FOR[kind]:
+        assert config.build(spec).spec == spec
+    else:
+        with pytest.raises(UserError, match=f"benchmark is a {kind}"):
+            config.build(spec)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
