@@ -48,7 +48,7 @@ def test_first_order_is_not_second_order():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at every tensor's
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:.*should not be instantiated")  # the compiler's own doing
 def test_eager_equals_compiled():
     learner, episode = anml().double(), episode_in_float64(IMAGES, tasks=1, shots=2)
     eager = learner.meta_loss(episode).loss

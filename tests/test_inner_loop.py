@@ -31,7 +31,7 @@ WIDTH = 5
 ROUNDING: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
 FLAT = dataclasses.replace(VECTORS, y_shape=(3,))
 SPECS = {"classification": IMAGES, "regression": FLAT}
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"order": 1},
     {"rates": "tensor"},
@@ -138,7 +138,7 @@ def test_long_streams_are_learnt_in_pieces(options, monkeypatch):
     assert_alike(Case(steps=20, **options), fast_form, plain)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", [options for options in OPTIONS if "truncate" not in options], ids=str)
 def test_weights_that_are_never_built_answer_alike(options):
     case = Case(**options)
     layers = fast_mlp.as_layers(dict(case.head.named_parameters()), case.rates())
@@ -180,13 +180,16 @@ def test_truncation_stops_the_gradient_and_nothing_else(form):
     assert all(g.any() for g in gradients[:-1]), "the initial weights and the rate still have a gradient"
 
 
-@pytest.mark.parametrize(("form", "share"), [(plain, 0.4), (fast_form, 0.65)])
-def test_rematerialising_bounds_memory(form, share):
-    def call(options: dict) -> int:
-        case = Case(steps=64, hidden=64, **options)
+def test_memory_of_the_meta_gradient():
+    """Rematerialising bounds that of the plain form; the fast form takes less without it."""
+
+    def held(form, **options) -> int:
+        case = Case(steps=32, hidden=64, layers=3, **options)
         return peak_bytes(lambda: case.by(form), torch.device("cpu"))
 
-    assert call({"rematerialise": 8}) < share * call({})
+    whole = held(plain)
+    assert held(plain, rematerialise=8) < 0.4 * whole
+    assert held(fast_form) < 0.25 * whole
 
 
 @pytest.mark.parametrize("form", [plain, fast_form])
@@ -234,7 +237,7 @@ def test_features_that_are_not_finite_are_not_blamed_on_the_rate(form):
     assert not all(w.isfinite().all() for w in form(case).values())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at every tensor's
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:.*should not be instantiated")  # the compiler's own doing
 @pytest.mark.parametrize(("form", "steps"), [(plain, 1), (fast_form, 2)])
 def test_eager_equals_compiled(form, steps):
     """torch.compile over torch.autograd.grad would silently drop the second order."""

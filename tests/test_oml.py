@@ -77,7 +77,7 @@ def test_the_meta_loss_is_that_of_the_plain_inner_loop(spec):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at every tensor's
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:.*should not be instantiated")  # the compiler's own doing
 def test_eager_equals_compiled():
     learner, episode = oml().double(), episode_in_float64(IMAGES, tasks=1)
     eager = learner.meta_loss(episode).loss

@@ -1,15 +1,14 @@
 """SGD on an MLP, example after example, without ever building the weights of an episode.
 
-After n steps a linear layer is its initial weight minus a sum of outer products, W_n = W - sum_i u_i a_i^T, with u_i the
-inner rate times the gradient at its output and a_i its input. So for K inputs a
+After n steps a linear layer is its initial weight minus a sum of outer products, W_n = W - r sum_i d_i a_i^T, with r the inner
+rate, d_i the gradient at its output and a_i its input. So for a later input a and a later gradient d
 
-    a W_n^T = a W^T - (a A^T) U,        with rows a_i in A (B, n, I) and u_i in U (B, n, O),
+    W_n a = W a - r sum_i (a_i.a) d_i          W_n^T d = W^T d - r sum_i (d_i.d) a_i
 
 which for streams shorter than the layers are wide costs less time, and in the meta-gradient far less memory, than one weight
-an episode and step. Forward and backward pass are written out, so that autograd gives the second order. The oracle is
-`inner_loop.sgd`.
+an episode and step. Forward pass and adjoint (`adjoint.py`) of all steps are written out; `inner_loop.sgd` is their oracle.
 
-Shapes: B episodes, N stream examples, C of them in a block, K inputs, I in and O out of a layer, V outputs.
+Shapes: B episodes, N stream examples, K inputs, I in and O out of a layer, V outputs.
 """
 
 from contextlib import nullcontext
@@ -17,13 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from episodes import Examples
-from metacl.learners.inner_loop import Fast, InnerConfig, check_finite, rematerialised, segments, without_padding
+from metacl.learners.adjoint import backward_steps, forward_steps
+from metacl.learners.inner_loop import Fast, InnerConfig, check_finite, segments, without_padding
 
-BLOCK = 16
-"""Steps after which the updates are gathered; between, each step gathers those of its own block."""
 PIECE = 256
 """Steps after which `learn` builds the weights: the cost of a step grows with the steps since."""
 
@@ -41,56 +38,66 @@ class Layer(NamedTuple):
 
 
 class Updates(NamedTuple):
-    """What n steps have done to a layer."""
+    """What N steps have done to a layer."""
 
-    u_BnO: Tensor
+    u_BNO: Tensor
     """Rate times the gradient at the outputs."""
-    a_BnI: Tensor
+    a_BNI: Tensor
     """Inputs."""
     bias_B1O: Tensor
     """What was taken from the bias."""
 
 
 def learn(fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> Fast:
-    """`inner_loop.sgd` of an MLP (`networks.mlp`) under `inner_loop.example_loss`; y must be symbols or flat targets."""
-    start = fast
-    piece = config.truncate * max(1, PIECE // config.truncate) if config.truncate else PIECE
-    for part in segments(len(examples), piece):
-        if config.truncate and part.start:
+    """`inner_loop.sgd` of an MLP (`networks.mlp`) under `inner_loop.example_loss`; y must be symbols or flat targets.
+
+    Truncated, only the steps after the last cut have a part in the meta-gradient.
+    """
+    start, length = fast, len(examples)
+    cut = (length - 1) // config.truncate * config.truncate if config.truncate and length else 0
+    for part in segments(length, PIECE, cut):
+        with torch.no_grad() if part.start < cut else nullcontext():
+            layers = as_layers(fast, rates)
+            fast = built(layers, run(layers, rates, z_BND[:, part], examples[part], config, part.start, length))
+        if part.stop == cut:
             fast = {name: start[name] + (w - start[name]).detach() for name, w in fast.items()}
-        layers = as_layers(fast, rates)
-        fast = built(layers, run(layers, rates, z_BND[:, part], examples[part], config))
     return fast
 
 
-def run(layers: list[Layer], rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> list[Updates]:
-    """The updates of each layer by a stream.
+def run(
+    layers: list[Layer], rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig, first: int = 0, steps: int = 0
+) -> list[Updates]:
+    """The updates of each layer by a stream, whatever `config` says of truncation.
+
+    Arguments:
+        first, steps: the number of steps before, and of all, for the error.
 
     Raises:
         UserError: the fast weights are not finite any more.
     """
     z_BND, y, valid_BN = without_padding(z_BND, examples)
-    updates = [_none(layer, z_BND) for layer in layers]
-    block: Any = rematerialised(_block) if config.rematerialise else _block
-    for part in segments(len(examples), config.rematerialise or BLOCK, config.truncate):
-        if config.truncate and part.start and part.start % config.truncate == 0:
-            updates = [Updates(*(t.detach() for t in own)) for own in updates]
-        with torch.no_grad() if config.order == 1 else nullcontext():
-            found = block(layers, updates, z_BND[:, part], y[:, part], valid_BN[:, part])
-        updates = [
-            _gathered([old, _update(layer, delta, into)])
-            for layer, old, (delta, into) in zip(layers, updates, found, strict=True)
-        ]
-    finite_N = torch.stack([own.u_BnO.isfinite().all(-1).all(0) for own in updates]).all(0)
-    check_finite([], finite_N, rates, z_BND)
-    return updates
+    if config.order == 1:
+        z_BND = z_BND.detach()
+    columns: Any = zip(*layers, strict=True)
+    weights, biases, *both = columns
+    with torch.no_grad() if config.order == 1 else nullcontext():
+        found = _Steps.apply(y, valid_BN, z_BND, torch.stack(both[0]), torch.stack(both[1]), *weights, *biases)
+    gradients, inputs = found[: len(layers)], [z_BND, *found[len(layers) :]]
+    finite_N = torch.stack([d_BNO.isfinite().all(-1).all(0) for d_BNO in gradients]).all(0)
+    check_finite([], finite_N, rates, z_BND, first, steps)
+    return [
+        Updates(layer.rate * d_BNO, a_BNI, layer.bias_rate * d_BNO.sum(1, keepdim=True))
+        for layer, d_BNO, a_BNI in zip(layers, gradients, inputs, strict=True)
+    ]
 
 
 def forward(layers: list[Layer], updates: list[Updates], a_BKI: Tensor) -> Tensor:
     """The MLP after the updates, on any inputs (B, K, I) -> (B, K, V)."""
     with torch.autocast(a_BKI.device.type, enabled=False):
         for i, (layer, done) in enumerate(zip(layers, updates, strict=True)):
-            a_BKI = _affine(layer, a_BKI.relu() if i else a_BKI, done)
+            a_BKI = a_BKI.relu() if i else a_BKI
+            bias = layer.bias if layer.bias.ndim == 1 else layer.bias[:, None]
+            a_BKI = a_BKI @ layer.weight.mT - (a_BKI @ done.a_BNI.mT) @ done.u_BNO + bias - done.bias_B1O
     return a_BKI
 
 
@@ -103,81 +110,38 @@ def as_layers(fast: Fast, rates: Fast) -> list[Layer]:
 def built(layers: list[Layer], updates: list[Updates]) -> Fast:
     """The weights of every episode, by the names of `networks.mlp`."""
     fast = {}
-    with torch.autocast(updates[0].u_BnO.device.type, enabled=False):
+    with torch.autocast(updates[0].u_BNO.device.type, enabled=False):
         for i, (layer, done) in enumerate(zip(layers, updates, strict=True)):
-            fast[f"{2 * i}.weight"] = (layer.weight - done.u_BnO.mT @ done.a_BnI).contiguous()
+            fast[f"{2 * i}.weight"] = (layer.weight - done.u_BNO.mT @ done.a_BNI).contiguous()
             fast[f"{2 * i}.bias"] = layer.bias - done.bias_B1O[:, 0]
     return fast
 
 
-def _block(layers: list[Layer], old: list[Updates], z_BCI: Tensor, y: Tensor, valid_BC: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """C steps after the updates `old`: the gradients at the outputs (B, C, O) of each layer, and its inputs (B, C, I)."""
-    with torch.autocast(z_BCI.device.type, enabled=False):
-        found: list[list[Updates]] = [[] for _ in layers]
-        deltas: list[list[Tensor]] = [[] for _ in layers]
-        # The first layer's inputs are known: all that its weights at the start of the block say of them, at once.
-        first_BCO = _affine(layers[0], z_BCI, old[0])
-        gram_BCC = z_BCI @ z_BCI.mT
-        for i in range(z_BCI.shape[1]):
-            recent = [_gathered(own) if own else None for own in found]
-            out_B1O = first_BCO[:, i : i + 1]
-            if recent[0] is not None:
-                out_B1O = out_B1O - gram_BCC[:, i : i + 1, :i] @ recent[0].u_BnO - recent[0].bias_B1O
-            inputs = [z_BCI[:, i : i + 1]]
-            for layer, *done in zip(layers[1:], old[1:], recent[1:], strict=True):
-                inputs.append(out_B1O.relu())
-                out_B1O = _affine(layer, inputs[-1], *done)
-            delta_B1O = _loss_gradient(out_B1O, y[:, i : i + 1]) * valid_BC[:, i : i + 1, None]
-            for place in range(len(layers) - 1, -1, -1):
-                layer, a_B1I = layers[place], inputs[place]
-                deltas[place].append(delta_B1O)
-                found[place].append(_update(layer, delta_B1O, a_B1I))
-                if place:
-                    back = _transposed(layer, delta_B1O, old[place], recent[place])
-                    delta_B1O = torch.where(a_B1I > 0, back, 0)
-        return [
-            (torch.cat(d, dim=1), torch.cat([one.a_BnI for one in own], dim=1)) for d, own in zip(deltas, found, strict=True)
-        ]
+class _Steps(torch.autograd.Function):
+    """Gradients at the outputs of each layer (B, N, O), and the inputs (B, N, I) of all but the first."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, valid_BN: Tensor, z_BND: Tensor, rates_L: Tensor, bias_rates_L: Tensor, *layers: Tensor
+    ) -> tuple[Tensor, ...]:
+        depth = len(rates_L)
+        with torch.autocast(z_BND.device.type, enabled=False):
+            gradients, inputs, *scores = forward_steps(
+                z_BND, y, valid_BN, layers[:depth], layers[depth:], rates_L.tolist(), bias_rates_L.tolist()
+            )
+        ctx.depth = depth
+        ctx.save_for_backward(y, valid_BN, rates_L, bias_rates_L, *layers, *gradients, *inputs, *scores[0], *scores[1])
+        return *gradients, *inputs[1:]
 
-def _affine(layer: Layer, a_BKI: Tensor, *updates: Updates | None) -> Tensor:
-    """(B, K, I) -> (B, K, O) by the layer after its updates."""
-    bias = layer.bias if layer.bias.ndim == 1 else layer.bias[:, None]
-    out_BKO = a_BKI @ layer.weight.mT + bias
-    for done in updates:
-        if done is not None and done.u_BnO.shape[1]:
-            out_BKO = out_BKO - (a_BKI @ done.a_BnI.mT) @ done.u_BnO - done.bias_B1O
-    return out_BKO
-
-
-def _transposed(layer: Layer, delta_BKO: Tensor, *updates: Updates | None) -> Tensor:
-    """(B, K, O) -> (B, K, I): the gradient at the inputs of the layer after its updates."""
-    back_BKI = delta_BKO @ layer.weight
-    for done in updates:
-        if done is not None and done.u_BnO.shape[1]:
-            back_BKI = back_BKI - (delta_BKO @ done.u_BnO.mT) @ done.a_BnI
-    return back_BKI
-
-
-def _loss_gradient(out_BKV: Tensor, y: Tensor) -> Tensor:
-    """Of `inner_loop.example_loss`, at the outputs: p - y in classification, 2 (f - y) / V in regression."""
-    if y.is_floating_point():
-        return (out_BKV - y) * (2 / out_BKV.shape[-1])
-    return out_BKV.softmax(-1) - F.one_hot(y, out_BKV.shape[-1]).to(out_BKV.dtype)
-
-
-def _update(layer: Layer, delta_BCO: Tensor, a_BCI: Tensor) -> Updates:
-    """What C steps do to a layer, from the gradients at its outputs and its inputs."""
-    return Updates(layer.rate * delta_BCO, a_BCI, layer.bias_rate * delta_BCO.sum(1, keepdim=True))
-
-
-def _gathered(updates: list[Updates]) -> Updates:
-    if len(updates) == 1:
-        return updates[0]
-    u, a, bias = zip(*updates, strict=True)
-    return Updates(torch.cat(u, dim=1), torch.cat(a, dim=1), torch.stack(bias).sum(0))
-
-
-def _none(layer: Layer, z_BND: Tensor) -> Updates:
-    into, out = layer.weight.shape[-1], layer.weight.shape[-2]
-    return Updates(*(z_BND.new_zeros(len(z_BND), *shape) for shape in ((0, out), (0, into), (1, out))))
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        y, valid_BN, rates_L, bias_rates_L, *saved = ctx.saved_tensors
+        L = ctx.depth
+        weights, biases, gradients, inputs, a_scores, d_scores = (saved[i * L : (i + 1) * L] for i in range(6))
+        rates, bias_rates = rates_L.tolist(), bias_rates_L.tolist()
+        with torch.autocast(valid_BN.device.type, enabled=False):
+            z_bar, rate_bars, bias_rate_bars, weight_bars, bias_bars = backward_steps(
+                y, valid_BN, weights, biases, rates, bias_rates, gradients, inputs, a_scores, d_scores, cotangents
+            )
+        return None, None, z_bar, torch.stack(rate_bars), torch.stack(bias_rate_bars), *weight_bars, *bias_bars

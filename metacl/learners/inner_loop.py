@@ -37,7 +37,8 @@ class InnerConfig:
     truncate: int = 0
     """The meta-gradient goes through at most so many steps: updates before count as constants. 0: through all."""
     rematerialise: int = 0
-    """Steps whose intermediate results are computed again in the backward pass instead of kept. 0: all are kept."""
+    """Steps whose intermediate results are computed again in the backward pass instead of kept. 0: all are kept. The fast
+    form of oml keeps so little that it makes no difference there."""
     distributed: bool = False
     """Ask each query after a random task from its own on, instead of all at the end of the stream."""
 
@@ -149,17 +150,18 @@ def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:
         )
 
 
-def check_finite(weights: Any, finite_N: Tensor, rates: Fast, z_BND: Tensor) -> None:
+def check_finite(weights: Any, finite_N: Tensor, rates: Fast, z_BND: Tensor, first: int = 0, steps: int = 0) -> None:
     """Raises `UserError` where a tensor of the tree `weights` is not finite, unless the features were not either.
 
     Arguments:
         finite_N: whether what step n found was finite; the first that was not is named.
+        first, steps: the number of steps before these, and of all; 0: there are no others.
     """
     good = torch.stack([finite_N.all(), *(w.detach().isfinite().all() for w in pytree.tree_leaves(weights))]).all()
     if bool(good) or not bool(z_BND.isfinite().all()):
         return
-    steps = len(finite_N)
-    step = int(finite_N.logical_not().int().argmax()) + 1 if not bool(finite_N.all()) else steps
+    steps = steps or len(finite_N)
+    step = first + (int(finite_N.logical_not().int().argmax()) + 1 if not bool(finite_N.all()) else len(finite_N))
     rate = max(float(r.detach()) for r in rates.values())
     raise UserError(
         f"The inner loop diverged: the fast weights are not finite at inner step {step} of {steps}, with an inner learning "

@@ -58,7 +58,8 @@ class OML(Learner):
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
         """In one go the weights of an episode are not built at all, and the initial ones are shared."""
-        if (self.distributed and self.training) or len(episode.stream) > fast_mlp.PIECE:
+        most = min(fast_mlp.PIECE, self.config.truncate or fast_mlp.PIECE)
+        if (self.distributed and self.training) or len(episode.stream) > most:
             return super().meta_loss(episode)
         check_symbols(episode.stream, self.spec)
         z_stream, z_query = self.encode_episode(episode)
