@@ -147,6 +147,16 @@ def test_learners_on_images_without_a_textbook_form(cache, tmp_path, capsys):
     assert "textbook" not in shown and "metacl" in shown
 
 
+def test_learners_with_an_inner_loop(tmp_path, capsys):
+    line = "learners sine --learner oml anml --batch-size 2 --episodes.tasks 2 --repeats 2 --precision fp32"
+    run(capsys, line, "--out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "learners", rows=6, plot=False)
+    oml, anml = ([r for r in result["rows"] if r["learner"] == name] for name in ("oml", "anml"))
+    assert [r["form"] for r in oml] == ["textbook, fp32", "metacl, fp32", "drawing the episodes"]
+    assert oml[1]["peak_bytes"] < 0.5 * oml[0]["peak_bytes"]
+    assert [r["form"] for r in anml] == ["metacl, fp32", "metacl, fp32, rematerialised", "drawing the episodes"]
+
+
 def test_episodes(tmp_path, capsys):
     shown = run(capsys, "episodes sine --batch-sizes 1 3 --repeats 2 --out", str(tmp_path / "out"))
     result = check_written(tmp_path / "out", "episodes", rows=2, plot=True)

@@ -13,15 +13,21 @@ from episodes import DataConfig, Episode, EpisodeGenerator, EpisodeShape, UserEr
 from metacl.benchmarking.measure import Case, Result, Row, measure, progress
 from metacl.benchmarking.options import Options, provenance
 from metacl.benchmarking.textbook import textbook_copy, textbook_loss
+from metacl.benchmarking.textbook_oml import textbook_oml_loss
 from metacl.config import TrainConfig, to_json
 from metacl.environment import fast_bf16
 from metacl.learners import Learner, MetaLoss
-from metacl.learners.sequence import SequenceLearner
+from metacl.learners.anml import ANMLConfig
+from metacl.learners.oml import OML
+from metacl.learners.sequence import SequenceConfig, SequenceLearner
 from metacl.meta_training import make_optimiser
 from metacl.recipes import recipe_for
 
 DRAWING = "drawing the episodes"
 TEXTBOOK = "textbook, fp32"
+TEXTBOOKS: dict[type, Callable[[Any, Episode], MetaLoss]] = {SequenceLearner: textbook_loss, OML: textbook_oml_loss}
+REMATERIALISED = 10
+"""Steps of a segment."""
 
 DataSet = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
 DataPath = Annotated[str | None, tyro.conf.arg(name="data.path")]
@@ -32,9 +38,10 @@ DataSize = Annotated[int | None, tyro.conf.arg(name="data.size")]
 class LearnersOptions(Options):
     """One meta-training step of whole learners: forward, backward, clipping and optimiser, on episodes of a data set.
 
-    Row 0 of a transformer is its textbook form: the same weights, stream and queries in one sequence under one masked
-    matrix, fp32, images channels first. Both are checked against each other first. Drawing the episodes of a step is
-    timed beside it, as a share of the step.
+    Row 0 is the textbook form where there is one, in fp32, images channels first: of a transformer, stream and queries in
+    one sequence under one masked matrix; of oml, a loop over the stream with torch.autograd and a weight for every episode
+    and step. It has the same weights, and is checked against the learner first. anml has a row with rematerialisation. oml
+    keeps too little for that to matter. Drawing the episodes of a step is timed beside it, as a share of the step.
 
     Example: python benchmark.py learners omniglot --learner transformer --recipe published --batch-size 4
     """
@@ -143,23 +150,29 @@ def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: L
     episode = generator.batch(range(config.batch_size)).to(device)
     cases = []
     learner = _build(config, generator).to(device)
-    has_textbook = isinstance(learner, SequenceLearner)
-    if isinstance(learner, SequenceLearner):
+    textbook = TEXTBOOKS.get(type(learner))
+    if textbook is not None:
         check_textbook(config, generator, device)
         plain = textbook_copy(learner)
         optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             plain.parameters(), config.optimiser.rate, weight_decay=config.optimiser.weight_decay
         )
-        step = training_step(plain, lambda e: textbook_loss(plain, e), optimiser, config, episode, "fp32")
+        step = training_step(plain, lambda e: textbook(plain, e), optimiser, config, episode, "fp32")
         cases.append(_case(config, TEXTBOOK, step))
     for precision in dict.fromkeys(map(_resolve, options.precision)):
-        learner = _build(config, generator).to(device)
-        optimiser = make_optimiser(learner, config.optimiser)
-        step = training_step(learner, learner.meta_loss, optimiser, config, episode, precision)
-        cases.append(_case(config, f"metacl, {precision}", step))
+        cases.append(_own_case(config, f"metacl, {precision}", generator, episode, precision))
+        if isinstance(config.learner, ANMLConfig):
+            leaner = replace(config, learner=replace(config.learner, rematerialise=REMATERIALISED))
+            cases.append(_own_case(leaner, f"metacl, {precision}, rematerialised", generator, episode, precision))
     cases.append(drawing_case(_labels(config, DRAWING), generator, config.batch_size))
     with progress(config.learner_name, config.batch_size * len(cases), options.repeats) as tick:
-        return measure(cases, options.repeats, device, tick, row_0=has_textbook)
+        return measure(cases, options.repeats, device, tick, row_0=textbook is not None)
+
+
+def _own_case(config: TrainConfig, form: str, generator: EpisodeGenerator, episode: Episode, precision: str) -> Case:
+    learner = _build(config, generator).to(episode.stream.x.device)
+    optimiser = make_optimiser(learner, config.optimiser)
+    return _case(config, form, training_step(learner, learner.meta_loss, optimiser, config, episode, precision))
 
 
 def training_step(
@@ -190,14 +203,12 @@ def check_textbook(config: TrainConfig, generator: EpisodeGenerator, device: tor
     Raises:
         RuntimeError: they differ.
     """
-    learner = (
-        _build(replace(config, learner=replace(config.learner, dropout=0.0, attention_dropout=0.0)), generator)
-        .to(device)
-        .train()
-    )
+    if isinstance(config.learner, SequenceConfig):
+        config = replace(config, learner=replace(config.learner, dropout=0.0, attention_dropout=0.0))
+    learner = _build(config, generator).to(device).train()
+    textbook = TEXTBOOKS[type(learner)]
     episode = generator.batch([0]).to(device)
-    with torch.no_grad():
-        ours, theirs = float(learner.meta_loss(episode).loss), float(textbook_loss(textbook_copy(learner), episode).loss)
+    ours, theirs = learner.meta_loss(episode).loss.item(), textbook(textbook_copy(learner), episode).loss.item()
     if not math.isclose(ours, theirs, rel_tol=1e-3):
         raise RuntimeError(f"{config.learner_name}: loss {ours:.6f}, but {theirs:.6f} in its textbook form. Nothing was timed.")
 

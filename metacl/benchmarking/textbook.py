@@ -6,7 +6,7 @@ Shapes: B episodes, N stream tokens, M queries, S = N + M tokens of one sequence
 """
 
 import copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from episodes import Episode
 from metacl.attention import Attention
 from metacl.encoders import ImageEncoder
-from metacl.learners import MetaLoss, query_loss
+from metacl.learners import Learner, MetaLoss, query_loss
 from metacl.learners.sequence import Block, SequenceLearner, sinusoids
+
+L = TypeVar("L", bound=Learner)
 
 
 def softmax_matrix(attention: Attention, x_BSD: Tensor, mask_SS: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,7 @@ def episode_mask(stream: int, queries: int, device: torch.device) -> Tensor:
     return ((column < stream) & (column <= row)) | (column == row)
 
 
-def textbook_copy(learner: SequenceLearner) -> SequenceLearner:
+def textbook_copy(learner: L) -> L:
     """The same weights in their own storage, convolutions in NCHW."""
     plain = copy.deepcopy(learner)
     for parameter in plain.parameters():
@@ -67,7 +69,7 @@ def textbook_copy(learner: SequenceLearner) -> SequenceLearner:
 def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
     """`learner.meta_loss` for queries at the end of streams without padding: one sequence of stream and queries, one mask."""
     stream, queries = episode.stream, episode.queries
-    z_stream, z_query = _encode(learner.encoder, torch.cat([stream.x, queries.x], dim=1)).split(
+    z_stream, z_query = encode_channels_first(learner.encoder, torch.cat([stream.x, queries.x], dim=1)).split(
         [len(stream), len(queries)], dim=1
     )
     label = learner.symbols.embed(stream.y) if learner.spec.classification else learner.target_encoder(stream.y)
@@ -114,7 +116,7 @@ def _auxiliary_loss(weights: list[Tensor], episode: Episode, stream: int) -> Ten
     return torch.stack(losses).sum()
 
 
-def _encode(encoder: nn.Module, x: Tensor) -> Tensor:
+def encode_channels_first(encoder: nn.Module, x: Tensor) -> Tensor:
     """Images as they come, channels first."""
     if not isinstance(encoder, ImageEncoder):
         return encoder(x)
