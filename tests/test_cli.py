@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from making import labelled_folder
 from tiny import without_learn2learn
 
@@ -28,27 +27,6 @@ SHAPE = ["--episodes.tasks", "2", "--episodes.shots", "2", "--episodes.queries",
 NARROW = ["--learner.width", "16", "--learner.layers", "1", "--learner.heads", "2", "--learner.hidden", "16"]
 SMALL_ENCODER = ["--learner.encoder.channels", "4", "4", "--learner.encoder.strides", "2", "2"]
 TINY = [*FEW, *SHAPE, *NARROW]
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Calls a command line in an empty folder; gives its exit status and what it said, in one line."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(main, *words: str) -> tuple[int, str]:
-        AcceleratorState._reset_state(True)
-        status = 0
-        try:
-            main(list(words))
-        except SystemExit as end:
-            status = int(end.code or 0)
-        said = capsys.readouterr()
-        text = said.out + said.err
-        assert "Traceback" not in text
-        return status, re.sub(r"[\s│╭╮╰╯─]+", " ", text)
-
-    yield call
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

@@ -25,13 +25,22 @@ OPTIMISERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 def finetune(spec: EpisodeSpec = IMAGES, mode="online", **options) -> Finetune:
     torch.manual_seed(0)
-    small = FinetuneConfig(mode, width=10, epochs=3, batch_size=5, buffer=4, replayed=3, rates=(1e-2,), encoder=ENCODER)
+    small = FinetuneConfig(mode, (1e-2,), "adam", width=10, epochs=3, batch_size=5, buffer=4, replayed=3, encoder=ENCODER)
     return dataclasses.replace(small, **options).build(spec).eval()
 
 
-def naive_step(network: nn.Module, optimiser: torch.optim.Optimizer, x, y, spec: EpisodeSpec) -> None:
+def naive_loss(network: nn.Module, x, y, spec: EpisodeSpec) -> torch.Tensor:
+    return F.cross_entropy(network(x), y) if spec.classification else F.mse_loss(network(x), y)
+
+
+def naive_step(network: nn.Module, optimiser: torch.optim.Optimizer, x, y, spec: EpisodeSpec, replay: bool) -> None:
+    """In replay the first example weighs as much as all others together."""
     x = x.float() / 127.5 - 1 if spec.x_kind == "image" else x
-    loss = F.cross_entropy(network(x), y) if spec.classification else F.mse_loss(network(x), y)
+    loss = naive_loss(network, x[:1], y[:1], spec)
+    if replay and len(x) > 1:
+        loss = (loss + naive_loss(network, x[1:], y[1:], spec)) / 2
+    elif not replay:
+        loss = naive_loss(network, x, y, spec)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -46,14 +55,14 @@ def naive(learner: Finetune, stream: Examples, b: int) -> nn.Module:
         for epoch in range(config.epochs):
             order = shuffled(torch.ones(1, len(x), dtype=torch.bool), epoch)[0]
             for part in order.split(config.batch_size):
-                naive_step(network, optimiser, x[part], y[part], spec)
+                naive_step(network, optimiser, x[part], y[part], spec, replay=False)
         return network
     buffer: list[int] = []
     for n in range(len(x)):
         first = n * (config.replayed + 1)
         drawn = [int(lots(torch.tensor(first + i)) * len(buffer)) for i in range(1, config.replayed + 1)] if buffer else []
         part = [n, *(buffer[i] for i in drawn)]
-        naive_step(network, optimiser, x[part], y[part], spec)
+        naive_step(network, optimiser, x[part], y[part], spec, replay=config.mode == "replay")
         if config.mode == "replay":
             place = n if n < config.buffer else int(lots(torch.tensor(first)) * (n + 1))
             buffer[place : place + 1] = [n] if place < config.buffer else buffer[place : place + 1]

@@ -29,9 +29,10 @@ class FinetuneConfig:
 
     mode: Literal["online", "offline", "replay"] = "online"
     """`online`: one pass, one example at a time. `replay`: with examples of a buffer. `offline`: epochs over all so far."""
-    rates: tuple[float, ...] = (1e-3, 1e-4, 3e-4, 3e-3)
+    rates: tuple[float, ...] = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1)
     """Learning rates, of which evaluate.py takes the best on meta-validation episodes; a single one is taken as it is."""
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimiser: Literal["adam", "sgd"] = "sgd"
+    """Five steps in a new direction do not turn Adam's running means around: for one pass SGD is better."""
     width: int = 128
     """D, features before the last layer."""
     epochs: int = 20
@@ -130,12 +131,13 @@ class Finetune(Learner):
         return state
 
     def _replayed(self, state: FinetuneState, valid_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`replayed` draws from what is kept."""
+        """`replayed` draws from what is kept, which together weigh as much as the new example."""
         number = self.config.replayed
         place = state.seen[:, None] * (number + 1) + torch.arange(1, number + 1, device=valid_B.device)
         index = (lots(place) * state.kept.sum(1, keepdim=True)).long()
         row = torch.arange(len(index), device=index.device)[:, None]
-        return state.x[row, index], state.y[row, index], state.kept[row, index] & valid_B[:, None]
+        weight_BR = (state.kept[row, index] & valid_B[:, None]) / number
+        return state.x[row, index], state.y[row, index], weight_BR
 
     def _keep(self, state: FinetuneState, x: Tensor, y: Tensor, valid_B: Tensor) -> None:
         """Reservoir sampling, in place: the n-th example takes a place of R with probability R / n (Vitter 1985)."""
@@ -166,18 +168,19 @@ class Finetune(Learner):
         return FinetuneState(fresh, (), seen_B, x, y, kept_BN)
 
     def _step(
-        self, weights: Weights, moments: tuple[Weights, ...], before_B: Tensor, x: Tensor, y: Tensor, use: Tensor
+        self, weights: Weights, moments: tuple[Weights, ...], before_B: Tensor, x: Tensor, y: Tensor, weight: Tensor
     ) -> Tensor:
-        """One step on the examples (B, n) in use, in place; an episode without any stays as it is.
+        """One step on n examples, in place; an episode in which none has a weight stays as it is.
 
         Arguments:
             before_B: steps that each episode has taken.
+            weight: (B, n), of each example in the loss.
 
         Returns:
             (B,) whether the losses are finite.
         """
-        gradients, loss_B = vmap(grad_and_value(self._loss))(weights, self._scaled(x), y, use)
-        idle = (~use.any(1)).nonzero()[:, 0]
+        gradients, loss_B = vmap(grad_and_value(self._loss))(weights, self._scaled(x), y, weight)
+        idle = (~weight.any(1)).nonzero()[:, 0]
         before = [{name: w[idle] for name, w in part.items()} for part in [weights, *moments]] if len(idle) else []
         if moments:
             adam_(weights, moments, gradients, before_B + 1, self.rate)
@@ -189,14 +192,14 @@ class Finetune(Learner):
                 part[name][idle] = rows
         return loss_B.isfinite()
 
-    def _loss(self, weights: Weights, x: Tensor, y: Tensor, use: Tensor) -> Tensor:
-        """Mean over the examples in use of one episode."""
+    def _loss(self, weights: Weights, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """Mean over the examples of one episode, each with its weight."""
         answer = functional_call(self.network, weights, x)
         if self.spec.classification:
             loss = F.cross_entropy(answer, y, reduction="none")
         else:
             loss = (answer - y.flatten(1)).square().mean(1)
-        return (loss * use).sum() / use.sum().clamp_min(1)
+        return (loss * weight).sum() / weight.sum().clamp_min(1)
 
     def _scaled(self, x: Tensor) -> Tensor:
         x = x.to(self.network.answer.weight.dtype)
