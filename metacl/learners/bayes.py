@@ -31,8 +31,9 @@ class BayesConfig:
     """Width of the hidden layers of encoder and decoder."""
     samples: int = 5
     """Samples of the latent whose predictions are averaged after meta-training; 0: its mode alone (MAP)."""
-    kl_weight: float = 1.0
-    """Weight of the KL divergence from prior to posterior in the meta-loss; 1 is the evidence bound."""
+    kl_weight: float = 1e-3
+    """Weight of the posterior's KL divergence from the prior in the meta-loss. At 1, the evidence bound, short meta-training
+    ends with a posterior that is the prior and knows nothing of the stream."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
