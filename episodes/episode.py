@@ -101,6 +101,11 @@ class Episode:
     queries: Examples
     spec: EpisodeSpec
 
+    def first_tasks(self, tasks: int) -> "Episode":
+        """The same episodes without what belongs to later tasks."""
+        stream, queries = (part[part.task[0] < tasks] for part in (self.stream, self.queries))
+        return Episode(stream, queries, self.spec)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Episode":
         return Episode(self.stream.to(device, non_blocking), self.queries.to(device, non_blocking), self.spec)
 

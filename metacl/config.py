@@ -64,6 +64,8 @@ class TrainConfig(Generic[L]):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     steps: int = 1000
     """Meta-training steps."""
+    curriculum: int = 0
+    """Steps over which streams grow from two tasks to all of them: a way off the plateau before in-context learning."""
     batch_size: int = 16
     """Episodes in a step (B), shared among the processes."""
     seed: int = 0
@@ -75,7 +77,7 @@ class TrainConfig(Generic[L]):
 
     def __post_init__(self) -> None:
         at_least(1, self, "", "steps", "batch_size")
-        at_least(0, self, "", "workers")
+        at_least(0, self, "", "workers", "curriculum")
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class _Loop:
         rate = learning_rate(config.optimiser, step, config.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        episode = episode.first_tasks(curriculum_tasks(config, step)) if step < config.curriculum else episode
         result = self.model(episode.to(self.accelerator.device, non_blocking=True))
         self.optimiser.zero_grad()
         self.accelerator.backward(result.loss)
@@ -197,6 +198,12 @@ def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.O
     if isinstance(learner, Learner) and learner.outer_sgd:
         return torch.optim.SGD(learner.parameters(), lr=config.rate)
     return torch.optim.AdamW(learner.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True)
+
+
+def curriculum_tasks(config: TrainConfig, step: int) -> int:
+    """Tasks in the streams of a step: two at first, all of them after `curriculum` steps, as many more at each step between."""
+    full = config.episodes.tasks
+    return full if step >= config.curriculum else min(full, 2 + (full - 1) * step // config.curriculum)
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:

@@ -111,7 +111,7 @@ def check_written(folder, subject: str, rows: int, plot: bool) -> dict:
 
 
 def test_attention(tmp_path, capsys):
-    line = "attention --lengths 40 80 --textbook-up-to 40 --width 16 --heads 2 --repeats 2"
+    line = "attention --mechanisms softmax linear --lengths 40 80 --textbook-up-to 40 --width 16 --heads 2 --repeats 2"
     shown = run(capsys, line, "--out", str(tmp_path / "out"))
     result = check_written(tmp_path / "out", "attention", rows=2 * 4 + 2 * 2, plot=True)
     assert [r["times_row_0"] for r in result["rows"] if r["form"] == "softmax, N x N"] == [1.0, 1.0]

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
+from metacl.attention import ATTENTION
 from metacl.learners import (
     FROM_SCRATCH,
     LEARNERS,
@@ -40,8 +41,13 @@ OPTIONS = [
         ("softmax", "linear"), ("paired", "interleaved"), (True, False), ("none", "sinusoidal"), ("random", "learned")
     )
 ]
-ATTENTIONS = ("softmax", "linear")
 NOT_FOR = {"classification": ("alpaca",), "regression": ("pn", "gemcl", "gemcl-map")}
+MECHANISMS = {name: {"attention": name} for name in ATTENTION} | {
+    "grouped": {"options": {"key_heads": 1}},
+    "window": {"options": {"window": 3}},
+    "mesa, exact": {"attention": "mesa", "options": {"iterations": 0}},
+    "narrow keys": {"attention": "gated-delta", "key_width": 3},
+}
 ALL = {
     "softmax": lambda spec=IMAGES: sequence(spec),
     "linear": lambda spec=IMAGES: sequence(spec, attention="linear"),
@@ -87,8 +93,14 @@ def test_sequence_learners_keep_their_promises_in_regression(options):
     check_learner(sequence(VECTORS, **options), VECTORS)
 
 
+@pytest.mark.parametrize("layout", ["paired", "interleaved"])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_every_mechanism_makes_a_learner(mechanism, layout):
+    check_learner(sequence(layout=layout, **MECHANISMS[mechanism]), IMAGES)
+
+
 @pytest.mark.parametrize("spec", [COLOUR, LABELLED_VECTORS, MATRICES], ids=str)
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ["softmax", "linear"])
 def test_sequence_learners_take_any_kind_of_example(spec, attention):
     check_learner(sequence(spec, attention=attention), spec)
 
@@ -389,7 +401,7 @@ def test_queries_are_asked_uniformly_from_their_own_task_on(monkeypatch):
 # The sequence learner.
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ["softmax", "linear"])
 @pytest.mark.parametrize("layout", ["paired", "interleaved"])
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_the_auxiliary_loss(attention, layout, heads):
@@ -462,7 +474,7 @@ def test_the_auxiliary_loss_is_for_training_only():
     assert "auxiliary" in learner.train().meta_loss(episode).metrics
 
 
-@pytest.mark.parametrize("learner", [*ATTENTIONS, "interleaved", "prototypes", "regression", "distributed"])
+@pytest.mark.parametrize("learner", [*("softmax", "linear"), "interleaved", "prototypes", "regression", "distributed"])
 def test_meta_gradients_against_finite_differences(learner):
     """Float64, central differences along random directions in the space of all meta-parameters."""
     spec = VECTORS if learner == "regression" else IMAGES
@@ -510,7 +522,7 @@ def test_in_float64_a_learner_may_be_asked_before_it_has_learnt(kind):
     assert learner.predict(learner.init_state(2), random_episode(IMAGES, 0).queries.x).dtype == torch.float64
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ["softmax", "linear"])
 @pytest.mark.parametrize("positions", ["none", "sinusoidal"])
 @pytest.mark.parametrize("spec", [dataclasses.replace(IMAGES, symbols=40), VECTORS], ids=["images", "vectors"])
 def test_longer_streams_than_were_trained_on(attention, positions, spec):

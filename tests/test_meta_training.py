@@ -276,6 +276,27 @@ def test_validation_of_a_distributed_learner_is_the_same_each_time():
     assert values[0] == values[1]
 
 
+def test_streams_grow_over_the_curriculum(tmp_path, monkeypatch):
+    """Two tasks at first, all of them at its end; the episodes are the first tasks of those drawn without it."""
+    seen = []
+    plain = SequenceLearner.meta_loss
+
+    def meta_loss(self, episode):
+        if self.training:
+            seen.append((int(episode.stream.task.max()) + 1, int(episode.queries.task.max()) + 1, episode.stream.x))
+        return plain(self, episode)
+
+    monkeypatch.setattr(SequenceLearner, "meta_loss", meta_loss)
+    shape = EpisodeShape(tasks=5, shots=2, queries=2)
+    for folder, curriculum in (("grow", 8), ("full", 0)):
+        train(tmp_path / folder, train_config(steps=12, curriculum=curriculum, episodes=shape))
+    grown, full = seen[:12], seen[12:]
+    assert [tasks for tasks, _, _ in grown] == [tasks for _, tasks, _ in grown] == [2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 5, 5]
+    assert {tasks for tasks, _, _ in full} == {5}
+    for (_, _, part), (_, _, whole) in zip(grown, full, strict=True):
+        assert torch.equal(part, whole[:, : part.shape[1]])
+
+
 def test_schedules():
     cosine = OptimiserConfig(rate=2.0, warmup=4)
     assert [learning_rate(cosine, step, 10**9) for step in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])

@@ -1,9 +1,58 @@
 """Attention mechanisms behind one interface, and in `naive.py` each of them as a loop over tokens, their oracle."""
 
+import inspect
+
+from episodes import UserError
+from episodes.errors import unknown
+from metacl.attention.delta import DeltaNet, GatedDeltaNet
+from metacl.attention.gated import GatedLinearAttention, Longhorn, Mamba2, Retention
 from metacl.attention.interface import Attention
-from metacl.attention.linear import LinearAttention
+from metacl.attention.linear import LinearAttention, Performer
+from metacl.attention.log_linear import LogLinear
+from metacl.attention.mesa import Mesa
 from metacl.attention.softmax import SoftmaxAttention
+from metacl.attention.ttt import TestTimeTraining
 
-ATTENTION: dict[str, type[Attention]] = {"softmax": SoftmaxAttention, "linear": LinearAttention}
+ATTENTION: dict[str, type[Attention]] = {
+    "softmax": SoftmaxAttention,
+    "linear": LinearAttention,
+    "performer": Performer,
+    "retention": Retention,
+    "gla": GatedLinearAttention,
+    "mamba2": Mamba2,
+    "delta": DeltaNet,
+    "gated-delta": GatedDeltaNet,
+    "longhorn": Longhorn,
+    "ttt-linear": TestTimeTraining,
+    "mesa": Mesa,
+    "log-linear": LogLinear,
+}
+"""To add one: a class like those, and its name here. The tests, the learners and benchmark.py then know it."""
 
-__all__ = ["ATTENTION", "Attention", "LinearAttention", "SoftmaxAttention"]
+
+def make_attention(
+    name: str, width: int, heads: int, dropout: float = 0.0, *, backend: str = "auto", **options: int | None
+) -> Attention:
+    """A mechanism by name, on D = `width` and H = `heads`.
+
+    Arguments:
+        options: head_width, key_width, and what the mechanism has of its own; None: its default.
+
+    Raises:
+        UserError: there is no such mechanism, or it has no such option.
+    """
+    if name not in ATTENTION:
+        raise unknown("mechanism", name, ATTENTION)
+    has = list(inspect.signature(ATTENTION[name]).parameters)[3:]
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in has:
+            raise UserError(f"{name} has no option {option}. It has: {', '.join(has)}.")
+        if value < (option != "iterations"):
+            raise UserError(f"The option {option} of {name} must be at least {int(option != 'iterations')}, not {value}.")
+    mechanism = ATTENTION[name](width, heads, dropout, **given)
+    mechanism.backend = backend
+    return mechanism
+
+
+__all__ = ["ATTENTION", "Attention", "make_attention"]

@@ -1,103 +1,152 @@
-"""Linear attention with a constant-size state (Katharopoulos 2020), in chunks: no N x N matrix exists, in any pass."""
+"""Attention through positive features: weights phi(q) . phi(k), so that sums over the stream take the place of its tokens."""
 
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metacl.attention.interface import Attention
+from metacl.attention import backends, naive
+from metacl.attention.interface import Attention, wide
+from metacl.attention.recurrent import Recurrent, RecurrentState
+from metacl.attention.scan import Tokens, look
 
 
-class LinearState(NamedTuple):
-    """Running sums over the stream, in float32 whatever the tokens' dtype."""
+class LinearAttention(Recurrent):
+    """out = phi(q) S / (phi(q) . z), S and z the sums of phi(k) v^T and phi(k), phi(x) = elu(x) + 1.
 
-    sums: Tensor
-    """(B, H, E, E): S = sum of phi(k) v^T."""
-    norm: Tensor
-    """(B, H, E): z = sum of phi(k)."""
-
-
-class LinearAttention(Attention):
-    """out = phi(q) S / (phi(q) . z), S and z the sums of phi(k) v^T and phi(k), phi(x) = elu(x) + 1 (eq. 9-12 of the paper).
-
-    Arguments: see `Attention`. There are no weights to drop: dropout is on the outputs of the heads.
+    Source: Katharopoulos 2020, eq. 9-12. z is the last column of the state: values carry a 1. Arguments: see `Attention`.
     """
 
-    chunk = 64
-    """Tokens that are handled as one matrix product."""
+    has_weights = True
 
-    def init_state(self, batch_size: int) -> LinearState:
-        sums = torch.zeros(batch_size, self.heads, self.head_width, self.head_width, device=self.out.weight.device)
-        return LinearState(sums, sums[..., 0])
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.norm = nn.Identity()
 
-    def learn(self, x_BND: Tensor, state: LinearState, valid_BN: Tensor | None = None) -> tuple[Tensor, LinearState]:
-        q, k, v = self._project(x_BND)
-        out, state = linear_attention(q, k, v, state, valid_BN, self.chunk)
-        return self._merge(out, x_BND), state
+    def init_state(self, batch_size: int) -> RecurrentState:
+        return RecurrentState(self.zeros(batch_size, self.heads, self.key_width, self.head_width + 1))
 
-    def read(self, x_BMD: Tensor, state: LinearState) -> Tensor:
-        q, k, v = self._project(x_BMD)
-        own = (q * k).sum(-1, keepdim=True)
-        with torch.autocast(q.device.type, enabled=False):
-            top = q @ state.sums.to(q) + own * v
-            return self._merge(top / (q @ state.norm[..., None].to(q) + own), x_BMD)
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        return Tokens(F.elu(q) + 1, F.elu(k) + 1, with_one(v))
+
+    def finish(self, out_BHNF: Tensor) -> Tensor:
+        return divided(out_BHNF)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         """See `Attention`. phi(q) . z_t / sum over tasks, z_t the sum of task t's keys: linear in N, like the mechanism."""
-        q = _feature(_widen(self.project_part(x_BMD, 0, heads)))
-        k = _feature(_widen(self.project_part(x_BND, 1, heads)))
-        k = k if valid_BN is None else k * valid_BN[:, None, :, None]
-        with torch.autocast(q.device.type, enabled=False):
-            norm_BHTE = torch.einsum("bhne,bnt->bhte", k, F.one_hot(task_BN).to(k))
-            mass_BHMT = q @ norm_BHTE.mT
-            return mass_BHMT / mass_BHMT.sum(-1, keepdim=True)
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """phi(q), phi(k) and v, (B, H, N, E) each, float32 at least."""
-        q, k, v = rearrange(_widen(self.qkv(x)), "b n (part h e) -> part b h n e", part=3, h=self.heads)
-        return _feature(q), _feature(k), v
-
-    def _merge(self, out_BHNE: Tensor, like: Tensor) -> Tensor:
-        merged = F.dropout(rearrange(out_BHNE, "b h n e -> b n (h e)"), self.dropout, self.training)
-        return self.out(merged.to(like.dtype))
+        q, k = (F.elu(wide(self.project_part(x, part, heads))) + 1 for part, x in enumerate((x_BMD, x_BND)))
+        return key_mass(q, k, task_BN, valid_BN)
 
 
-def linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, state: LinearState, valid_BN: Tensor | None = None, chunk: int = 64
-) -> tuple[Tensor, LinearState]:
-    """Causal linear attention over q, k (already positive features) and v, (B, H, N, E) each, continuing `state`.
+class PerformerState(NamedTuple):
+    """Sums over the stream, divided by exp(top)."""
 
-    Within a chunk the C x C products, between chunks the running sums. The cost is N * (C + E) * E, the memory N / C states.
-    A token that is not valid sees what precedes it and itself, and is not kept.
+    sums: Tensor
+    """(B, H, features, F + 1)"""
+    top: Tensor
+    """(B, H): the largest exponent of any key so far."""
+
+
+class Performer(Attention):
+    """FAVOR+: linear attention whose features estimate softmax's exp(q . k / sqrt(E)) without bias (Choromanski 2021, lemma 1).
+
+    phi(x)_m = exp(w_m . x - |x|^2 / 2) with x / E^(1/4) for x and orthogonal random directions w_m, drawn once and saved with
+    the model. All exponents are kept below 0: for queries their own largest cancels in the quotient, for keys the largest so
+    far is a scalar decay of the sums, so that a stream in pieces gives what it gives in one.
+
+    Arguments: see `Attention`; features: M.
     """
-    N = q.shape[2]
-    chunk = min(chunk, N)
-    kept = k if valid_BN is None else k * valid_BN[:, None, :, None]
-    with torch.autocast(q.device.type, enabled=False):
-        q, k, kept, v = (_chunks(t, chunk) for t in (q, k, kept, v))  # (B, H, n, C, E)
-        sums = torch.cat([state.sums[:, :, None].to(v), kept.mT @ v], dim=2).cumsum(2)  # (B, H, n + 1, E, E)
-        norm = torch.cat([state.norm[:, :, None].to(v), kept.sum(3)], dim=2).cumsum(2)  # (B, H, n + 1, E)
-        score = (q @ kept.mT).tril(-1)
-        own = (q * k).sum(-1, keepdim=True)
-        top = score @ v + q @ sums[:, :, :-1] + own * v
-        bottom = score.sum(-1, keepdim=True) + q @ norm[:, :, :-1, :, None] + own
-        # Padded queries are zero: without the 1 they would be 0 / 0.
-        bottom = bottom + (bottom == 0)
-    out = rearrange(top / bottom, "b h n c e -> b h (n c) e")[:, :, :N]
-    return out, LinearState(sums[:, :, -1], norm[:, :, -1])
+
+    has_weights = True
+    directions_ME: Tensor
+
+    def __init__(
+        self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None, *, features: int | None = None
+    ):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.register_buffer("directions_ME", orthogonal_directions(features or 2 * self.key_width, self.key_width))
+
+    def init_state(self, batch_size: int) -> PerformerState:
+        empty = self.zeros(batch_size, self.heads, len(self.directions_ME), self.head_width + 1)
+        return PerformerState(empty, torch.full_like(empty[..., 0, 0], -torch.inf))
+
+    def extend(self, x_BND: Tensor, state: PerformerState, valid_BN: Tensor | None) -> tuple[Tensor, PerformerState]:
+        tokens, top = self._tokens(x_BND, state.top, valid_BN)
+        out, sums = backends.scan(tokens, state.sums, self.backend)
+        return self._outputs(out, x_BND), PerformerState(sums, top)
+
+    def extend_naive(self, x_BND: Tensor, state: PerformerState, valid_BN: Tensor | None) -> tuple[Tensor, PerformerState]:
+        q, k, v = self.project(x_BND)
+        top = self._tokens(x_BND, state.top, valid_BN)[1]
+        scale = torch.where(state.top.isinf(), top, state.top).exp()[..., None, None]
+        tokens = Tokens(self._exponents(q).exp(), self._exponents(k).exp(), with_one(v)).masked(valid_BN)
+        out, sums = naive.recurrence(tokens, state.sums * scale)
+        return self._outputs(out, x_BND), PerformerState(sums / top.exp()[..., None, None], top)
+
+    def read(self, x_BMD: Tensor, state: PerformerState) -> Tensor:
+        q, k, v = self.project(x_BMD)
+        exponent = self._exponents(k)
+        now = torch.maximum(exponent.detach().amax(-1), state.top[..., None])
+        decay = (state.top[..., None] - now).nan_to_num(neginf=0)
+        tokens = Tokens(self._query(q), (exponent - now[..., None]).exp().to(v), with_one(v), decay)
+        return self._outputs(look(tokens, state.sums), x_BMD)
+
+    def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
+        exponent = self._exponents(self.project_part(x_BND, 1, heads))
+        k = (exponent - exponent.detach().amax((-2, -1), keepdim=True)).exp()
+        return key_mass(wide(self._query(self.project_part(x_BMD, 0, heads))), k, task_BN, valid_BN)
+
+    def _tokens(self, x_BND: Tensor, top_BH: Tensor, valid_BN: Tensor | None) -> tuple[Tokens, Tensor]:
+        """The tokens of the recurrence, and the largest exponent after them."""
+        q, k, v = self.project(x_BND)
+        exponent = self._exponents(k)
+        highest_BHN = exponent.detach().amax(-1)
+        if valid_BN is not None:
+            highest_BHN = highest_BHN.masked_fill(~valid_BN[:, None], -torch.inf)
+        tops = torch.cat([top_BH[..., None].to(highest_BHN), highest_BHN], dim=-1).cummax(-1).values
+        decay = torch.where(tops[..., :-1].isinf(), 0.0, tops[..., :-1] - tops[..., 1:])
+        k = (exponent - tops[..., 1:, None].nan_to_num(neginf=0)).exp().to(v)
+        return Tokens(self._query(q), k, with_one(v), decay).masked(valid_BN), tops[..., -1]
+
+    def _exponents(self, t_BHNE: Tensor) -> Tensor:
+        with torch.autocast(t_BHNE.device.type, enabled=False):
+            t = wide(t_BHNE) * self.key_width**-0.25
+            return t @ self.directions_ME.to(t).mT - t.square().sum(-1, keepdim=True) / 2
+
+    def _query(self, q_BHNE: Tensor) -> Tensor:
+        exponent = self._exponents(q_BHNE)
+        return (exponent - exponent.detach().amax(-1, keepdim=True)).exp().to(q_BHNE.dtype)
+
+    def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
+        return self.merge(F.dropout(divided(out_BHNF), self.dropout, self.training), like_BND)
 
 
-def _feature(t: Tensor) -> Tensor:
-    return F.elu(t) + 1
+def orthogonal_directions(features: int, width: int) -> Tensor:
+    """(features, width): blocks of orthogonal rows, as long as Gaussian vectors (Choromanski 2021, section 3.2)."""
+    blocks = []
+    for _ in range(-(-features // width)):
+        rotation, triangle = torch.linalg.qr(torch.randn(width, width))
+        blocks.append(rotation * triangle.diagonal().sign())  # without the signs some directions are more likely than others
+    return torch.cat(blocks)[:features] * torch.randn(features, width).norm(dim=1, keepdim=True)
 
 
-def _widen(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32))
+def with_one(v_BHNF: Tensor) -> Tensor:
+    """Values with a 1 behind them, which adds up to the normaliser."""
+    return torch.cat([v_BHNF, torch.ones_like(v_BHNF[..., :1])], dim=-1)
 
 
-def _chunks(t: Tensor, chunk: int) -> Tensor:
-    """(B, H, N, E) -> (B, H, n, C, E), the last chunk filled with zeros, which add nothing to a sum."""
-    missing = -t.shape[2] % chunk
-    return rearrange(F.pad(t.contiguous(), (0, 0, 0, missing)), "b h (n c) e -> b h n c e", c=chunk)
+def divided(out_BHNF: Tensor) -> Tensor:
+    """Sums by their normaliser, the last feature. What saw no token at all is 0."""
+    bottom = out_BHNF[..., -1:]
+    return out_BHNF[..., :-1] / (bottom + (bottom == 0))
+
+
+def key_mass(q_BHME: Tensor, k_BHNE: Tensor, task_BN: Tensor, valid_BN: Tensor | None) -> Tensor:
+    """(B, H, M, T): the share of each task's tokens in the sum of q . k over the stream."""
+    k = k_BHNE if valid_BN is None else k_BHNE * valid_BN[:, None, :, None]
+    with torch.autocast(q_BHME.device.type, enabled=False):
+        norm_BHTE = torch.einsum("bhne,bnt->bhte", k, F.one_hot(task_BN).to(k))
+        mass_BHMT = q_BHME @ norm_BHTE.mT
+        return mass_BHMT / mass_BHMT.sum(-1, keepdim=True)

@@ -1,40 +1,115 @@
 """The oracles: every mechanism as a plain loop over tokens, obviously right and as slow as it looks. Any dtype.
 
-Shapes: q_BHNE, k_BHNE, v_BHNE; valid_BN (bool, or None). Each returns the outputs and what a new token would see.
+Shapes: q, k (B, H, N, E), v (B, H, N, F); valid (B, N) bool, or None. Each returns the outputs and the state after them.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-    """out_n = sum_{i<=n} softmax_i(q_n . k_i / sqrt(E)) v_i, over valid i and n itself."""
-    seen = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool) if valid is None else valid
+def recurrence(tokens: Any, state: Tensor) -> tuple[Tensor, Tensor]:
+    """S <- exp(g) S; u = v or beta (v - S^T k); S <- S + k u^T; out = S^T q, for `Tokens` and S (B, H, E, F)."""
+    q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in tokens[:3])
+    _, _, _, log_decay, beta = tokens
     outputs = []
     for n in range(q.shape[2]):
-        score_BHn = torch.einsum("bhe,bhie->bhi", q[:, :, n], k[:, :, : n + 1]) / q.shape[-1] ** 0.5
-        allowed_Bn = torch.cat([seen[:, :n], torch.ones_like(seen[:, :1])], dim=1)
-        weight_BHn = score_BHn.masked_fill(~allowed_Bn[:, None], -torch.inf).softmax(-1)
-        outputs.append(torch.einsum("bhi,bhie->bhe", weight_BHn, v[:, :, : n + 1]))
-    return torch.stack(outputs, dim=2)
+        if log_decay is not None:
+            rate = log_decay[:, :, n].exp()
+            state = state * (rate[..., None] if rate.ndim == 3 else rate[..., None, None])
+        written = v[:, :, n]
+        if beta is not None:
+            written = beta[:, :, n, None] * (written - torch.einsum("bhef,bhe->bhf", state, k[:, :, n]))
+        state = state + torch.einsum("bhe,bhf->bhef", k[:, :, n], written)
+        outputs.append(torch.einsum("bhef,bhe->bhf", state, q[:, :, n]))
+    return torch.stack(outputs, dim=2), state
 
 
-def linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, sums: Tensor, norm: Tensor, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """S += phi(k) v^T, z += phi(k), out = phi(q) S / (phi(q) . z) with phi(x) = elu(x) + 1 (Katharopoulos 2020, eq. 9-12).
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, window: int | None = None) -> Tensor:
+    """out_n = sum_i softmax_i(q_n . k_i / sqrt(E)) v_i over n itself and the valid tokens before it.
 
-    sums_BHEF and norm_BHE are S and z before the first token. A token that is not valid sees itself and is not kept.
+    Of these only the last window - 1, where there is a window. The tokens asked are the last of the keys. Heads of q may
+    share heads of k and v.
     """
-    q, k = F.elu(q) + 1, F.elu(k) + 1
+    B, N, share = q.shape[0], k.shape[2], q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
+    seen = torch.ones(B, N, dtype=torch.bool) if valid is None else valid
+    streams = []
+    for b in range(B):
+        outputs = []
+        for n in range(N - q.shape[2], N):
+            before = [i for i in range(n) if seen[b, i]]
+            visible = (before if window is None else before[max(0, len(before) - window + 1) :]) + [n]
+            score = torch.einsum("he,hie->hi", q[b, :, n - N + q.shape[2]], k[b, :, visible]) / q.shape[-1] ** 0.5
+            outputs.append(torch.einsum("hi,hie->he", score.softmax(-1), v[b, :, visible]))
+        streams.append(torch.stack(outputs, dim=1))
+    return torch.stack(streams)
+
+
+def least_squares(
+    q: Tensor, k: Tensor, v: Tensor, ridge: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """R <- R + k k^T, G <- G + k v^T, out = G^T (R^T + Diag(ridge))^-1 q, for R = keys (B, H, E, E), G = values (B, H, E, F).
+
+    R is symmetric; the transpose decides how its gradient is shared between two equal entries.
+    """
     outputs = []
     for n in range(q.shape[2]):
-        new_sums = sums + torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
-        new_norm = norm + k[:, :, n]
-        top = torch.einsum("bhe,bhef->bhf", q[:, :, n], new_sums)
-        outputs.append(top / torch.einsum("bhe,bhe->bh", q[:, :, n], new_norm)[..., None])
-        keep = torch.ones_like(norm[:, :1, :1]) if valid is None else valid[:, n, None, None].to(norm)
-        sums = sums + keep[..., None] * (new_sums - sums)
-        norm = norm + keep * (new_norm - norm)
-    return torch.stack(outputs, dim=2), sums, norm
+        keys = keys + torch.einsum("bhe,bhi->bhei", k[:, :, n], k[:, :, n])
+        values = values + torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
+        solved = torch.linalg.solve(keys.mT + torch.diag_embed(ridge), q[:, :, n])
+        outputs.append(torch.einsum("bhef,bhe->bhf", values, solved))
+    return torch.stack(outputs, dim=2), keys, values
+
+
+def log_linear(tokens: Any, weights: Tensor, buckets: list[tuple[int, Tensor]], count: int) -> tuple[Tensor, list]:
+    """out_n = sum over buckets of weight[level] S_bucket^T q, level 0 for the token itself, as a binary counter of tokens.
+
+    Arguments:
+        tokens: q, k, v and a log decay (B, H, N), as for `recurrence`.
+        weights: (B, H, N, L); levels beyond share the last.
+        buckets: (level, S (B, H, E, F)) of the `count` tokens before; level l + 1 holds 2^l of them.
+    """
+    q, k, v, log_decay, _ = tokens
+    outputs = []
+    for n in range(q.shape[2]):
+        rate = log_decay[:, :, n].exp()[..., None, None]
+        buckets = [(level, rate * S) for level, S in buckets]
+        own = torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
+        out = torch.zeros_like(v[:, :, n])
+        for level, S in [*buckets, (0, own)]:
+            weight = weights[:, :, n, min(level, weights.shape[-1] - 1), None]
+            out = out + weight * torch.einsum("bhef,bhe->bhf", S, q[:, :, n])
+        outputs.append(out)
+        level = 1
+        while any(taken == level for taken, _ in buckets):  # as a 1 is carried when 1 is added
+            own = own + next(S for taken, S in buckets if taken == level)
+            buckets = [(taken, S) for taken, S in buckets if taken != level]
+            level += 1
+        buckets = [*buckets, (level, own)]
+    return torch.stack(outputs, dim=2), buckets
+
+
+def test_time_training(
+    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, model: Any, start: Tensor, now: Tensor, count: int, batch: int
+):
+    """W <- W - rate * gradient of |model(W, k) - v|^2 / 2 at the W that the token's mini-batch started with; out = model(W, q).
+
+    Arguments:
+        rate: (B, H, N). model: (W (B, H, E + 1, E), x (B, H, E)) -> (B, H, E).
+        start, now: W before this mini-batch, and now. count: tokens so far.
+    Returns: outputs, start, now, count.
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+
+        def loss(W: Tensor, n: int = n) -> Tensor:
+            return (model(W, k[:, :, n]) - v[:, :, n]).square().sum() / 2
+
+        now = now - rate[:, :, n, None, None] * torch.func.grad(loss)(start)
+        outputs.append(model(now, q[:, :, n]))
+        count += 1
+        if count % batch == 0:
+            start = now
+    return torch.stack(outputs, dim=2), start, now, count

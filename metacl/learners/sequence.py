@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from einops import rearrange
@@ -10,18 +10,26 @@ from torch import Tensor, nn
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.attention import ATTENTION, Attention
+from metacl.attention import ATTENTION, Attention, make_attention
+from metacl.attention.backends import BACKENDS
 from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
 from metacl.learners.protocol import Learner, MetaLoss, query_loss
 from metacl.learners.symbols import SYMBOLS
+
+if TYPE_CHECKING:
+    Mechanism: TypeAlias = str
+    Backend: TypeAlias = str
+else:
+    Mechanism, Backend = Literal[tuple(ATTENTION)], Literal[tuple(BACKENDS)]
 
 
 @dataclass(frozen=True)
 class SequenceConfig:
     """A transformer over the stream. Queries read its state and never write it."""
 
-    attention: Literal["softmax", "linear"] = "softmax"
-    """How a token looks back: `softmax` keeps every key and value, `linear` a state of constant size."""
+    attention: Mechanism = "softmax"
+    """How a token looks back: `softmax` keeps every key and value, the others a state of constant size (`log-linear`: of
+    logarithmic size)."""
     layout: Literal["paired", "interleaved"] = "paired"
     """`paired`: one token for each example holds x and y. `interleaved`: x1 y1 x2 y2 ..., as published."""
     width: int = 128
@@ -29,7 +37,14 @@ class SequenceConfig:
     layers: int = 2
     heads: int = 4
     head_width: int | None = None
-    """E, the width of a head. Default: width / heads."""
+    """Width of a head's values. Default: width / heads."""
+    key_width: int | None = None
+    """Width of a head's queries and keys. Default: as its values."""
+    options: dict[str, int] = field(default_factory=dict)
+    """What a mechanism has of its own, as in `window 64`: softmax: window, key_heads; performer: features; ttt-linear:
+    batch; mesa: iterations (0: exact); log-linear: levels."""
+    backend: Backend = "auto"
+    """Kernels of attention: plain PyTorch, flash-attn (softmax), fla (recurrences); `auto`: the fastest installed that fit."""
     hidden: int = 256
     """Width of the hidden layer of each block's MLP."""
     dropout: float = 0.0
@@ -56,6 +71,11 @@ class SequenceConfig:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:
             raise UserError("learner.distributed and learner.auxiliary-steps cannot be combined: leave one of them out.")
+        if self.auxiliary_steps and not ATTENTION[self.attention].has_weights:
+            names = ", ".join(name for name, mechanism in ATTENTION.items() if mechanism.has_weights)
+            raise UserError(
+                f"learner.auxiliary-steps needs attention weights; {self.attention} has none. Leave it out, or take {names}."
+            )
 
     def build(self, spec: EpisodeSpec) -> "SequenceLearner":
         return SequenceLearner(self, spec)
@@ -80,7 +100,16 @@ class Block(nn.Module):
         width = config.width
         norm = nn.LayerNorm if config.norm else nn.Identity
         self.norm_attention, self.norm_mlp = norm(width), norm(width)
-        self.attention = ATTENTION[config.attention](width, config.heads, config.attention_dropout, config.head_width)
+        self.attention = make_attention(
+            config.attention,
+            width,
+            config.heads,
+            config.attention_dropout,
+            backend=config.backend,
+            head_width=config.head_width,
+            key_width=config.key_width,
+            **config.options,
+        )
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -113,7 +142,7 @@ class SequenceLearner(Learner):
             for block in self._blocks():
                 block.attention.start_alike()
         self.norm = nn.LayerNorm(config.width) if config.norm else nn.Identity()
-        self.constant_state = ATTENTION[config.attention].constant_state
+        self.constant_state = all(block.attention.constant_state for block in self._blocks())
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x)

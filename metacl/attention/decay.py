@@ -1,0 +1,151 @@
+"""How a state forgets within one chunk: not at all, by a scalar a token, or by a vector over the key features a token.
+
+One class each, with the four places where decay enters a chunk and the gradients of each. b_i is the sum of log decays up
+to and with token i, C the last token, G = B * H streams and heads side by side:
+
+    rows(x)_i = x_i * exp(b_i)                     token i looks at the state before the chunk
+    ends(k)_j = k_j * exp(b_C - b_j)               what token j wrote, seen at the end of the chunk
+    over(S)   = S * exp(b_C)                       the state before the chunk, seen at its end
+    pair(x, k)_ij = x_i . (k_j * exp(b_i - b_j))   token i looks at what token j wrote (only j <= i has a meaning)
+
+`..._back` takes the gradient of a result to that of its argument, and adds what the decays are due to a running sum.
+"""
+
+import torch
+from torch import Tensor
+
+LEAST_LOG_DECAY = -2.5
+"""Bound for vector decays: over half a chunk of 64, exp(80) is still a float32. To keep 8 % at each token is to forget."""
+
+
+class NoDecay:
+    """Everything is kept."""
+
+    def rows(self, x_GCE: Tensor) -> Tensor:
+        return x_GCE
+
+    ends = over = rows
+
+    def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
+        return grad
+
+    def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
+        return grad
+
+    def over_back(self, grad: Tensor, over_GEF: Tensor) -> Tensor:
+        return grad
+
+    def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
+        return x_GCE @ k_GCE.mT
+
+    def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_GCC @ k_GCE, grad_GCC.mT @ x_GCE
+
+    def gradient(self) -> Tensor | None:
+        """Of the log decays."""
+        return None
+
+
+class ScalarDecay(NoDecay):
+    """Log decays g (G, C), at most 0: differences are taken before exp, so nothing overflows."""
+
+    def __init__(self, g_GC: Tensor, dtype: torch.dtype):
+        b_GC = g_GC.cumsum(1)
+        self.row, self.end = b_GC.exp()[..., None].to(dtype), (b_GC[:, -1:] - b_GC).exp()[..., None].to(dtype)
+        self.total = b_GC[:, -1:].exp()[..., None]
+        self.between = (b_GC[:, :, None] - b_GC[:, None]).clamp_max_(0).exp_().to(dtype)
+        self.b_back, self.last_back = torch.zeros_like(b_GC), torch.zeros_like(b_GC[:, 0])
+
+    def rows(self, x_GCE: Tensor) -> Tensor:
+        return x_GCE * self.row
+
+    def ends(self, k_GCE: Tensor) -> Tensor:
+        return k_GCE * self.end
+
+    def over(self, state_GEF: Tensor) -> Tensor:
+        return state_GEF * self.total
+
+    def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
+        return (x_GCE @ k_GCE.mT).mul_(self.between)
+
+    def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
+        self.b_back += _dot(grad, rows_GCE)
+        return grad * self.row
+
+    def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
+        due_GC = _dot(grad, ends_GCE)
+        self.b_back -= due_GC
+        self.last_back += due_GC.sum(1)
+        return grad * self.end
+
+    def over_back(self, grad: Tensor, over_GEF: Tensor) -> Tensor:
+        self.last_back += (grad * over_GEF).sum((1, 2))
+        return grad * self.total
+
+    def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
+        due_GCC = (grad_GCC * pair_GCC).to(self.b_back.dtype)
+        self.b_back += due_GCC.sum(2) - due_GCC.sum(1)
+        return super().pair_back(grad_GCC * self.between, pair_GCC, x_GCE, k_GCE)
+
+    def gradient(self) -> Tensor:
+        self.b_back[:, -1] += self.last_back
+        return self.b_back.flip(1).cumsum(1).flip(1)
+
+
+class VectorDecay(NoDecay):
+    """Log decays g (G, C, E), from LEAST_LOG_DECAY to 0: exp(b_i - b_j) is two factors, split at the middle of the chunk."""
+
+    def __init__(self, g_GCE: Tensor, dtype: torch.dtype):
+        b_GCE = g_GCE.cumsum(1)
+        middle_G1E, last_G1E = b_GCE[:, b_GCE.shape[1] // 2, None], b_GCE[:, -1:]
+        self.row, self.end, self.total = b_GCE.exp(), (last_G1E - b_GCE).exp(), last_G1E.mT.exp()
+        self.left, self.right = (b_GCE - middle_G1E).exp(), (middle_G1E - b_GCE).exp()
+        self.b_back, self.last_back = torch.zeros_like(b_GCE), torch.zeros_like(b_GCE[:, 0])
+        self.dtype = dtype
+
+    def rows(self, x_GCE: Tensor) -> Tensor:
+        return (x_GCE * self.row).to(self.dtype)
+
+    def ends(self, k_GCE: Tensor) -> Tensor:
+        return (k_GCE * self.end).to(self.dtype)
+
+    def over(self, state_GEF: Tensor) -> Tensor:
+        return state_GEF * self.total
+
+    def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
+        return (x_GCE * self.left).to(self.dtype) @ (k_GCE * self.right).to(self.dtype).mT
+
+    def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
+        self.b_back += grad * rows_GCE
+        return grad * self.row
+
+    def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
+        due_GCE = (grad * ends_GCE).to(self.b_back.dtype)
+        self.b_back -= due_GCE
+        self.last_back += due_GCE.sum(1)
+        return grad * self.end
+
+    def over_back(self, grad: Tensor, over_GEF: Tensor) -> Tensor:
+        self.last_back += (grad * over_GEF).sum(2)
+        return grad * self.total
+
+    def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
+        left_GCE, right_GCE = x_GCE * self.left, k_GCE * self.right
+        to_left, to_right = super().pair_back(grad_GCC, pair_GCC, left_GCE.to(self.dtype), right_GCE.to(self.dtype))
+        self.b_back += to_left * left_GCE - to_right * right_GCE
+        return to_left * self.left, to_right * self.right
+
+    def gradient(self) -> Tensor:
+        self.b_back[:, -1] += self.last_back
+        return self.b_back.flip(1).cumsum(1).flip(1)
+
+
+def decay_of(log_decay: Tensor | None, dtype: torch.dtype) -> NoDecay:
+    """The decay of a chunk with log decays None, (G, C) or (G, C, E), for products in `dtype`."""
+    if log_decay is None:
+        return NoDecay()
+    return ScalarDecay(log_decay, dtype) if log_decay.ndim == 2 else VectorDecay(log_decay, dtype)
+
+
+def _dot(a_GCE: Tensor, b_GCE: Tensor) -> Tensor:
+    return (a_GCE * b_GCE).sum(2, dtype=torch.promote_types(a_GCE.dtype, torch.float32))

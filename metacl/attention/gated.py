@@ -1,0 +1,89 @@
+"""Recurrences that add what they are told and forget by a decay: fixed, a scalar or a vector from the token."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metacl.attention.decay import LEAST_LOG_DECAY
+from metacl.attention.interface import wide
+from metacl.attention.recurrent import Gate, Recurrent
+from metacl.attention.scan import Tokens
+
+
+class Retention(Recurrent):
+    """S <- gamma_h S + k v^T with gamma_h = 1 - 2^(-5-h) for head h (RetNet, Sun 2023, eq. 5-8). No rotation of q and k:
+    places carry no meaning here."""
+
+    log_decay_H: Tensor
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.register_buffer("log_decay_H", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))), persistent=False)
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        return Tokens(q, k, v, self.log_decay_H[:, None].expand(len(x_BND), -1, x_BND.shape[1]))
+
+
+class GatedLinearAttention(Recurrent):
+    """S <- Diag(alpha) S + k v^T, alpha = sigmoid(W2 W1 x + b)^(1/16), one for each key feature (GLA, Yang 2024, eq. 3-4)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.gate = Gate(width, heads, self.key_width, rank=16)
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        log_decay = (F.logsigmoid(self.gate(x_BND)) / 16).clamp_min(LEAST_LOG_DECAY)
+        return Tokens(*self.project(x_BND), log_decay)
+
+
+class Mamba2(Recurrent):
+    """S <- exp(-dt A) S + dt k v^T, dt = softplus(w x + b) a scalar of each head and token (SSD form, Dao 2024, section 6)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.decay = ScalarDecayGate(width, heads)
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        dt, log_decay = self.decay(x_BND)
+        return Tokens(q, k, v * dt[..., None].to(v.dtype), log_decay)
+
+
+class ScalarDecayGate(nn.Module):
+    """dt and -dt A, (B, H, N) each. As in Mamba-2, dt starts between 0.001 and 0.1, A between 1 and 16."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.gate = Gate(width, heads)
+        self.log_rate_H = nn.Parameter(torch.linspace(1, 16, heads).log())
+        dt_H = torch.linspace(math.log(0.1), math.log(0.001), heads).exp()
+        with torch.no_grad():
+            cast(nn.Linear, self.gate.linear).bias.copy_(dt_H.expm1().log())  # the inverse of softplus
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        dt_BHN = F.softplus(self.gate(x_BND))
+        return dt_BHN, -dt_BHN * wide(self.log_rate_H).exp()[:, None]
+
+
+class Longhorn(Recurrent):
+    """S <- (1 - delta k^2) S + delta k v^T with delta = beta / (1 + beta |k|^2).
+
+    It minimises |S' - S|^2 + beta |S'^T k - v|^2, the matrix k k^T of the solution cut to its diagonal (Longhorn, Liu 2024,
+    theorem 3.1 and section 3.2). Keys have length 1; beta = sigmoid(w x) is one number for each head, where the published
+    model has one for each value feature.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.beta = Gate(width, heads)
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        k_wide = F.normalize(wide(k), dim=-1)
+        beta = self.beta(x_BND).sigmoid()[..., None]
+        delta = beta / (1 + beta)  # at most 1/2: the decay is never below it
+        return Tokens(q, k_wide.to(k), (delta * v).to(v.dtype), torch.log1p(-delta * k_wide.square()))

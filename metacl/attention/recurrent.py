@@ -1,0 +1,87 @@
+"""Mechanisms that are one recurrence: a subclass says what q, k, v, decay and beta are, and no more."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metacl.attention import backends, naive
+from metacl.attention.interface import Attention, wide
+from metacl.attention.scan import Tokens, look
+
+
+class RecurrentState(NamedTuple):
+    """What the stream left behind, in float32 whatever the tokens' dtype."""
+
+    sums: Tensor
+    """(B, H, E, F): S, what is read is S^T q."""
+
+
+class Recurrent(Attention):
+    """S <- decay(S) + k u^T, out = RMSNorm(S^T q) for each head (see `scan.py`). Arguments: see `Attention`.
+
+    A subclass writes `tokens`. The published models add output gates and short convolutions around their recurrences;
+    here all stand in the same shell, so that they differ in nothing else.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.norm: nn.Module = HeadNorm(self.head_width)
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        """What the recurrence takes in."""
+        raise NotImplementedError
+
+    def finish(self, out_BHNF: Tensor) -> Tensor:
+        """What is read from the state -> the outputs of the heads."""
+        return self.norm(out_BHNF)
+
+    def init_state(self, batch_size: int) -> RecurrentState:
+        return RecurrentState(self.zeros(batch_size, self.heads, self.key_width, self.head_width))
+
+    def extend(self, x_BND: Tensor, state: RecurrentState, valid_BN: Tensor | None) -> tuple[Tensor, RecurrentState]:
+        out, sums = backends.scan(self.tokens(x_BND).masked(valid_BN), state.sums, self.backend)
+        return self._outputs(out, x_BND), RecurrentState(sums)
+
+    def extend_naive(self, x_BND: Tensor, state: RecurrentState, valid_BN: Tensor | None) -> tuple[Tensor, RecurrentState]:
+        out, sums = naive.recurrence(self.tokens(x_BND).masked(valid_BN), state.sums)
+        return self._outputs(out, x_BND), RecurrentState(sums)
+
+    def read(self, x_BMD: Tensor, state: RecurrentState) -> Tensor:
+        return self._outputs(look(self.tokens(x_BMD), state.sums), x_BMD)
+
+    def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
+        return self.merge(F.dropout(self.finish(out_BHNF), self.dropout, self.training), like_BND)
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm of the outputs of each head, with one scale for all heads, in float32 at least."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, out_BHNF: Tensor) -> Tensor:
+        return F.rms_norm(wide(out_BHNF), self.scale.shape, wide(self.scale), eps=1e-6)
+
+
+class Gate(nn.Module):
+    """A number for each head (or `size` of them), from the token, in float32 at least: (B, N, D) -> (B, H, N[, size])."""
+
+    def __init__(self, width: int, heads: int, size: int | None = None, rank: int | None = None):
+        super().__init__()
+        self.heads, self.size = heads, size
+        wide = heads * (size or 1)
+        self.linear = (
+            nn.Linear(width, wide) if rank is None else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, wide))
+        )
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        gates = wide(self.linear(x_BND)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return gates if self.size else gates[..., 0]
+
+
+def unit(t_BHNE: Tensor) -> Tensor:
+    """SiLU, then length 1: the queries and keys of delta rules, in the dtype they came in."""
+    return F.normalize(F.silu(wide(t_BHNE)), dim=-1).to(t_BHNE.dtype)

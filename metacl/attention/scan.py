@@ -1,0 +1,164 @@
+"""The recurrence that most mechanisms share, in chunks: a state that decays and is written to. No N x N matrix exists.
+
+    S <- Diag(exp(g)) S                          decay: none, a scalar or a vector over the key features
+    u  = v                  (rule add)   or   beta (v - S^T k)   (rule delta: only what the state does not say yet)
+    S <- S + k u^T,   out = S^T q
+
+A chunk of C tokens is a few matrix products. With b the sums of log decays (see decay.py):
+
+    u   = v   or   beta * e,  e = T (v - rows(k) S),  T = (I + tril(pair(k, k), -1) Diag(beta))^-1   (the UT transform)
+    out = rows(q) S + tril(pair(q, k)) u
+    S  <- over(S) + ends(k)^T u
+
+The chunks are worked through in order by one autograd function that keeps only the state before each (for delta also e and
+T) and computes the rest again in its backward pass, so that all it touches stays in the processor's cache.
+Sources: Yang et al., "Gated linear attention" (2024) and "Parallelizing linear transformers with the delta rule" (2024).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from metacl.attention.decay import decay_of
+
+
+class Tokens(NamedTuple):
+    """What a mechanism makes of N tokens. q, k and v have one dtype, which the products are in."""
+
+    q: Tensor
+    """(B, H, N, E)"""
+    k: Tensor
+    """(B, H, N, E)"""
+    v: Tensor
+    """(B, H, N, F)"""
+    log_decay: Tensor | None = None
+    """None, (B, H, N) or (B, H, N, E) with LEAST_LOG_DECAY as bound; at most 0, float32 at least."""
+    beta: Tensor | None = None
+    """(B, H, N), float32 at least: the strength of writing by the delta rule. None: the rule is add."""
+
+    def masked(self, valid_BN: Tensor | None) -> "Tokens":
+        """Tokens that are not valid neither write nor let decay."""
+        if valid_BN is None:
+            return self
+        seen = valid_BN[:, None]
+        decay, beta = self.log_decay, self.beta
+        if decay is not None:
+            decay = decay * (seen if decay.ndim == 3 else seen[..., None])
+        return Tokens(self.q, self.k * seen[..., None], self.v, decay, None if beta is None else beta * seen)
+
+
+def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """The outputs (B, H, N, F) of all tokens and the state after them, float32 at least.
+
+    Cost: N * (C + E) * F a head; what is kept for the backward pass: N / C states.
+
+    Arguments:
+        chunk: C. None: by width; a state of E x F numbers is read and written once a chunk, so wide states want long ones.
+    """
+    if chunk is None:
+        chunk = min(256, max(64, tokens.q.shape[-1] // 2))
+    if tokens.log_decay is not None and tokens.log_decay.ndim == 4:
+        chunk = min(chunk, 64)  # see LEAST_LOG_DECAY
+    with torch.autocast(tokens.q.device.type, enabled=False):
+        return _Scan.apply(*tokens, state_BHEF, chunk)
+
+
+def look(tokens: Tokens, state_BHEF: Tensor) -> Tensor:
+    """The output (B, H, M, F) of each token as if it were the next, and alone."""
+    q, k, v, log_decay, beta = tokens
+    with torch.autocast(q.device.type, enabled=False):
+        state = state_BHEF.to(v)
+        rate = 1 if log_decay is None else (log_decay if log_decay.ndim == 4 else log_decay[..., None]).exp().to(v)
+        written = v if beta is None else beta[..., None].to(v) * (v - (k * rate) @ state)
+        return (q * rate) @ state + (q * k).sum(-1, keepdim=True) * written
+
+
+class _Scan(torch.autograd.Function):
+    """`scan`, with the gradients written out."""
+
+    @staticmethod
+    def forward(ctx: Any, q, k, v, log_decay, beta, state, chunk) -> tuple[Tensor, Tensor]:
+        B, H, N, F = v.shape
+        out = v.new_empty(B, N, H, F).transpose(1, 2)
+        S = state.flatten(0, 1)
+        kept = []
+        for part in _parts(N, chunk):
+            x = _chunk(Tokens(q, k, v, log_decay, beta), part)
+            before, decay = S.to(v.dtype), decay_of(x.log_decay, v.dtype)
+            error, inverse = (x.v, None) if x.beta is None else _solve(x, decay, before)
+            u = x.v if x.beta is None else error * x.beta[..., None].to(v.dtype)
+            paired = decay.pair(x.q, x.k).tril_()
+            out[:, :, part] = torch.baddbmm(paired @ u, decay.rows(x.q), before).unflatten(0, (B, H))
+            kept.append((S, error, inverse))
+            S = decay.over(S) + decay.ends(x.k).mT @ u
+        ctx.chunk, ctx.delta = chunk, beta is not None
+        solved = [t for _, error, inverse in kept for t in (error, inverse)] if ctx.delta else []
+        ctx.save_for_backward(q, k, v, log_decay, beta, *(S for S, _, _ in kept), *solved)
+        return out, S.unflatten(0, (B, H))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, log_decay, beta, *kept = ctx.saved_tensors
+        B, H, N, _ = v.shape
+        grads = Tokens(*(None if t is None else _like(t) for t in (q, k, v, log_decay, beta)))  # type: ignore[arg-type]
+        dS = grad_state.flatten(0, 1)
+        parts = list(_parts(N, ctx.chunk))
+        for i in reversed(range(len(parts))):
+            x, dout = _chunk(Tokens(q, k, v, log_decay, beta), parts[i]), grad_out[:, :, parts[i]].flatten(0, 1)
+            solved = kept[len(parts) + 2 * i :][:2] if ctx.delta else None
+            due, dS = _chunk_back(x, kept[i], solved, dout, dS)
+            for whole, piece in zip(grads, due, strict=True):
+                if whole is not None and piece is not None:
+                    whole[:, :, parts[i]] = piece.unflatten(0, (B, H))
+        return *grads, dS.unflatten(0, (B, H)), None
+
+
+def _solve(x: Tokens, decay: Any, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
+    """The errors e (G, C, F) that the delta rule writes, and the inverse T (G, C, C)."""
+    assert x.beta is not None
+    mixed = decay.pair(x.k, x.k).tril_(-1).to(x.beta.dtype) * x.beta[:, None]
+    unit = torch.eye(mixed.shape[1], dtype=mixed.dtype, device=mixed.device)
+    inverse = torch.linalg.solve_triangular(mixed + unit, unit.expand_as(mixed), upper=False, unitriangular=True).to(x.v)
+    return inverse @ torch.baddbmm(x.v, decay.rows(x.k), state_GEF, alpha=-1), inverse
+
+
+def _chunk_back(x: Tokens, state: Tensor, solved: Any, dout: Tensor, dS: Tensor) -> tuple[Tokens, Tensor]:
+    """The gradients of a chunk's tokens, and of the state before it, from those of its outputs and the state after it."""
+    before, after, decay = state.to(x.v), dS.to(x.v), decay_of(x.log_decay, x.v.dtype)
+    rows, ends, paired = decay.rows(x.q), decay.ends(x.k), decay.pair(x.q, x.k).tril_()
+    u = x.v if x.beta is None else solved[0] * x.beta[..., None].to(x.v)
+    du = torch.baddbmm(paired.mT @ dout, ends, after)
+    dq, dk = decay.pair_back((dout @ u.mT).tril_(), paired, x.q, x.k)
+    dq = dq + decay.rows_back(dout @ before.mT, rows)
+    dk = dk + decay.ends_back(u @ after.mT, ends)
+    dS = decay.over_back(dS, decay.over(state)) + rows.mT @ dout
+    dbeta = None
+    if x.beta is not None:
+        error, inverse = solved
+        mixed = decay.pair(x.k, x.k).tril_(-1)
+        dbeta = (error * du).sum(2, dtype=x.beta.dtype)
+        du = inverse.mT @ (du * x.beta[..., None].to(du))  # from here the gradient of v - rows(k) S
+        dbeta -= (error * (mixed.mT @ du)).sum(2, dtype=x.beta.dtype)
+        left, right = decay.pair_back(-(du @ u.mT).tril_(-1), mixed, x.k, x.k)
+        rows = decay.rows(x.k)
+        dk = dk + left + right + decay.rows_back(-du @ before.mT, rows)
+        dS = dS - rows.mT @ du
+    return Tokens(dq, dk, du, decay.gradient(), dbeta), dS
+
+
+def _parts(N: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, min(start + chunk, N)) for start in range(0, N, chunk))
+
+
+def _chunk(tokens: Tokens, part: slice) -> Tokens:
+    """(B, H, N, ...) -> (G, C, ...)."""
+    return Tokens(*(None if t is None else t[:, :, part].flatten(0, 1) for t in tokens))  # type: ignore[arg-type]
+
+
+def _like(t: Tensor) -> Tensor:
+    """Room for a gradient, with tokens before heads in memory, as projections have them."""
+    return t.new_empty(t.transpose(1, 2).shape).transpose(1, 2)

@@ -1,0 +1,172 @@
+"""What each mechanism is by its paper: gates, features and closed forms, apart from how they are computed."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from metacl.attention import make_attention, naive
+from metacl.attention.decay import LEAST_LOG_DECAY
+from metacl.attention.linear import Performer, orthogonal_directions
+from metacl.attention.log_linear import LogLinear
+from metacl.attention.scan import Tokens, scan
+
+
+def build(name: str, width: int = 6, heads: int = 2, **options):
+    torch.manual_seed(0)
+    return make_attention(name, width, heads, **options).double().eval()
+
+
+def stream(N: int, width: int = 6, seed: int = 1) -> Tensor:
+    return torch.randn(1, N, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_retention_forgets_at_a_fixed_rate_for_each_head():
+    module, x = build("retention"), stream(40)
+    q, k, v = module.project(x)
+    gamma = torch.tensor([1 - 2**-5, 1 - 2**-6], dtype=torch.float64)
+    age = torch.arange(40)[:, None] - torch.arange(40)
+    weight = gamma[:, None, None] ** age * (age >= 0)
+    out = torch.einsum("bhne,bhie,hni,bhif->bhnf", q, k, weight, v)
+    assert_close(module.learn(x, module.init_state(1))[0], module.merge(module.norm(out), x))
+
+
+def test_gla_keeps_each_feature_by_its_own_gate():
+    module, x = build("gla"), stream(5)
+    decay = module.tokens(x).log_decay
+    logits = module.gate.linear(x).unflatten(-1, (2, 3)).transpose(1, 2)
+    assert_close(decay.exp(), logits.sigmoid() ** (1 / 16))
+    assert module.tokens(1e6 * x).log_decay.min() == LEAST_LOG_DECAY
+
+
+def test_mamba2_writes_dt_and_keeps_exp_of_minus_a_dt():
+    module, x = build("mamba2"), stream(5)
+    tokens = module.tokens(x)
+    dt = F.softplus(module.decay.gate.linear(x)).transpose(1, 2)
+    assert_close(tokens.v, module.project(x)[2] * dt[..., None])
+    assert_close(tokens.log_decay, -dt * torch.tensor([[1.0], [16.0]], dtype=torch.float64))
+    still = module.decay.gate(torch.zeros(1, 1, 6).double())
+    assert_close(F.softplus(still)[0, :, 0], torch.tensor([0.1, 0.001], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["delta", "gated-delta"])
+def test_a_delta_rule_that_writes_fully_answers_its_key(name):
+    module, x = build(name), stream(30)
+    tokens = module.tokens(x)
+    assert_close(tokens.k.norm(dim=-1), torch.ones_like(tokens.beta))
+    assert ((tokens.beta > 0) & (tokens.beta < 1)).all()
+    out, _ = scan(tokens._replace(q=tokens.k, beta=torch.ones_like(tokens.beta)), module.init_state(1).sums)
+    assert_close(out, tokens.v)
+
+
+def test_longhorn_is_the_closed_form_where_the_diagonal_is_exact():
+    """For a key along one axis, the new state minimises |S' - S|^2 + beta |S'^T k - v|^2."""
+    module, x = build("longhorn"), stream(1)
+    with torch.no_grad():
+        module.qkv.weight[6:12] = 0
+        module.qkv.bias[6:12] = torch.tensor([0, 2.0, 0, -3.0, 0, 0])
+    tokens, start = module.tokens(x), torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    after = naive.recurrence(tokens, start)[1].detach().requires_grad_()
+    beta, v = module.beta(x).sigmoid(), module.project(x)[2]
+    error = torch.einsum("bhef,bhne->bhnf", after, tokens.k) - v
+    loss = (after - start).square().sum() + (beta[..., None] * error.square()).sum()
+    assert torch.autograd.grad(loss, after)[0].abs().max() < 1e-12
+
+
+def test_longhorn_never_forgets_more_than_half():
+    tokens = build("longhorn").tokens(1e3 * stream(50))
+    assert tokens.log_decay.min() >= math.log(0.5) - 1e-12 and tokens.log_decay.max() <= 0
+
+
+def test_mesa_is_ridge_regression():
+    module, x = build("mesa", iterations=0), stream(25)
+    q, k, v = module._tokens(x, None)
+    ridge = module.log_ridge.exp()
+    out = []
+    for n in range(25):
+        # Ridge as further examples: keys sqrt(ridge) e_i with values 0.
+        keys = torch.cat([k[0, :, : n + 1], torch.diag_embed(ridge[:, 0].sqrt())], dim=1)
+        values = torch.cat([v[0, :, : n + 1], torch.zeros(2, 3, 3, dtype=torch.float64)], dim=1)
+        out.append(torch.einsum("hef,he->hf", torch.linalg.lstsq(keys, values).solution, q[0, :, n]))
+    expected = module.merge(module.norm(torch.stack(out, dim=1)[None]), x)
+    assert_close(module.learn(x, module.init_state(1))[0], expected)
+
+
+def test_conjugate_gradients_come_near_the_exact_solution():
+    exact, near, x = build("mesa", 32, 1, iterations=0), build("mesa", 32, 1), stream(300, 32)
+    right = exact.learn(x, exact.init_state(1))[0]
+    assert_close(near.learn(x, near.init_state(1))[0], right, rtol=1e-3, atol=1e-4)
+    one = build("mesa", 32, 1, iterations=1)
+    assert (one.learn(x, one.init_state(1))[0] - right).abs().max() > 0.01
+
+
+def test_performer_estimates_softmax():
+    """With many features the outputs approach those of softmax attention with the same projections."""
+    softmax, errors = build("softmax", 4, 1), []
+    x = 0.7 * stream(30, 4)
+    right = softmax.learn(x, softmax.init_state(1))[0]
+    for features in (16, 8192):
+        module = build("performer", 4, 1, features=features)
+        module.load_state_dict(softmax.state_dict(), strict=False)
+        out = module.learn(x, module.init_state(1))[0]
+        errors.append(float((out - right).detach().norm() / right.detach().norm()))
+    assert errors[1] < 0.015 and errors[1] < errors[0] / 3
+
+
+def test_performer_directions_are_orthogonal_and_saved():
+    directions = orthogonal_directions(7, 4)
+    assert directions.shape == (7, 4)
+    product = directions[:4] @ directions[:4].T
+    assert_close(product, torch.diag(product.diag()), rtol=0, atol=1e-5)
+    assert "directions_ME" in build("performer").state_dict()
+    module = make_attention("performer", 6, 2)
+    assert isinstance(module, Performer) and module.directions_ME.shape == (6, 3)
+    assert make_attention("performer", 6, 2, features=128).init_state(1).sums.shape == (1, 2, 128, 4)
+
+
+@pytest.mark.parametrize("scale", [30.0, 1e-3])
+def test_performer_takes_keys_of_any_length(scale):
+    """Exponents of hundreds, in float32 and in pieces: what the running maximum is for."""
+    torch.manual_seed(0)
+    module, x = make_attention("performer", 8, 1).eval(), torch.randn(1, 100, 8)
+    with torch.no_grad():
+        module.qkv.weight.mul_(scale)
+    out, _ = module.learn(x, module.init_state(1))
+    first, state = module.learn(x[:, :50], module.init_state(1))
+    second, _ = module.learn(x[:, 50:], state)
+    assert out.isfinite().all()
+    assert_close(torch.cat([first, second], dim=1), out)
+
+
+def test_log_linear_with_equal_weights_is_one_decayed_sum():
+    module, x = build("log-linear"), stream(150)
+    assert isinstance(module, LogLinear)
+    with torch.no_grad():
+        module.weights.linear.weight.zero_()
+        module.weights.linear.bias.fill_(math.log(math.e - 1))  # softplus gives 1
+    tokens = Tokens(*module._tokens(x)[0])
+    out = naive.recurrence(tokens, torch.zeros(1, 2, 3, 3, dtype=torch.float64))[0]
+    assert_close(module.learn(x, module.init_state(1))[0], module.merge(module.norm(out), x))
+
+
+def test_ttt_learns_within_a_stream():
+    """The inner loss of a key that comes again and again falls."""
+    module, x = build("ttt-linear", 8, 1), stream(1, 8).expand(1, 160, 8)
+    _, k, v, _ = module._tokens(x)
+    state, losses = module.init_state(1), []
+    for _ in range(10):
+        hidden = torch.cat([k[:, :, :1], torch.ones(1, 1, 1, 1).double()], dim=-1) @ state.now
+        losses.append((k[:, :, :1] + module._normed(hidden) - v[:, :, :1]).square().sum().item())
+        state = module.learn(x[:, :16], state)[1]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [("linear", {"key_width": 512, "head_width": 512}, (1, 2, 512, 513)), ("performer", {"features": 128}, (1, 2, 128, 4))],
+)
+def test_the_widths_of_the_paper_are_there(name, options, shape):
+    assert make_attention(name, 6, 2, **options).init_state(1).sums.shape == shape

@@ -1,0 +1,115 @@
+"""The shared recurrence in chunks against its loop over tokens: every decay with every rule of writing."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from metacl.attention import naive
+from metacl.attention.decay import LEAST_LOG_DECAY
+from metacl.attention.scan import Tokens, look, scan
+
+B, H, E, V = 2, 2, 5, 3
+DECAYS = ("none", "fixed", "scalar", "vector")
+KINDS = list(itertools.product(DECAYS, [False, True]))
+each_kind = pytest.mark.parametrize(
+    ("decay", "delta"), KINDS, ids=[f"{decay} {'delta' if delta else 'add'}" for decay, delta in KINDS]
+)
+
+
+def make(decay: str, delta: bool, N: int, dtype: torch.dtype = torch.float64, least: float = -1.0) -> tuple[Tokens, Tensor]:
+    """Tokens with keys of length 1, as delta rules have them, and a state; all leaves."""
+    rng = torch.Generator().manual_seed(N)
+    q, k, v, beta, gates = (
+        torch.randn(B, H, N, *shape, generator=rng, dtype=torch.float64) for shape in ((E,), (E,), (V,), (), (E,))
+    )
+    log_decay = {
+        "none": None,
+        "fixed": torch.tensor([[-0.03], [-0.5]], dtype=torch.float64).expand(B, H, N),
+        "scalar": least * gates[..., 0].sigmoid(),
+        "vector": least * gates.sigmoid(),
+    }[decay]
+    wide = torch.promote_types(dtype, torch.float32)
+    parts: list[Tensor | None] = [q.to(dtype), F.normalize(k, dim=-1).to(dtype), v.to(dtype)]
+    parts += [None if log_decay is None else log_decay.to(wide), beta.sigmoid().to(wide) if delta else None]
+    state = torch.randn(B, H, E, V, generator=rng, dtype=torch.float64).to(wide)
+    leaves = (None if t is None else t.detach().requires_grad_() for t in parts)
+    return Tokens(*leaves), state.requires_grad_()  # type: ignore[arg-type]
+
+
+def gradients(outputs: tuple[Tensor, Tensor], tokens: Tokens, state: Tensor) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    weights = [torch.randn(t.shape, generator=rng, dtype=torch.float64).to(t.dtype) for t in outputs]
+    loss = torch.stack([(t * w).sum().double() for t, w in zip(outputs, weights, strict=True)]).sum()
+    return list(torch.autograd.grad(loss, [t for t in (*tokens, state) if t is not None]))
+
+
+@each_kind
+@pytest.mark.parametrize("chunk", [1, 7, 64, None])
+@pytest.mark.parametrize("N", [1, 2, 6, 7, 8, 63, 64, 65, 130])
+def test_chunks_are_the_loop(decay, delta, chunk, N):
+    tokens, state = make(decay, delta, N)
+    fast, right = scan(tokens, state, chunk), naive.recurrence(tokens, state)
+    assert_close(fast, right)
+    assert_close(gradients(fast, tokens, state), gradients(right, tokens, state))
+
+
+@each_kind
+def test_looking_is_the_outputs_of_tokens_alone(decay, delta):
+    tokens, state = make(decay, delta, 6)
+    alone = [scan(Tokens(*(None if t is None else t[:, :, [n]] for t in tokens)), state)[0] for n in range(6)]
+    assert_close(look(tokens, state), torch.cat(alone, dim=2))
+
+
+@each_kind
+def test_float32_keeps_its_precision(decay, delta):
+    """With the strongest decays there are, too: nothing overflows, and nothing is lost but rounding."""
+    least = LEAST_LOG_DECAY if decay == "vector" else -60.0
+    tokens, state = make(decay, delta, 200, least=least)
+    narrow, _ = make(decay, delta, 200, torch.float32, least=least)
+    fast, right = scan(narrow, state.float()), naive.recurrence(tokens, state)
+    assert_close([t.double() for t in fast], list(right), rtol=1e-4, atol=1e-4)
+    start = state.float().detach().requires_grad_()
+    got = gradients(scan(narrow, start), narrow, start)
+    for a, b in zip(got, gradients(right, tokens, state), strict=True):
+        assert float((a - b).norm()) <= 1e-4 * float(b.norm())
+
+
+@each_kind
+def test_bf16_products_leave_a_float32_state(decay, delta):
+    tokens, state = make(decay, delta, 200, torch.bfloat16)
+    fast, right = scan(tokens, state), naive.recurrence(tokens, state)
+    assert fast[0].dtype == torch.bfloat16 and fast[1].dtype == torch.float32
+    got = [*fast, *gradients(fast, tokens, state)]
+    for a, b in zip(got, [*right, *gradients(right, tokens, state)], strict=True):
+        assert float((a.detach().float() - b.detach().float()).norm()) <= 0.03 * float(b.detach().float().norm())
+
+
+def test_without_gradients_the_result_is_the_same():
+    tokens, state = make("vector", True, 70)
+    with torch.no_grad():
+        plain = scan(tokens, state)
+    assert_close(plain, scan(tokens, state))
+
+
+def test_tokens_that_are_not_valid_do_nothing():
+    tokens, state = make("vector", True, 9)
+    valid = torch.ones(B, 9, dtype=torch.bool)
+    valid[:, 3:6] = False
+    out, after = scan(tokens.masked(valid), state)
+    kept, expected = scan(Tokens(*(None if t is None else t[:, :, valid[0]] for t in tokens)), state)
+    assert_close((out[:, :, valid[0]], after), (kept, expected))
+
+
+def test_the_loop_by_hand():
+    """Width 1: S = 2, halved, then written to by the delta rule with beta 1/4: 1 + (5 - 3) / 4 * 3 = 2.5 for k = 3, v = 5."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    half = one[..., 0] * torch.tensor(0.5).double().log()
+    tokens = Tokens(2 * one, 3 * one, 5 * one, half, one[..., 0] / 4)
+    out, state = naive.recurrence(tokens, 2 * one)
+    assert (out.item(), state.item()) == pytest.approx((5.0, 2.5))
+    out, state = naive.recurrence(tokens._replace(beta=None), 2 * one)
+    assert (out.item(), state.item()) == pytest.approx((32.0, 16.0))
