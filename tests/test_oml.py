@@ -24,7 +24,7 @@ OPTIONS = [
     {"rates": "tensor", "layers": 4},
     {"layers": 1},
     {"truncate": 5, "rematerialise": 3},
-    {"distributed": True},
+    {"distributed": "random"},
 ]
 
 
@@ -122,7 +122,7 @@ def test_options_out_of_range(options):
 
 
 def test_it_meta_trains_and_is_loaded_for_its_own_symbols_only(tmp_path):
-    config = dataclasses.replace(OMLConfig(width=12, hidden=16, encoder=ENCODER), rates="tensor", distributed=True)
+    config = dataclasses.replace(OMLConfig(width=12, hidden=16, encoder=ENCODER), rates="tensor", distributed="random")
     optimiser = OptimiserConfig(rate=3e-3, warmup=5, weight_decay=0.0)
     run = train(tmp_path / "run", train_config(config, learner_name="oml", optimiser=optimiser), image_benchmark())
     learner = run.load_learner(IMAGES)

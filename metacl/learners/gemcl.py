@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
-from metacl.learners.protocol import Learner
+from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.statistics import UNSEEN, ClassMoments, add_to_moments, no_moments, seen_symbols
 
 
@@ -32,8 +32,8 @@ class GemclConfig:
     """The prior at the start of meta-training: alpha,"""
     beta: float = 1000.0
     """and beta; beta / alpha is about a variance."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
+from metacl.learners.protocol import Distributed
 
 Fast = dict[str, Tensor]
 """The fast weights by name, each (B, *shape)."""
@@ -39,8 +40,8 @@ class InnerConfig:
     rematerialise: int = 0
     """Steps whose intermediate results are computed again in the backward pass instead of kept. 0: all are kept. The fast
     form of oml keeps so little that it makes no difference there."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "learner.", "truncate", "rematerialise")

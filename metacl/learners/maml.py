@@ -21,7 +21,7 @@ from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
 from metacl.learners.inner_loop import Fast, check_finite, check_rate, check_symbols, initial_fast
 from metacl.learners.networks import PredictionNetwork, mlp, outputs, predict_batch
-from metacl.learners.protocol import Learner
+from metacl.learners.protocol import Distributed, Learner
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class MAMLConfig:
     """1: inner gradients count as constants in the meta-gradient (first-order form)."""
     width: int = 128
     """D of anil's features; of the linear layers for vectors."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The convolutions; those of anil, which are not fast, have BatchNorm."""
 

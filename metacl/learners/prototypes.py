@@ -8,7 +8,7 @@ from torch import Tensor
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
-from metacl.learners.protocol import Learner
+from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.statistics import UNSEEN, ClassMeans, add_to_means, no_means
 
 
@@ -18,8 +18,8 @@ class PrototypesConfig:
 
     width: int = 128
     """D, features of an example."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
