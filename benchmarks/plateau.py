@@ -24,7 +24,7 @@ from metacl.meta_training import make_accelerator, meta_train
 from metacl.recipes import recipe_for
 
 FOLDER = Path(__file__).with_suffix("")
-MECHANISMS = ("softmax", "linear", "mamba2", "gated-delta")
+MECHANISMS = ("linear", "mamba2", "gated-delta")
 AIDS: dict = {"none": (400, 0, None), "distributed": (400, 0, "random"), "curriculum": (400, 200, None)}
 AIDS |= {"both": (400, 200, "random"), "curriculum, longer": (900, 400, None)}
 """Steps, steps of the curriculum, and when queries are asked (None: at the end)."""
