@@ -54,5 +54,10 @@ $(ready):
 	@$(python) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,tensorboard]' || { \
 		echo "make setup: pip could not install the packages; the lines above say why (the first time needs a network" \
 			"and a few GB of disk). Then try again: make setup" >&2; exit 1; }
+	@{ $(python) -m pip install --disable-pip-version-check -q -c constraints.txt requests tqdm && \
+		$(python) -m pip install --disable-pip-version-check -q --no-deps --no-cache-dir \
+			--config-settings=--build-option=build_ext learn2learn==0.2.0; } || \
+		echo "make setup: a note: learn2learn could not be built (it needs a C compiler), so the learners maml, meta-sgd and anil are" \
+			"missing. All the others work. To try again: rm .venv/ready-* and make setup"
 	@rm -f .venv/ready-*
 	@touch $@

@@ -1,4 +1,4 @@
-"""Evaluate a meta-trained learner on held-out streams: `python evaluate.py RUN`; `--help` says more."""
+"""Evaluate a learner on held-out streams: `python evaluate.py RUN`, or DATA LEARNER for one without meta-training."""
 
 from metacl.cli import evaluate_main
 

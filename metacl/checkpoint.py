@@ -177,8 +177,9 @@ def _load(learner: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
         name = sorted(own.items() ^ found.items())[0][0]
         raise UserError(
             f"The checkpoint {folder} is of another learner: {name} is {found.get(name, 'missing')} there and "
-            f"{own.get(name, 'missing')} in this one. A learnt vocabulary (--learner.symbols learned) and an encoder are bound "
-            "to the number of symbols and the image size that they were trained with."
+            f"{own.get(name, 'missing')} in this one. A learnt vocabulary (--learner.symbols learned), the outputs of fast "
+            "weights (oml, anml, reptile, maml and its kin) and an encoder are bound to the number of symbols "
+            "(--episodes.vocabulary) and the image size that they were trained with."
         )
     learner.load_state_dict(tensors)
 

@@ -14,13 +14,14 @@ from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeGenerator, UserEr
 from episodes.errors import at_least
 from metacl.checkpoint import Run, read_json
 from metacl.config import TrainConfig
-from metacl.display import INTERRUPTED, bar, console, say, with_plain_errors
+from metacl.display import INTERRUPTED, console, say, with_plain_errors
 from metacl.environment import environment
-from metacl.evaluation import Evaluation, evaluate
-from metacl.learners import LEARNERS, Learner
+from metacl.evaluation import held_out
+from metacl.learners import FROM_SCRATCH, LEARNERS, Learner
 from metacl.meta_training import generators, make_accelerator, meta_train
 from metacl.recipes import RECIPES, recipe_for
-from metacl.report import result_table, write_results
+from metacl.report import result_table, watched, write_results
+from metacl.scratch import SCRATCH_RECIPES, ScratchConfig, evaluate_scratch, scratch_recipe_for
 
 TRAIN_HELP = """\
 Meta-train a continual learner on episodes made from a data set.
@@ -33,6 +34,7 @@ DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for ea
          or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
 LEARNER  {learners}
          each with a size: --recipe {recipes} (the first is the default)
+         without meta-training: python evaluate.py DATA {scratch}
 
 Examples
     python train.py glyphs transformer
@@ -42,13 +44,11 @@ Examples
 """
 
 
-NOT_OF_TRAINING = 2**32
-"""Added to the seed of evaluations of meta-train and meta-validation: their episodes are others than training has seen."""
-
-
 @dataclass(frozen=True)
 class EvaluateArguments:
     """Evaluate a meta-trained learner on held-out streams of classes that it has never seen.
+
+    Learners without meta-training take DATA and their name in place of RUN: python evaluate.py DATA online|offline|replay.
 
     The learner takes in each stream task by task and is asked about all tasks so far after each. Written to RUN/results:
     results.json and, for each length, the score by position and the matrix of scores as pictures.
@@ -84,14 +84,16 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate_main(argv: Sequence[str] | None = None) -> None:
-    """`evaluate.py`: the results of a run."""
-    with_plain_errors(lambda: _evaluate(tyro.cli(EvaluateArguments, args=argv, prog="evaluate.py")))
+    """`evaluate.py`: the results of a run, or of a learner without meta-training."""
+    with_plain_errors(lambda: _evaluate_words(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _train(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        recipes = ", ".join(RECIPES["transformer"])
-        console.print(TRAIN_HELP.format(benchmarks=", ".join(BENCHMARKS), learners=", ".join(LEARNERS), recipes=recipes))
+        recipes, scratch = ", ".join(RECIPES["transformer"]), "|".join(FROM_SCRATCH)
+        console.print(
+            TRAIN_HELP.format(benchmarks=", ".join(BENCHMARKS), learners=", ".join(LEARNERS), recipes=recipes, scratch=scratch)
+        )
     elif argv[0] == "--resume":
         if len(argv) != 2:
             raise UserError("--resume takes a run folder and nothing else: python train.py --resume RUN")
@@ -108,6 +110,8 @@ def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
     """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the run."""
     data, learner, *rest = argv
     recipe = _take(rest, "--recipe")
+    if learner in FROM_SCRATCH:
+        raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
     default = recipe_for(learner, recipe, DataConfig(name=data))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{Path(data).name}-{learner}-{stamp}"
@@ -122,8 +126,7 @@ def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
         f"Meta-train {learner} on {data}. Recipe: {recipe or next(iter(RECIPES[learner]))} of {', '.join(RECIPES[learner])}."
     )
     parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=f"train.py {data} {learner}", description=words)
-    if parsed.config.data.name != data:
-        raise UserError(f"DATA is {data}, but --data.name {parsed.config.data.name}. Leave --data.name out.")
+    _check_name(data, parsed.config.data)
     return parsed.config, parsed.run
 
 
@@ -184,12 +187,52 @@ def _silent(words: str) -> None:
     """What the other processes of a run say."""
 
 
+def _evaluate_words(argv: list[str]) -> None:
+    """RUN [options], or DATA LEARNER [options]."""
+    if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-") or (Path(argv[0]) / "config.json").is_file():
+        _evaluate(tyro.cli(EvaluateArguments, args=argv, prog="evaluate.py"))
+    else:
+        config, folder = parse_scratch(argv)
+        evaluate_scratch(config, folder)
+
+
+def parse_scratch(argv: list[str]) -> tuple[ScratchConfig, Path]:
+    """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the results."""
+    data, learner, *rest = argv
+    recipe = _take(rest, "--recipe")
+    if learner in LEARNERS:
+        raise UserError(f"{learner} is meta-trained first: python train.py {data} {learner}; then python evaluate.py RUN")
+    default = scratch_recipe_for(learner, recipe, DataConfig(name=data))
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[ScratchConfig[FROM_SCRATCH[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        out: Path = Path("runs") / f"{Path(data).name}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+        """Folder of the results."""
+
+    recipes = SCRATCH_RECIPES[learner]
+    words = (
+        f"Evaluate {learner} on {data}, without meta-training. Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
+    )
+    prog = f"evaluate.py {data} {learner}"
+    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=prog, description=words)
+    _check_name(data, parsed.config.data)
+    return parsed.config, parsed.out
+
+
+def _check_name(data: str, config: DataConfig) -> None:
+    if config.name != data:
+        raise UserError(f"DATA is {data}, but --data.name {config.name}. Leave --data.name out.")
+
+
 def _evaluate(arguments: EvaluateArguments) -> None:
     run, device = Run.open(arguments.run), PartialState().device
     prepared = [_prepared(run, arguments, tasks) for tasks in dict.fromkeys(arguments.tasks or (run.config.episodes.tasks,))]
     benchmark = prepared[0][0]
     warn_of_other_data(run, benchmark, say)
-    evaluations = [_evaluate_length(generator, learner.to(device), arguments) for _, generator, learner in prepared]
+    evaluations = [
+        watched(learner.to(device), generator, arguments.episodes, arguments.batch_size) for _, generator, learner in prepared
+    ]
     words = f"{run.config.learner_name} on {run.config.data.name}, meta-{arguments.split}"
     console.print(result_table(evaluations, words))
     about = {
@@ -207,18 +250,8 @@ def _prepared(run: Run, arguments: EvaluateArguments, tasks: int) -> tuple[Bench
     data = config.data if arguments.data_path is None else replace(config.data, path=arguments.data_path)
     shape = replace(config.episodes, tasks=tasks, shots=arguments.shots or config.episodes.shots)
     benchmark = load_benchmark(data, shape.symbols)
-    seed = arguments.seed if arguments.split == "test" else arguments.seed + NOT_OF_TRAINING
-    generator = benchmark.generator(arguments.split, shape, seed)
+    generator = held_out(benchmark, arguments.split, shape, arguments.seed)
     return benchmark, generator, run.load_learner(generator.family.spec, arguments.checkpoint)
-
-
-def _evaluate_length(generator: EpisodeGenerator, learner: Learner, arguments: EvaluateArguments) -> Evaluation:
-    with bar(f"{generator.shape.tasks} tasks") as progress:
-        task = progress.add_task("", total=arguments.episodes, now="episodes")
-        size, device = arguments.batch_size, next(learner.parameters()).device
-        return evaluate(
-            learner, generator, arguments.episodes, size, device, lambda done: progress.update(task, completed=done)
-        )
 
 
 def _take(words: list[str], option: str) -> str | None:

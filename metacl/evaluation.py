@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodes import Episode, EpisodeGenerator, EpisodeShape
+from episodes import Benchmark, Episode, EpisodeGenerator, EpisodeShape
+from episodes.catalog import Split
 from metacl.learners import Learner, query_score, state_bytes, task_parts
 from metacl.metrics import Estimate, estimate, matrix_json, summary
+
+NOT_OF_TRAINING = 2**32
+"""Added to the seed of evaluations of meta-train and meta-validation: their episodes are others than training has seen."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Evaluation:
             "matrix": matrix_json(self.scores_ETT),
             "state_bytes": self.state_bytes,
         }
+
+
+def held_out(benchmark: Benchmark, split: Split, shape: EpisodeShape, seed: int) -> EpisodeGenerator:
+    """The episodes of a meta-split that evaluations are about; those of the test are the same for every learner."""
+    return benchmark.generator(split, shape, seed if split == "test" else seed + NOT_OF_TRAINING)
 
 
 @torch.no_grad()

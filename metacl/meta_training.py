@@ -193,7 +193,10 @@ def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenera
 
 
 def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """AdamW in one kernel for all tensors; `learning_rate` sets its rate before each step."""
+    """AdamW in one kernel for all tensors, or plain SGD where the learner asks for it; `learning_rate` sets its rate
+    before each step."""
+    if isinstance(learner, Learner) and learner.outer_sgd:
+        return torch.optim.SGD(learner.parameters(), lr=config.rate)
     return torch.optim.AdamW(learner.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True)
 
 

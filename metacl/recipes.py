@@ -10,11 +10,23 @@ from episodes.errors import unknown
 from metacl.config import OptimiserConfig, TrainConfig, ValidationConfig
 from metacl.encoders import EncoderConfig
 from metacl.learners import PrototypesConfig, SequenceConfig
+from metacl.learners.alpaca import AlpacaConfig
+from metacl.learners.anml import ANMLConfig
+from metacl.learners.bayes import BayesConfig
+from metacl.learners.gemcl import GemclConfig
+from metacl.learners.maml import MAMLConfig
+from metacl.learners.oml import OMLConfig
+from metacl.learners.reptile import ReptileConfig
 
 LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
 """A sixth of the cost of the published encoder, for CPUs."""
 PUBLISHED = EncoderConfig()
 """The five convolutions of CL-Seq."""
+
+NO_DECAY = OptimiserConfig(weight_decay=0.0)
+"""Weights that SGD starts from are not drawn to zero."""
+INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
+"""Reptile's outer step."""
 
 Recipe = Callable[[DataConfig], TrainConfig]
 
@@ -76,6 +88,85 @@ def prototypes_paper(data: DataConfig) -> TrainConfig:
     return _long(TrainConfig(data, "pn", PrototypesConfig(width=512, encoder=PUBLISHED)))
 
 
+def gemcl_small(data: DataConfig, predictive: Literal["student-t", "gaussian"] = "student-t") -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, _gemcl(predictive), GemclConfig(predictive=predictive, encoder=LIGHT))
+
+
+def gemcl_paper(data: DataConfig, predictive: Literal["student-t", "gaussian"] = "student-t") -> TrainConfig:
+    """The published encoder and width, and CL-Seq's outer loop."""
+    return _published(TrainConfig(data, _gemcl(predictive), GemclConfig(512, predictive, encoder=PUBLISHED)))
+
+
+def alpaca_small(data: DataConfig) -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, "alpaca", AlpacaConfig(encoder=LIGHT))
+
+
+def alpaca_paper(data: DataConfig) -> TrainConfig:
+    """The published encoder and width, and CL-Seq's outer loop."""
+    return _published(TrainConfig(data, "alpaca", AlpacaConfig(512, encoder=PUBLISHED)))
+
+
+def bayes_small(data: DataConfig, samples: int = 5) -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, _bayes(samples), BayesConfig(samples=samples, encoder=LIGHT))
+
+
+def bayes_paper(data: DataConfig, samples: int = 5) -> TrainConfig:
+    """As SB-MCL runs it: a latent 512 wide, the evidence bound, streams of 10 tasks of 10 examples. For a GPU."""
+    learner = BayesConfig(512, 512, samples, kl_weight=1.0, encoder=PUBLISHED)
+    config = _published(TrainConfig(data, _bayes(samples), learner))
+    return replace(config, episodes=replace(config.episodes, tasks=10, shots=10, queries=10))
+
+
+def oml_small(data: DataConfig) -> TrainConfig:
+    """The small transformer's encoder and budget; a head of two fast layers."""
+    return TrainConfig(data, "oml", OMLConfig(encoder=LIGHT), optimiser=NO_DECAY)
+
+
+def oml_paper(data: DataConfig) -> TrainConfig:
+    """As CL-Seq runs it: 512 wide, two fast layers, one inner rate from 0.03. For a GPU."""
+    return _published(TrainConfig(data, "oml", OMLConfig(width=512, encoder=PUBLISHED)))
+
+
+def oml_xl(data: DataConfig) -> TrainConfig:
+    """Its XL form: four fast layers of 2048."""
+    return _published(TrainConfig(data, "oml", OMLConfig(width=512, hidden=2048, layers=4, encoder=PUBLISHED)))
+
+
+def anml_small(data: DataConfig) -> TrainConfig:
+    """The light convolutions, all fast, and a second set of them for the gate; fewer episodes in a step."""
+    return TrainConfig(data, "anml", ANMLConfig(encoder=LIGHT), optimiser=NO_DECAY, batch_size=4)
+
+
+def anml_paper(data: DataConfig) -> TrainConfig:
+    """The published convolutions, inner rate from 0.01. For a GPU."""
+    return _published(TrainConfig(data, "anml", ANMLConfig(width=512, encoder=PUBLISHED)))
+
+
+def maml_small(data: DataConfig, algorithm: Literal["maml", "meta-sgd", "anil"] = "maml") -> TrainConfig:
+    """A step for five examples at a time, and fewer episodes in a step."""
+    learner = MAMLConfig(algorithm, inner="batched", encoder=LIGHT)
+    return TrainConfig(data, algorithm, learner, optimiser=NO_DECAY, batch_size=4)
+
+
+def maml_paper(data: DataConfig, algorithm: Literal["maml", "meta-sgd", "anil"] = "maml") -> TrainConfig:
+    """The published convolutions, a step for each example. For a GPU."""
+    return _published(TrainConfig(data, algorithm, MAMLConfig(algorithm, width=512, encoder=PUBLISHED)))
+
+
+def reptile_small(data: DataConfig) -> TrainConfig:
+    """A tenth of the way in each step."""
+    return TrainConfig(data, "reptile", ReptileConfig(encoder=LIGHT), optimiser=INTERPOLATION, batch_size=4)
+
+
+def reptile_paper(data: DataConfig) -> TrainConfig:
+    """The published convolutions, outer step 0.1 (SB-MCL). For a GPU."""
+    config = _published(TrainConfig(data, "reptile", ReptileConfig(width=512, encoder=PUBLISHED)))
+    return replace(config, optimiser=INTERPOLATION)
+
+
 def recipe_for(learner: str, recipe: str | None, data: DataConfig) -> TrainConfig:
     """The configuration of a named learner.
 
@@ -98,6 +189,14 @@ def _name(attention: str) -> str:
     return "transformer" if attention == "softmax" else "linear-transformer"
 
 
+def _gemcl(predictive: str) -> str:
+    return "gemcl" if predictive == "student-t" else "gemcl-map"
+
+
+def _bayes(samples: int) -> str:
+    return "sb-mcl" if samples else "sb-mcl-map"
+
+
 def _long(config: TrainConfig) -> TrainConfig:
     """CL-Seq's episodes and number of steps, with a rate for wide models."""
     return replace(
@@ -109,15 +208,33 @@ def _long(config: TrainConfig) -> TrainConfig:
     )
 
 
+def _published(config: TrainConfig) -> TrainConfig:
+    """CL-Seq's outer loop (Adam at 1e-4, halved every 10 000 steps), episodes and number of steps."""
+    optimiser = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, weight_decay=0.0)
+    return replace(_long(config), optimiser=optimiser, episodes=EpisodeShape(tasks=20, vocabulary=20))
+
+
 TRANSFORMERS: dict[str, Callable[..., TrainConfig]] = {
     "small": transformer_small,
     "paper": transformer_paper,
     "large": transformer_large,
     "published": transformer_published,
 }
+MAMLS: dict[str, Callable[..., TrainConfig]] = {"small": maml_small, "paper": maml_paper}
+GEMCLS: dict[str, Callable[..., TrainConfig]] = {"small": gemcl_small, "paper": gemcl_paper}
+BAYES: dict[str, Callable[..., TrainConfig]] = {"small": bayes_small, "paper": bayes_paper}
 RECIPES: dict[str, dict[str, Recipe]] = {
     "transformer": TRANSFORMERS,
     "linear-transformer": {name: partial(recipe, attention="linear") for name, recipe in TRANSFORMERS.items()},
     "pn": {"small": prototypes_small, "paper": prototypes_paper},
+    "gemcl": GEMCLS,
+    "gemcl-map": {name: partial(recipe, predictive="gaussian") for name, recipe in GEMCLS.items()},
+    "alpaca": {"small": alpaca_small, "paper": alpaca_paper},
+    "sb-mcl": BAYES,
+    "sb-mcl-map": {name: partial(recipe, samples=0) for name, recipe in BAYES.items()},
+    "oml": {"small": oml_small, "paper": oml_paper, "xl": oml_xl},
+    "anml": {"small": anml_small, "paper": anml_paper},
+    "reptile": {"small": reptile_small, "paper": reptile_paper},
+    **{name: {n: partial(recipe, algorithm=name) for n, recipe in MAMLS.items()} for name in ("maml", "meta-sgd", "anil")},
 }
 """The recipes of each learner; the first is the default."""

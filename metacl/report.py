@@ -6,8 +6,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from episodes import EpisodeGenerator
 from metacl.checkpoint import write_json
-from metacl.evaluation import Evaluation
+from metacl.display import bar
+from metacl.evaluation import Evaluation, evaluate
+from metacl.learners import Learner
 from metacl.metrics import Estimate
 from metacl.plots import plot_matrix, plot_positions
 
@@ -32,6 +35,14 @@ def result_table(evaluations: list[Evaluation], title: str) -> Table:
         cells = [_cell(measures[name], classification) if name in measures else "-" for name in COLUMNS]
         table.add_row(f"{shape.tasks} x {shape.shots}", *cells, _bytes(evaluation.state_bytes))
     return table
+
+
+def watched(learner: Learner, generator: EpisodeGenerator, episodes: int, batch_size: int) -> Evaluation:
+    """`evaluate` on the device of the learner, with progress and the time left on the screen."""
+    with bar(f"{generator.shape.tasks} tasks") as progress:
+        task = progress.add_task("", total=episodes, now="episodes")
+        device = next(learner.parameters()).device
+        return evaluate(learner, generator, episodes, batch_size, device, lambda done: progress.update(task, completed=done))
 
 
 def write_results(evaluations: list[Evaluation], about: dict[str, Any], folder: Path, title: str) -> list[Path]:

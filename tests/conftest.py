@@ -1,6 +1,7 @@
 """Every test runs offline, on one thread, with caches of its own."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ os.environ.update(
 
 import pytest  # noqa: E402  (the environment comes first)
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -40,3 +42,24 @@ def real_data():
         return str(REAL_DATA / name)
 
     return folder
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    """Calls a command line in an empty folder; gives its exit status and what it said, in one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(main, *words: str) -> tuple[int, str]:
+        AcceleratorState._reset_state(True)
+        status = 0
+        try:
+            main(list(words))
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = capsys.readouterr()
+        text = said.out + said.err
+        assert "Traceback" not in text
+        return status, re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+
+    yield call
+    AcceleratorState._reset_state(True)

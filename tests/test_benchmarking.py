@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from making import labelled_folder
+from tiny import without_learn2learn
 
 from metacl.attention import ATTENTION
 from metacl.benchmarking import Case, Result, Row, interleaved, measure, peak_bytes, result_table, slope
@@ -208,12 +209,24 @@ def test_learners_on_sine(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_every_learner_on_images(learner, cache, tmp_path, capsys):
-    folder = labelled_folder(tmp_path / "images")
+def test_every_learner(learner, cache, tmp_path, capsys):
+    without_learn2learn(learner)
+    data = ["--threads", "1", "sine"] if learner == "alpaca" else ["--data.size", "8", labelled_folder(tmp_path / "images")]
     line = "learners --batch-size 2 --episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --repeats 1"
-    shown = run(capsys, line, "--learner", learner, "--data.size", "8", folder)
-    assert ("textbook" in shown) == ("transformer" in learner)
+    shown = run(capsys, line, "--learner", learner, *data)
+    assert ("textbook" in shown) == (learner in ("transformer", "linear-transformer", "oml"))
     assert all(words in shown for words in ("metacl", "training step", "learn", "predict"))
+
+
+def test_learners_with_an_inner_loop(tmp_path, capsys):
+    line = "learners sine --learner oml anml --batch-size 2 --episodes.tasks 2 --repeats 2 --precision fp32"
+    run(capsys, line, "--out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "learners", rows=10, plot=False)
+    steps = [r for r in result["rows"] if r["pass"] == "training step"]
+    oml, anml = ([r for r in steps if r["learner"] == name] for name in ("oml", "anml"))
+    assert [r["form"] for r in oml] == ["textbook, fp32", "metacl, fp32", "drawing the episodes"]
+    assert oml[1]["peak_bytes"] < 0.5 * oml[0]["peak_bytes"]
+    assert [r["form"] for r in anml] == ["metacl, fp32", "metacl, fp32, rematerialised", "drawing the episodes"]
 
 
 def test_episodes(tmp_path, capsys):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from einops import rearrange, reduce
-from tiny import ENCODER, IMAGES, VECTORS, prototypes, sequence, sequence_config
+from tiny import ENCODER, IMAGES, VECTORS, prototypes, sequence, sequence_config, without_learn2learn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.attention import ATTENTION
 from metacl.learners import (
+    FROM_SCRATCH,
     LEARNERS,
     Learner,
     MetaLoss,
@@ -40,6 +41,7 @@ OPTIONS = [
         ("softmax", "linear"), ("paired", "interleaved"), (True, False), ("none", "sinusoidal"), ("random", "learned")
     )
 ]
+NOT_FOR = {"classification": ("alpaca",), "regression": ("pn", "gemcl", "gemcl-map")}
 MECHANISMS = {name: {"attention": name} for name in ATTENTION} | {
     "grouped": {"options": {"key_heads": 1}},
     "window": {"options": {"window": 3}},
@@ -63,8 +65,22 @@ def name(options: dict) -> str:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_named_learner_keeps_its_promises(learner):
+    without_learn2learn(learner)
     torch.manual_seed(0)
-    check_learner(LEARNERS[learner]().build(IMAGES), IMAGES)
+    spec = VECTORS if learner in NOT_FOR["classification"] else IMAGES
+    check_learner(LEARNERS[learner]().build(spec), spec)
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, *FROM_SCRATCH])
+@pytest.mark.parametrize("kind", NOT_FOR)
+def test_learners_say_what_they_are_not_for(learner, kind):
+    without_learn2learn(learner)
+    config, spec = (LEARNERS | FROM_SCRATCH)[learner](), IMAGES if kind == "classification" else VECTORS
+    if learner not in NOT_FOR[kind]:
+        assert config.build(spec).spec == spec
+    else:
+        with pytest.raises(UserError, match=f"benchmark is a {kind}"):
+            config.build(spec)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
@@ -95,7 +111,7 @@ def test_prototypes_keep_their_promises(spec):
 
 
 def test_the_check_leaves_a_learner_as_it_was():
-    learner = sequence(distributed=True).train()
+    learner = sequence(distributed="random").train()
     before = {key: value.clone() for key, value in learner.state_dict().items()}
     check_learner(learner, IMAGES)
     assert learner.training and learner.distributed and all(p.grad is None for p in learner.parameters())
@@ -336,9 +352,23 @@ def test_the_distributed_loss_is_that_of_each_query_asked_on_its_own(kind, monke
     assert_close(got, torch.autograd.grad(slow, list(learner.parameters()), allow_unused=True), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_the_loss_of_queries_asked_after_every_task(kind):
+    """12 queries of tasks 0, 1, 2: after task 0 the first 4, after task 1 8 of them, after task 2 all."""
+    learner, episode = distributed(ALL[kind]()), random_episode(IMAGES, 3)
+    learner.distributed = "every"
+    result = learner.meta_loss(episode)
+    pieces = [one_by_one(learner, episode, torch.full((4 * (t + 1),), t)) for t in range(3)]
+    losses, scores = (torch.cat(part) for part in zip(*pieces, strict=True))
+    assert_close(result.loss, losses.mean())
+    assert_close(result.metrics["accuracy"], scores.mean())
+    late = torch.tensor([t > own for t in range(3) for own in range(t + 1) for _ in range(4)])
+    assert_close(result.metrics["forgetting"], scores[~late].mean() - scores[late].mean())
+
+
 def distributed(learner: Learner) -> Learner:
     """Asks as in meta-training; its BatchNorms and dropouts stay in eval mode."""
-    learner.distributed = learner.training = True
+    learner.distributed, learner.training = "random", True
     return learner
 
 
@@ -358,7 +388,7 @@ def one_by_one(learner: Learner, episode: Episode, asked: Tensor) -> tuple[Tenso
 def test_in_eval_mode_every_query_is_asked_at_the_end(kind):
     learner, episode = ALL[kind](), random_episode(IMAGES, 3)
     plain = learner.meta_loss(episode).loss
-    learner.distributed = True
+    learner.distributed = "random"
     assert learner.meta_loss(episode).loss == plain
     assert distributed(learner).meta_loss(episode).loss != plain
 
@@ -584,7 +614,7 @@ def test_options_that_do_not_go_together():
     with pytest.raises(UserError, match=r"multiple of learner.heads 3"):
         sequence_config(heads=3)
     with pytest.raises(UserError, match="cannot be combined"):
-        sequence_config(distributed=True, auxiliary_steps=1)
+        sequence_config(distributed="random", auxiliary_steps=1)
 
 
 # The prototypical network.
@@ -609,7 +639,7 @@ def test_prototypes_do_not_know_the_order_of_the_stream():
     learner, episode = prototypes(), random_episode(IMAGES, 0)
     shuffled = episode.stream[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
     states = [learner.learn(learner.init_state(2), stream) for stream in (episode.stream, shuffled)]
-    assert_close(states[0].sums, states[1].sums)
+    assert_close(states[0].means, states[1].means)
 
 
 def test_prototypes_are_for_classification():

@@ -44,7 +44,7 @@ def metrics(run: Run) -> list[dict]:
 
 
 DROPOUT = sequence_config(dropout=0.3)
-DISTRIBUTED = sequence_config(dropout=0.3, attention="linear", distributed=True)
+DISTRIBUTED = sequence_config(dropout=0.3, attention="linear", distributed="random")
 AUXILIARY = sequence_config(auxiliary_steps=15)
 
 
@@ -267,7 +267,7 @@ def test_validation_takes_as_many_episodes_as_are_asked():
 
 
 def test_validation_of_a_distributed_learner_is_the_same_each_time():
-    learner = sequence(sine().train.spec, distributed=True)
+    learner = sequence(sine().train.spec, distributed="random")
     generator = sine().generator("validation", train_config().episodes, 0)
     values = []
     for seed in (0, 1):

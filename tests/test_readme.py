@@ -9,7 +9,8 @@ import pytest
 import tyro
 
 from metacl.benchmarking import cli as benchmark_cli
-from metacl.cli import EvaluateArguments, parse_train, train_main
+from metacl.cli import EvaluateArguments, parse_scratch, parse_train, train_main
+from metacl.learners import FROM_SCRATCH
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "benchmarks/README.md")}
@@ -39,7 +40,10 @@ def test_commands_of_train(words):
 
 @pytest.mark.parametrize("words", commands("evaluate.py"), ids=" ".join)
 def test_commands_of_evaluate(words):
-    assert str(tyro.cli(EvaluateArguments, args=words).run) == words[0]
+    if len(words) > 1 and words[1] in FROM_SCRATCH:
+        assert parse_scratch(words)[0].data.name == words[0]
+    else:
+        assert str(tyro.cli(EvaluateArguments, args=words).run) == words[0]
 
 
 @pytest.mark.parametrize("words", commands("benchmark.py"), ids=" ".join)

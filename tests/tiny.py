@@ -1,8 +1,10 @@
 """Tiny learners, pools, configurations and runs for tests: each trains or is checked in milliseconds."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -84,3 +86,9 @@ def train(folder: Path, config: TrainConfig, benchmark: Benchmark | None = None,
     run = Run.open(folder) if resume else Run.create(folder, config, {})
     meta_train(run, benchmark or sine(), accelerator(), resume)
     return run
+
+
+def without_learn2learn(learner: str) -> None:
+    """Skips the test of a named learner that needs it, where it is not installed."""
+    if learner in ("maml", "meta-sgd", "anil") and importlib.util.find_spec("learn2learn") is None:
+        pytest.skip("learn2learn is not installed")

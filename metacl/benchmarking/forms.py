@@ -11,7 +11,7 @@ from episodes import UserError
 from metacl.attention import Attention, backends, make_attention, naive
 from metacl.attention.linear import divided
 from metacl.attention.scan import Tokens
-from metacl.benchmarking.textbook import HAVE_CORE, matrix_form, mixed, tokens_of
+from metacl.benchmarking.textbook import matrix_form, mixed, tokens_of
 
 Kind = Literal["fast", "naive", "N x N"]
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
@@ -107,10 +107,7 @@ def build(name: str, width: int, heads: int, backend: str, head_width: int | Non
         options["key_width"] = key_width
     elif key_width not in (None, head_width or width // heads):
         raise UserError("its keys are as wide as its values.")
-    module = make_attention(name, width, heads, backend=backend, **options)
-    if backend not in ("auto", "torch") and not isinstance(module, HAVE_CORE):
-        raise UserError("it is PyTorch only.")
-    return module
+    return make_attention(name, width, heads, backend=backend, **options)
 
 
 def causal(x_BND: Tensor) -> Tensor:

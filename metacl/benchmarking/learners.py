@@ -15,15 +15,20 @@ from episodes import DataConfig, Episode, EpisodeGenerator, EpisodeShape, UserEr
 from metacl.benchmarking.measure import Case, Result, Row, calls, measure, progress
 from metacl.benchmarking.options import Options, provenance
 from metacl.benchmarking.textbook import EPISODE_FORMS, textbook_copy, textbook_loss
+from metacl.benchmarking.textbook_oml import textbook_oml_loss
 from metacl.config import TrainConfig, to_json
 from metacl.environment import fast_bf16
 from metacl.learners import Learner, MetaLoss, SequenceConfig, state_bytes
+from metacl.learners.anml import ANMLConfig
+from metacl.learners.oml import OMLConfig
 from metacl.meta_training import make_optimiser
 from metacl.recipes import recipe_for
 
 STEP = "training step"
 DRAWING = "drawing the episodes"
 TEXTBOOK = "textbook, fp32"
+REMATERIALISED = 10
+"""Steps of a segment."""
 
 DataSet = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
 DataPath = Annotated[str | None, tyro.conf.arg(name="data.path")]
@@ -35,9 +40,10 @@ class LearnersOptions(Options):
     """Whole learners on episodes of a data set: a meta-training step (forward, backward, clipping, optimiser), learning the
     stream from nothing, and predicting all queries from the state.
 
-    Row 0 of the step of a transformer is its textbook form: the same weights, stream and queries in one sequence under one
-    masked matrix, fp32, images channels first. Both are checked against each other first. Drawing the episodes of a step is
-    timed beside it, as a share of the step.
+    Row 0 of a step is the textbook form where there is one, in fp32, images channels first: of a transformer, stream and
+    queries in one sequence under one masked matrix; of oml, a loop over the stream with torch.autograd and a weight for every
+    episode and step. It has the same weights, and is checked against the learner first. anml has a row with
+    rematerialisation; oml keeps too little for that to matter. Drawing the episodes of a step is timed beside it.
 
     Example: python benchmark.py learners omniglot --learner transformer --recipe published --batch-size 4
     """
@@ -145,7 +151,7 @@ def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: L
     device, precisions = options.torch_device(), list(dict.fromkeys(map(_resolve, options.precision)))
     episode = generator.batch(range(config.batch_size)).to(device)
     textbook = _textbook_cases(config, generator, episode)
-    steps = [_step_case(config, generator, episode, precision) for precision in precisions]
+    steps = [case for precision in precisions for case in _step_cases(config, generator, episode, precision)]
     drawing = drawing_case(_labels(config, STEP, DRAWING), generator, config.batch_size)
     used = [_use_cases(config, generator, episode, precision) for precision in precisions]
     units = config.batch_size * (len(textbook) + len(steps) + 1 + 2 * len(used))
@@ -158,22 +164,39 @@ def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: L
 
 def _textbook_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episode) -> list[Case]:
     """Row 0, where there is a textbook form: checked, in fp32."""
-    own = config.learner
-    if not isinstance(own, SequenceConfig) or own.attention not in EPISODE_FORMS or own.options or own.distributed:
+    textbook = textbook_of(config)
+    if textbook is None:
         return []
     device = episode.stream.x.device
     check_textbook(config, generator, device)
     plain = textbook_copy(_build(config, generator).to(device))
     optimiser = torch.optim.AdamW(plain.parameters(), config.optimiser.rate, weight_decay=config.optimiser.weight_decay)
-    step = training_step(plain, lambda e: textbook_loss(plain, e), optimiser, config, episode, "fp32")
+    step = training_step(plain, lambda e: textbook(plain, e), optimiser, config, episode, "fp32")
     return [_case(config, STEP, TEXTBOOK, step)]
 
 
-def _step_case(config: TrainConfig, generator: EpisodeGenerator, episode: Episode, precision: str) -> Case:
-    learner = _build(config, generator).to(episode.stream.x.device)
-    optimiser = make_optimiser(learner, config.optimiser)
-    step = training_step(learner, learner.meta_loss, optimiser, config, episode, precision)
-    return _case(config, STEP, f"metacl, {precision}", step)
+def textbook_of(config: TrainConfig) -> Callable[[Any, Episode], MetaLoss] | None:
+    """The meta-loss of a learner as one finds it in published code."""
+    own = config.learner
+    if isinstance(own, OMLConfig):
+        return textbook_oml_loss
+    if not isinstance(own, SequenceConfig) or own.attention not in EPISODE_FORMS or own.options or own.distributed:
+        return None
+    return textbook_loss
+
+
+def _step_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episode, precision: str) -> list[Case]:
+    forms = {f"metacl, {precision}": config}
+    if isinstance(config.learner, ANMLConfig):
+        leaner = replace(config.learner, rematerialise=REMATERIALISED)
+        forms[f"metacl, {precision}, rematerialised"] = replace(config, learner=leaner)
+    cases = []
+    for form, own in forms.items():
+        learner = _build(own, generator).to(episode.stream.x.device)
+        optimiser = make_optimiser(learner, own.optimiser)
+        step = training_step(learner, learner.meta_loss, optimiser, own, episode, precision)
+        cases.append(_case(own, STEP, form, step))
+    return cases
 
 
 def _use_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episode, precision: str) -> tuple[Case, Case]:
@@ -224,14 +247,13 @@ def check_textbook(config: TrainConfig, generator: EpisodeGenerator, device: tor
     Raises:
         RuntimeError: they differ.
     """
-    learner = (
-        _build(replace(config, learner=replace(config.learner, dropout=0.0, attention_dropout=0.0)), generator)
-        .to(device)
-        .train()
-    )
+    if isinstance(config.learner, SequenceConfig):
+        config = replace(config, learner=replace(config.learner, dropout=0.0, attention_dropout=0.0))
+    learner = _build(config, generator).to(device).train()
+    textbook = textbook_of(config)
+    assert textbook is not None
     episode = generator.batch([0]).to(device)
-    with torch.no_grad():
-        ours, theirs = float(learner.meta_loss(episode).loss), float(textbook_loss(textbook_copy(learner), episode).loss)
+    ours, theirs = learner.meta_loss(episode).loss.item(), textbook(textbook_copy(learner), episode).loss.item()
     if not math.isclose(ours, theirs, rel_tol=1e-3):
         raise RuntimeError(f"{config.learner_name}: loss {ours:.6f}, but {theirs:.6f} in its textbook form. Nothing was timed.")
 

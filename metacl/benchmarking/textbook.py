@@ -6,7 +6,7 @@ Shapes: B episodes, N stream tokens, M queries, S = N + M tokens of one sequence
 """
 
 import copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -20,8 +20,10 @@ from metacl.attention.recurrent import Recurrent
 from metacl.attention.scan import Tokens
 from metacl.attention.softmax import SoftmaxAttention
 from metacl.encoders import ImageEncoder
-from metacl.learners import MetaLoss, query_loss
+from metacl.learners import Learner, MetaLoss, query_loss
 from metacl.learners.sequence import Block, SequenceLearner, sinusoids
+
+L = TypeVar("L", bound=Learner)
 
 
 def softmax_weights(tokens: Tokens, mask_SS: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def episode_mask(stream: int, queries: int, device: torch.device) -> Tensor:
     return ((column < stream) & (column <= row)) | (column == row)
 
 
-def textbook_copy(learner: SequenceLearner) -> SequenceLearner:
+def textbook_copy(learner: L) -> L:
     """The same weights in their own storage, convolutions in NCHW."""
     plain = copy.deepcopy(learner)
     for parameter in plain.parameters():
@@ -114,7 +116,7 @@ def textbook_copy(learner: SequenceLearner) -> SequenceLearner:
 def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
     """`learner.meta_loss` for queries at the end of streams without padding: one sequence of stream and queries, one mask."""
     stream, queries = episode.stream, episode.queries
-    z_stream, z_query = _encode(learner.encoder, torch.cat([stream.x, queries.x], dim=1)).split(
+    z_stream, z_query = encode_channels_first(learner.encoder, torch.cat([stream.x, queries.x], dim=1)).split(
         [len(stream), len(queries)], dim=1
     )
     label = learner.symbols.embed(stream.y) if learner.spec.classification else learner.target_encoder(stream.y)
@@ -161,7 +163,7 @@ def _auxiliary_loss(weights: list[Tensor], episode: Episode, stream: int) -> Ten
     return torch.stack(losses).sum()
 
 
-def _encode(encoder: nn.Module, x: Tensor) -> Tensor:
+def encode_channels_first(encoder: nn.Module, x: Tensor) -> Tensor:
     """Images as they come, channels first."""
     if not isinstance(encoder, ImageEncoder):
         return encoder(x)

@@ -1,13 +1,30 @@
-"""Learners: the protocol, and one file a family. `LEARNERS` names the configurations that `train.py` can build."""
+"""Learners: the protocol, and one file a family. `LEARNERS` names the configurations that `train.py` can build,
+`FROM_SCRATCH` those of learners without meta-training, for `evaluate.py`."""
 
+from typing import Any
+
+from metacl.learners.alpaca import AlpacaConfig
+from metacl.learners.anml import ANMLConfig
+from metacl.learners.bayes import BayesConfig
 from metacl.learners.check import check_learner
+from metacl.learners.finetune import FinetuneConfig
+from metacl.learners.gemcl import GemclConfig
+from metacl.learners.maml import MAMLConfig
+from metacl.learners.oml import OMLConfig
 from metacl.learners.protocol import Learner, MetaLoss, query_loss, query_score, state_bytes, task_parts
 from metacl.learners.prototypes import PrototypesConfig
+from metacl.learners.reptile import ReptileConfig
 from metacl.learners.sequence import SequenceConfig
 
-LEARNERS = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
+LEARNERS: dict[str, type[Any]] = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
+LEARNERS |= {"gemcl": GemclConfig, "gemcl-map": GemclConfig, "alpaca": AlpacaConfig}
+LEARNERS |= {"sb-mcl": BayesConfig, "sb-mcl-map": BayesConfig}
+LEARNERS |= {"oml": OMLConfig, "anml": ANMLConfig, "reptile": ReptileConfig}
+LEARNERS |= {"maml": MAMLConfig, "meta-sgd": MAMLConfig, "anil": MAMLConfig}
+FROM_SCRATCH: dict[str, type[Any]] = {"online": FinetuneConfig, "offline": FinetuneConfig, "replay": FinetuneConfig}
 
 __all__ = [
+    "FROM_SCRATCH",
     "LEARNERS",
     "Learner",
     "MetaLoss",

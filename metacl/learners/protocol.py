@@ -1,7 +1,7 @@
 """The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from episodes import Episode, EpisodeSpec, Examples
 
 State = Any
 """A tree (NamedTuple, tuple, dict) of tensors whose first axis is B."""
+
+
+Distributed = Literal["random", "every"] | None
+"""When the meta-loss asks a query: once after a `random` task from its own on, after `every` such task, or at the end."""
 
 
 class MetaLoss(NamedTuple):
@@ -31,17 +35,19 @@ class Learner(nn.Module):
 
     Arguments:
         spec: of the episodes it is built for.
-        distributed: the meta-loss asks each query after a random task from its own on, not only at the end of the stream.
+        distributed: when the meta-loss asks the queries; None: at the end of the stream.
     """
 
     chunkable = True
     """learn(learn(s, a), b) equals learn(s, a then b)."""
     constant_state = True
     """The state does not grow with the stream."""
+    outer_sgd = False
+    """Its meta-gradient is a way to go (Reptile): the outer optimiser is plain SGD, without momentum or weight decay."""
     step = 0
     """The meta-training step, set by the outer loop: schedules inside a learner read it."""
 
-    def __init__(self, spec: EpisodeSpec, distributed: bool = False):
+    def __init__(self, spec: EpisodeSpec, distributed: Distributed = None):
         super().__init__()
         self.spec, self.distributed = spec, distributed
 
@@ -85,24 +91,28 @@ class Learner(nn.Module):
         return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
 
     def _distributed_loss(self, episode: Episode, z_stream: Tensor, z_query: Tensor) -> MetaLoss:
-        """Each query is asked at the end of a task drawn uniformly from its own to the last (CL-Seq's distributed meta-loss).
+        """Queries are asked at the end of their own task or of later ones.
 
-        The metric `forgetting` compares the queries asked right after their task with those asked later.
+        `random`: each once, the task drawn uniformly (CL-Seq's distributed meta-loss). `every`: each after every such task, so
+        that earlier tasks are asked about after every task (as in automated continual learning, Irie 2023). The metric
+        `forgetting` compares what is asked right after its task with what is asked later.
         """
-        parts = list(task_parts(episode.stream))
-        own = episode.queries.task[0].cpu()
-        asked = own + (torch.rand(len(own)) * (len(parts) - own)).long()
-        order = torch.argsort(asked, stable=True)
+        parts, own_M = list(task_parts(episode.stream)), episode.queries.task[0].cpu()
+        asked_TM = torch.arange(len(parts))[:, None] >= own_M
+        if self.distributed == "random":
+            drawn_M = own_M + (torch.rand(len(own_M)) * (len(parts) - own_M)).long()
+            asked_TM = torch.arange(len(parts))[:, None] == drawn_M
         state, predictions = self.init_state(len(z_stream)), []
-        for task, part in enumerate(parts):
+        for part, asked_M in zip(parts, asked_TM, strict=True):
             state = self.learn_features(state, z_stream[:, part], episode.stream[part])
-            if (asked == task).any():
-                predictions.append(self.predict_features(state, z_query[:, asked == task]))
-        prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, order]
+            if asked_M.any():
+                predictions.append(self.predict_features(state, z_query[:, asked_M]))
+        after_A, query_A = asked_TM.nonzero().unbind(1)
+        prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, query_A]
         loss = query_loss(prediction, target, self.spec)
-        late_M = (asked > own)[order]
-        score_M = query_score(prediction.detach(), target, self.spec).mean(0)
-        lost = (score_M[~late_M].mean() - score_M[late_M].mean()).nan_to_num()
+        late_A = after_A > own_M[query_A]
+        score_A = query_score(prediction.detach(), target, self.spec).mean(0)
+        lost = (score_A[~late_A].mean() - score_A[late_A].mean()).nan_to_num()
         loss.metrics["forgetting"] = lost if self.spec.classification else -lost
         return loss
 

@@ -1,7 +1,6 @@
-"""Prototypical network: a class is the mean of its features (Snell 2017), kept as running sums."""
+"""Prototypical network: a class is the mean of its features (Snell 2017), kept as running means."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,10 +8,8 @@ from torch import Tensor
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
-from metacl.learners.protocol import Learner
-
-UNSEEN = -1e9
-"""Logit of a symbol without examples."""
+from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.statistics import UNSEEN, ClassMeans, add_to_means, no_means
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,8 @@ class PrototypesConfig:
 
     width: int = 128
     """D, features of an example."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -30,15 +27,6 @@ class PrototypesConfig:
 
     def build(self, spec: EpisodeSpec) -> "PrototypicalNetwork":
         return PrototypicalNetwork(self, spec)
-
-
-class PrototypesState(NamedTuple):
-    """Sufficient statistics of the class means."""
-
-    sums: Tensor
-    """(B, V, D)"""
-    counts: Tensor
-    """(B, V)"""
 
 
 class PrototypicalNetwork(Learner):
@@ -56,20 +44,14 @@ class PrototypicalNetwork(Learner):
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x).to(next(self.parameters()).dtype)  # out of autocast: distances are differences of large numbers
 
-    def init_state(self, batch_size: int) -> PrototypesState:
-        sums = next(self.parameters()).new_zeros(batch_size, self.spec.symbols, self.width)
-        return PrototypesState(sums, sums[..., 0])
+    def init_state(self, batch_size: int) -> ClassMeans:
+        return no_means(next(self.parameters()), batch_size, self.spec.symbols, self.width)
 
-    def learn_features(self, state: PrototypesState, z_BND: Tensor, examples: Examples) -> PrototypesState:
-        weight_BN = torch.ones_like(z_BND[..., 0]) if examples.valid is None else examples.valid.to(z_BND)
-        index_BND = examples.y[..., None].expand(z_BND.shape)
-        return PrototypesState(
-            state.sums.to(z_BND).scatter_add(1, index_BND, z_BND * weight_BN[..., None]),
-            state.counts.to(z_BND).scatter_add(1, examples.y, weight_BN),
-        )
+    def learn_features(self, state: ClassMeans, z_BND: Tensor, examples: Examples) -> ClassMeans:
+        return add_to_means(state, z_BND, examples.y, examples.valid)
 
-    def predict_features(self, state: PrototypesState, z_BMD: Tensor) -> Tensor:
-        mean_BVD = state.sums / state.counts.clamp_min(1)[..., None]
+    def predict_features(self, state: ClassMeans, z_BMD: Tensor) -> Tensor:
+        mean_BVD = state.means
         with torch.autocast(z_BMD.device.type, enabled=False):
             squares_BMV = z_BMD.square().sum(-1, keepdim=True) + mean_BVD.square().sum(-1)[:, None]
             logits_BMV = 2 * z_BMD @ mean_BVD.mT - squares_BMV

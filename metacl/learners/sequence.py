@@ -13,7 +13,7 @@ from episodes.errors import at_least
 from metacl.attention import ATTENTION, Attention, make_attention
 from metacl.attention.backends import BACKENDS
 from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
-from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.protocol import Distributed, Learner, MetaLoss, query_loss
 from metacl.learners.symbols import SYMBOLS
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class SequenceConfig:
     """Vectors for label symbols: `random` has no limit; `learned` is bound to the vocabulary of its meta-training."""
     auxiliary_steps: int = 0
     """Steps with the auxiliary attention loss, which draws half of the heads to the query's own task."""
-    distributed: bool = False
-    """Ask each query after a random task from its own on, instead of all at the end of the stream."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:

@@ -37,4 +37,5 @@ def load_state(path: str | Path, learner: Learner) -> State:
             own not in (0, size) for own, size in zip(leaf.shape[1:], found.shape[1:], strict=True)
         ):
             raise UserError(f"{path} holds a tensor of shape {tuple(found.shape)} where this learner has {tuple(leaf.shape)}.")
-    return pytree.tree_unflatten([tensors[str(i)].to(leaf.device) for i, leaf in enumerate(leaves)], form)
+    # Cloned into memory that is aligned as PyTorch's own: the rounding of a matrix product may depend on it.
+    return pytree.tree_unflatten([tensors[str(i)].to(leaf.device).clone() for i, leaf in enumerate(leaves)], form)

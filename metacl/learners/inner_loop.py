@@ -1,0 +1,218 @@
+"""The inner loop of gradient-based learners: one SGD step for each example of the stream, for all episodes at once.
+
+This is the plain form, through torch.func, for any network. `fast_mlp.py` is the fast one for heads that are an MLP.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from episodes import EpisodeSpec, Examples, UserError
+from episodes.errors import at_least
+from metacl.learners.protocol import Distributed
+
+Fast = dict[str, Tensor]
+"""The fast weights by name, each (B, *shape)."""
+Loss = Callable[..., Tensor]
+"""(fast weights of one episode, z, y of one example) -> scalar."""
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """Options of the inner loop."""
+
+    rate: float = 0.03
+    """Inner learning rate at the start; it is meta-learned as start * exp(parameter)."""
+    rates: Literal["one", "tensor"] = "one"
+    """One inner learning rate for all fast weights, or one for each tensor of them."""
+    order: Literal[1, 2] = 2
+    """1: inner gradients count as constants in the meta-gradient (first-order form)."""
+    truncate: int = 0
+    """The meta-gradient goes through at most so many steps: updates before count as constants. 0: through all."""
+    rematerialise: int = 0
+    """Steps whose intermediate results are computed again in the backward pass instead of kept. 0: all are kept. The fast
+    form of oml keeps so little that it makes no difference there."""
+    distributed: Distributed = None
+    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "learner.", "truncate", "rematerialise")
+        check_rate(self.rate)
+
+
+class InnerRates(nn.Module):
+    """Positive learning rates, start * exp(parameter): weight decay draws them to where they started.
+
+    Arguments:
+        names: of the fast weights.
+    """
+
+    def __init__(self, config: InnerConfig, names: list[str]):
+        super().__init__()
+        self.names, self.start = names, config.rate
+        self.log = nn.Parameter(torch.zeros(1 if config.rates == "one" else len(names)))
+
+    def forward(self) -> Fast:
+        """A scalar for each tensor."""
+        rates = self.start * self.log.exp()
+        return dict(zip(self.names, rates.expand(len(self.names)).unbind(), strict=True))
+
+
+def initial_fast(module: nn.Module, batch_size: int) -> Fast:
+    """The meta-learned initial weights, the same for every episode."""
+    return {name: p.expand(batch_size, *p.shape).contiguous() for name, p in module.named_parameters()}
+
+
+def example_loss(prediction: Tensor, y: Tensor, spec: EpisodeSpec) -> Tensor:
+    """Of one example: cross-entropy of logits (V,), or the mean squared error of a target."""
+    return F.cross_entropy(prediction, y) if spec.classification else F.mse_loss(prediction, y.flatten())
+
+
+def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> Fast:
+    """fast <- fast - rate * gradient of `loss`, example after example. Differentiable wherever grad mode is on.
+
+    Steps for truncation and rematerialisation are counted from the first example of this call.
+
+    Arguments:
+        rates: a scalar for each tensor.
+        z_BND: features of the stream; `examples.x` is not looked at.
+
+    Raises:
+        UserError: the fast weights are not finite any more.
+    """
+    start, losses = fast, []
+    z_BND, y, valid_BN = without_padding(z_BND, examples)
+
+    def segment(fast: Fast, rates: Fast, z_BCD: Tensor, y: Tensor, valid_BC: Tensor) -> tuple[Fast, Tensor]:
+        kept = []
+        with torch.autocast(z_BCD.device.type, enabled=False):
+            for i in range(z_BCD.shape[1]):
+                fast, loss_B = _step(loss, fast, rates, z_BCD[:, i], y[:, i], valid_BC[:, i], config.order)
+                kept.append(loss_B)
+        return fast, torch.stack(kept, dim=1)
+
+    run = rematerialised(segment) if config.rematerialise else segment
+    for part in segments(len(examples), config.truncate, config.rematerialise):
+        if config.truncate and part.start and part.start % config.truncate == 0:
+            fast = {name: start[name] + (w - start[name]).detach() for name, w in fast.items()}
+        fast, loss_BC = run(fast, rates, z_BND[:, part], y[:, part], valid_BN[:, part])
+        losses.append(loss_BC.detach())
+    if losses:
+        # The loss of step n shows the weights after n - 1 steps.
+        check_finite(fast, torch.cat(losses, dim=1).isfinite().all(0), rates, z_BND)
+    return fast
+
+
+def _step(loss: Loss, fast: Fast, rates: Fast, z_BD: Tensor, y: Tensor, valid_B: Tensor, order: int) -> tuple[Fast, Tensor]:
+    at, z_at = (fast, z_BD) if order == 2 else ({name: w.detach() for name, w in fast.items()}, z_BD.detach())
+    gradient, loss_B = vmap(grad_and_value(loss))(at, z_at, y)
+    if order == 1:
+        gradient = {name: g.detach() for name, g in gradient.items()}
+    new = {}
+    for name, w in fast.items():
+        changes = valid_B.view(-1, *(1,) * (w.ndim - 1))
+        new[name] = torch.where(changes, w - rates[name] * gradient[name], w)
+    return new, loss_B
+
+
+def without_padding(z_BND: Tensor, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, targets and which are valid, with zeros for padding, so that whatever it holds can do no harm."""
+    y = examples.y if not examples.y.is_floating_point() else examples.y.to(z_BND.dtype)
+    if examples.valid is None:
+        return z_BND, y, torch.ones_like(z_BND[..., 0], dtype=torch.bool)
+    valid_BN = examples.valid
+    padding = ~valid_BN.view(*valid_BN.shape, *(1,) * (y.ndim - 2))
+    return z_BND.masked_fill(~valid_BN[..., None], 0), y.masked_fill(padding, 0), valid_BN
+
+
+def check_rate(rate: float) -> None:
+    """Raises `UserError` where an inner learning rate is not positive and finite."""
+    if not (rate > 0 and math.isfinite(rate)):
+        raise UserError(f"learner.rate must be above 0, and finite, not {rate}.")
+
+
+def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:
+    """Raises `UserError` where a label is no symbol of the learner."""
+    if not spec.classification or not examples.y.numel():
+        return
+    y = examples.y if examples.valid is None else examples.y[examples.valid]
+    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < spec.symbols:
+        raise UserError(
+            f"The stream has the label symbol {int(y.max())}, and this learner has {spec.symbols} symbols "
+            f"(0 to {spec.symbols - 1}), one output for each. Meta-train it with --episodes.vocabulary {int(y.max()) + 1}."
+        )
+
+
+def check_finite(weights: Any, finite_N: Tensor, rates: Fast, z_BND: Tensor, first: int = 0, steps: int = 0) -> None:
+    """Raises `UserError` where a tensor of the tree `weights` is not finite, unless the features were not either.
+
+    Arguments:
+        finite_N: whether what step n found was finite; the first that was not is named.
+        first, steps: the number of steps before these, and of all; 0: there are no others.
+    """
+    good = torch.stack([finite_N.all(), *(w.detach().isfinite().all() for w in pytree.tree_leaves(weights))]).all()
+    if bool(good) or not bool(z_BND.isfinite().all()):
+        return
+    steps = steps or len(finite_N)
+    step = first + (int(finite_N.logical_not().int().argmax()) + 1 if not bool(finite_N.all()) else len(finite_N))
+    rate = max(float(r.detach()) for r in rates.values())
+    raise UserError(
+        f"The inner loop diverged: the fast weights are not finite at inner step {step} of {steps}, with an inner learning "
+        f"rate of {rate:.3g}. Start from a lower one, such as --learner.rate {rate / 10:.1g}, or lower --optimiser.rate where "
+        "meta-training raised it."
+    )
+
+
+def segments(length: int, *every: int) -> list[slice]:
+    """0 .. length in parts that end at each multiple of each number of `every`; zeros are left out."""
+    cuts = sorted({0, length, *(place for k in every if k for place in range(0, length, k))})
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of trees of tensors, its intermediate results computed again in the backward pass instead of kept.
+
+    torch.utils.checkpoint cannot hold torch.func inside (saved-tensor hooks), or not be used with autograd.grad.
+    """
+
+    def call(*inputs: Any) -> Any:
+        leaves, form = pytree.tree_flatten(inputs)
+        out_form: list[Any] = []
+
+        def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
+            out, found = pytree.tree_flatten(function(*pytree.tree_unflatten(leaves, form)))
+            out_form[:] = [found]
+            return tuple(out)
+
+        out = _Rematerialised.apply(flat, *leaves)
+        return pytree.tree_unflatten(out, out_form[0])
+
+    return call
+
+
+class _Rematerialised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., tuple[Tensor, ...]], *leaves: Tensor) -> tuple[Tensor, ...]:
+        ctx.function = function
+        ctx.save_for_backward(*leaves)
+        return function(*leaves)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[1:]
+        leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(ctx.saved_tensors, needs, strict=True)]
+        with torch.enable_grad():
+            out = ctx.function(*leaves)
+        pairs = [(o, g) for o, g in zip(out, gradients, strict=True) if o.requires_grad]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True))
+        return None, *(next(found) if need else None for need in needs)
