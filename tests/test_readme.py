@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tables
 import tyro
 
 from metacl.benchmarking import cli as benchmark_cli
@@ -84,3 +85,8 @@ def test_pictures_are_there():
     for page, text in PAGES.items():
         for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
             assert (ROOT / page).parent.joinpath(picture).is_file(), f"{page} shows {picture}"
+
+
+def test_tables_are_made_from_the_raw_figures():
+    page = PAGES["benchmarks/README.md"]
+    assert tables.filled(page) == page, "run: python benchmarks/tables.py"

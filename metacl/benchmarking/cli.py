@@ -13,7 +13,7 @@ from metacl.benchmarking.attention import AttentionOptions, attention
 from metacl.benchmarking.compare import CompareOptions, compare, comparison_table
 from metacl.benchmarking.learners import EpisodesOptions, LearnersOptions, episodes, learners
 from metacl.benchmarking.measure import Result
-from metacl.benchmarking.report import result_lines, result_table, write_result
+from metacl.benchmarking.report import result_lines, result_table, show_table, write_result
 from metacl.display import console, with_plain_errors
 
 DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
@@ -47,7 +47,7 @@ def _measure(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> N
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     result = _measured(options)
-    console.print(result_table(result))
+    show_table(result_table(result))
     for line in result_lines(result):
         console.print(line, soft_wrap=True)
     if options.out is not None:
@@ -56,7 +56,7 @@ def _measure(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> N
 
 def _compare(options: CompareOptions) -> None:
     comparison = compare(options.files)
-    console.print(comparison_table(comparison))
+    show_table(comparison_table(comparison))
     for line in comparison.lines:
         console.print(line, soft_wrap=True)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from metacl.benchmarking.measure import Result, Row, varied
 from metacl.benchmarking.plot import plot
 from metacl.checkpoint import write_json
+from metacl.display import console
 from metacl.environment import environment
 
 CAPTION = """time: median; spread: (max - min) / median; x row 0: how many times as fast as the first row of its block"""
@@ -36,10 +37,18 @@ def result_table(result: Result) -> Table:
 
 def table_of(title: str, labels: list[str]) -> Table:
     """An empty table in the style of all, with its first columns."""
-    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, title_justify="left", caption_justify="left")
+    left: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, **left)
     for name in labels:
-        table.add_column(name, no_wrap=name != "form")
+        table.add_column(name, no_wrap=name != "form", overflow="fold")
     return table
+
+
+def show_table(table: Table) -> None:
+    """In a file, or a pipe, no line is too long."""
+    wide = console.options.update(max_width=1000)
+    width = console.width if console.is_terminal else max(console.width, table.__rich_measure__(console, wide).maximum)
+    console.print(table, width=width, crop=False)
 
 
 def result_lines(result: Result) -> list[str]:
