@@ -58,6 +58,16 @@ def test_chunks_are_the_loop(decay, delta, chunk, N):
 
 
 @each_kind
+@pytest.mark.parametrize("heads", [0, 1, 2, 3])
+def test_heads_in_groups_are_all_heads(decay, delta, heads, monkeypatch):
+    monkeypatch.setattr("metacl.attention.scan.ROOM", heads * E * V)
+    tokens, state = make(decay, delta, 20)
+    fast, right = scan(tokens, state, 8), naive.recurrence(tokens, state)
+    assert_close(fast, right)
+    assert_close(gradients(fast, tokens, state), gradients(right, tokens, state))
+
+
+@each_kind
 def test_looking_is_the_outputs_of_tokens_alone(decay, delta):
     tokens, state = make(decay, delta, 6)
     alone = [scan(Tokens(*(None if t is None else t[:, :, [n]] for t in tokens)), state)[0] for n in range(6)]

@@ -10,8 +10,9 @@ A chunk of C tokens is a few matrix products. With b the sums of log decays (see
     out = rows(q) S + tril(pair(q, k)) u
     S  <- over(S) + ends(k)^T u
 
-The chunks are worked through in order by one autograd function that keeps only the state before each (for delta also e and
-T) and computes the rest again in its backward pass, so that all it touches stays in the processor's cache.
+The chunks are worked through in order by one autograd function, wide heads a few at a time, so that what it touches stays in
+the processor's cache. For add it keeps nothing but its inputs, for delta e, T and the state before each chunk; the rest is
+computed again in the backward pass.
 Sources: Yang et al., "Gated linear attention" (2024) and "Parallelizing linear transformers with the delta rule" (2024).
 """
 
@@ -23,6 +24,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metacl.attention.decay import decay_of
+
+ROOM = 2**19
+"""Numbers in the states of heads that are worked through together: 2 MiB."""
 
 
 class Tokens(NamedTuple):
@@ -53,7 +57,7 @@ class Tokens(NamedTuple):
 def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
     """The outputs (B, H, N, F) of all tokens and the state after them, float32 at least.
 
-    Cost: N * (C + E) * F a head; what is kept for the backward pass: N / C states.
+    Cost: N * (C + E) * F a head. Kept for the backward pass: nothing but the inputs (add), or N / C states (delta).
 
     Arguments:
         chunk: C. None: by width; a state of E x F numbers is read and written once a chunk, so wide states want long ones.
@@ -82,39 +86,57 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q, k, v, log_decay, beta, state, chunk) -> tuple[Tensor, Tensor]:
         B, H, N, F = v.shape
-        out = v.new_empty(B, N, H, F).transpose(1, 2)
-        S = state.flatten(0, 1)
-        kept = []
-        for part in _parts(N, chunk):
-            x = _chunk(Tokens(q, k, v, log_decay, beta), part)
-            before, decay = S.to(v.dtype), decay_of(x.log_decay, v.dtype)
-            error, inverse = (x.v, None) if x.beta is None else _solve(x, decay, before)
-            u = x.v if x.beta is None else error * x.beta[..., None].to(v.dtype)
-            paired = decay.pair(x.q, x.k).tril_()
-            out[:, :, part] = torch.baddbmm(paired @ u, decay.rows(x.q), before).unflatten(0, (B, H))
-            kept.append((S, error, inverse))
-            S = decay.over(S) + decay.ends(x.k).mT @ u
-        ctx.chunk, ctx.delta = chunk, beta is not None
-        solved = [t for _, error, inverse in kept for t in (error, inverse)] if ctx.delta else []
-        ctx.save_for_backward(q, k, v, log_decay, beta, *(S for S, _, _ in kept), *solved)
-        return out, S.unflatten(0, (B, H))
+        out, final = v.new_empty(B, N, H, F).transpose(1, 2), torch.empty_like(state)
+        solved: list[Tensor] = []
+        for group in _groups(state):
+            own, S = _take(Tokens(q, k, v, log_decay, beta), group), state[group].flatten(0, 1)
+            for part in _parts(N, chunk):
+                x = _chunk(own, part)
+                decay, before = decay_of(x.log_decay, v.dtype), S.to(v.dtype)
+                u = x.v
+                if x.beta is not None:
+                    error, inverse = _solve(x, decay, before)
+                    solved += (S, error, inverse)
+                    u = error * x.beta[..., None].to(v.dtype)
+                paired = decay.pair(x.q, x.k).tril_()
+                out[group][:, :, part] = torch.baddbmm(paired @ u, decay.rows(x.q), before).view_as(out[group][:, :, part])
+                S = decay.over(S) + decay.ends(x.k).mT @ u
+            final[group] = S.view_as(final[group])
+        ctx.chunk = chunk
+        ctx.save_for_backward(q, k, v, log_decay, beta, state, *solved)
+        return out, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, log_decay, beta, *kept = ctx.saved_tensors
-        B, H, N, _ = v.shape
-        grads = Tokens(*(None if t is None else _like(t) for t in (q, k, v, log_decay, beta)))  # type: ignore[arg-type]
-        dS = grad_state.flatten(0, 1)
-        parts = list(_parts(N, ctx.chunk))
-        for i in reversed(range(len(parts))):
-            x, dout = _chunk(Tokens(q, k, v, log_decay, beta), parts[i]), grad_out[:, :, parts[i]].flatten(0, 1)
-            solved = kept[len(parts) + 2 * i :][:2] if ctx.delta else None
-            due, dS = _chunk_back(x, kept[i], solved, dout, dS)
-            for whole, piece in zip(grads, due, strict=True):
-                if whole is not None and piece is not None:
-                    whole[:, :, parts[i]] = piece.unflatten(0, (B, H))
-        return *grads, dS.unflatten(0, (B, H)), None
+        q, k, v, log_decay, beta, state, *solved = ctx.saved_tensors
+        tokens, parts = Tokens(q, k, v, log_decay, beta), list(_parts(v.shape[2], ctx.chunk))
+        grads = Tokens(*(None if t is None else _like(t) for t in tokens))  # type: ignore[arg-type]
+        first = torch.empty_like(state)
+        for i, group in enumerate(_groups(state)):
+            own, dS = _take(tokens, group), grad_state[group].flatten(0, 1)
+            kept = [solved[j : j + 3] for j in range(3 * i * len(parts), 3 * (i + 1) * len(parts), 3)]
+            kept = kept if beta is not None else [[S] for S in _states(own, state[group].flatten(0, 1), parts)]
+            for part in reversed(parts):
+                before, *others = kept.pop()
+                due, dS = _chunk_back(_chunk(own, part), before, others, grad_out[group][:, :, part].flatten(0, 1), dS)
+                for whole, piece in zip(grads, due, strict=True):
+                    if whole is not None and piece is not None:
+                        place = whole[group][:, :, part]
+                        place.copy_(piece.view_as(place))
+            first[group] = dS.view_as(first[group])
+        return *grads, first, None
+
+
+def _states(tokens: Tokens, S: Tensor, parts: list[slice]) -> list[Tensor]:
+    """The state before each chunk, for the rule add."""
+    states = []
+    for part in parts:
+        states.append(S)
+        x = _chunk(tokens, part)
+        decay = decay_of(x.log_decay, x.v.dtype)
+        S = decay.over(S) + decay.ends(x.k).mT @ x.v
+    return states
 
 
 def _solve(x: Tokens, decay: Any, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,6 +170,18 @@ def _chunk_back(x: Tokens, state: Tensor, solved: Any, dout: Tensor, dS: Tensor)
         dk = dk + left + right + decay.rows_back(-du @ before.mT, rows)
         dS = dS - rows.mT @ du
     return Tokens(dq, dk, du, decay.gradient(), dbeta), dS
+
+
+def _groups(state_BHEF: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Streams and heads that are worked through together: as many as have ROOM in their states."""
+    B, H, E, F = state_BHEF.shape
+    together = max(1, ROOM // (E * F))
+    rows, heads = max(1, together // H), min(H, together)
+    return ((slice(b, b + rows), slice(h, h + heads)) for b in range(0, B, rows) for h in range(0, H, heads))
+
+
+def _take(tokens: Tokens, group: tuple[slice, slice]) -> Tokens:
+    return Tokens(*(None if t is None else t[group] for t in tokens))  # type: ignore[arg-type]
 
 
 def _parts(N: int, chunk: int) -> Iterator[slice]:

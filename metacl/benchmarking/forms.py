@@ -125,10 +125,10 @@ def forward(work: Work, x: Tensor, precision: str) -> Tensor:
 
 
 def gradients(work: Work, x: Tensor, precision: str) -> tuple[Tensor, ...]:
-    """The outputs, and the gradients of their mean square with respect to all leaves."""
+    """The outputs, and the gradients of half their square with respect to all leaves: what comes back is what came out."""
     with autocast(x, precision):
         out = work.run()
-    return out.detach(), *torch.autograd.grad(out.float().square().mean(), list(work.leaves.values()))
+    return out.detach(), *torch.autograd.grad(out, list(work.leaves.values()), out.detach())
 
 
 def learned(module: Attention, x_BND: Tensor, precision: str) -> Any:

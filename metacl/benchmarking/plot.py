@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -51,10 +52,10 @@ def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _lines(panels: Any, axis: str, rows: list[Row], style: dict[str, Any]) -> None:
-    """Medians as a line, from the fastest to the slowest repetition as a band; below it the memory."""
+    """Medians as a line, the middle half of the repetitions as a band; below it the memory."""
     places = [float(row.labels[axis]) for row in rows]
     panels[0].plot(places, [row.median for row in rows], **style)
-    low, high = [min(row.seconds) for row in rows], [max(row.seconds) for row in rows]
+    low, high = ([np.quantile(row.seconds, share) for row in rows] for share in (0.25, 0.75))
     panels[0].fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
     if len(panels) > 1:
         panels[1].plot(places, [(row.peak_bytes or 0) / 2**20 for row in rows], **style)

@@ -45,10 +45,12 @@ def table_of(title: str, labels: list[str]) -> Table:
 
 
 def show_table(table: Table) -> None:
-    """In a file, or a pipe, no line is too long."""
-    wide = console.options.update(max_width=1000)
-    width = console.width if console.is_terminal else max(console.width, table.__rich_measure__(console, wide).maximum)
-    console.print(table, width=width, crop=False)
+    """On a terminal as wide as that, elsewhere as wide as the table needs."""
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, table.__rich_measure__(console, console.options.update(max_width=1000)).maximum)
+    console.print(table)
+    console.width = width
 
 
 def result_lines(result: Result) -> list[str]:
