@@ -1,9 +1,10 @@
 """Attention through positive features: weights phi(q) . phi(k), so that sums over the stream take the place of its tokens."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
@@ -140,8 +141,28 @@ def with_one(v_BHNF: Tensor) -> Tensor:
 
 def divided(out_BHNF: Tensor) -> Tensor:
     """Sums by their normaliser, the last feature. What saw no token at all is 0."""
-    bottom = out_BHNF[..., -1:]
-    return out_BHNF[..., :-1] / (bottom + (bottom == 0))
+    return _Divided.apply(out_BHNF)
+
+
+class _Divided(torch.autograd.Function):
+    """Keeps the quotient, which is there anyway, and the normaliser, but not the sums."""
+
+    @staticmethod
+    def forward(ctx: Any, sums_BHNF: Tensor) -> Tensor:
+        bottom = sums_BHNF[..., -1:]
+        bottom = bottom + (bottom == 0)
+        out = sums_BHNF[..., :-1] / bottom
+        ctx.save_for_backward(out, bottom)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out, bottom = ctx.saved_tensors
+        due = out.new_empty(*out.shape[:-1], out.shape[-1] + 1)
+        top = torch.div(grad, bottom, out=due[..., :-1])
+        due[..., -1] = -torch.linalg.vecdot(top, out)
+        return due
 
 
 def key_mass(q_BHME: Tensor, k_BHNE: Tensor, task_BN: Tensor, valid_BN: Tensor | None) -> Tensor:
