@@ -79,7 +79,7 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
         A learner without weights has none of them.
     """
     found: dict[str, Tensor] = {}
-    if not getattr(state, "weights", {}):
+    if not getattr(state, "weights", {}) or not getattr(learner, "trains", True):
         return found
     with torch.no_grad():
         found |= _of_units(learner, state, queries.x) | _of_weights(state.weights)

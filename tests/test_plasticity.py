@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples
 from metacl.learners import Learner
+from metacl.learners.kernels import KernelConfig
 from metacl.plasticity import (
     active_units,
     attention_entropy,
@@ -138,3 +139,5 @@ def test_the_last_layer_rank_is_the_papers():
 
 def test_what_has_no_weights_has_no_diagnosis():
     assert diagnose(Linear(SPEC), (), parts()[2]) == {}
+    kernel = KernelConfig().build(SPEC)
+    assert diagnose(kernel, kernel.start([0, 1]), parts()[2]) == {}
