@@ -18,20 +18,34 @@ from episodes import Examples
 from metacl.curvature import Weights, block_hessian, spectral_rank, spectrum
 from metacl.learners.protocol import Learner, State
 
+LONG = 4
+"""A matrix this many times longer than it is wide is long."""
+CURVED = 100
+"""Queries on whose loss Hessians are found, the same for every method: full attention copies its support for each."""
 RIDGE, FLOOR = 1e-6, 1e-12
 """The paper's, for the last layer (its code; section 5.3 of Bekal et al. does not mention them)."""
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """(..., N, D) -> (..., min(N, D)), descending. Of long matrices through their Gram matrix: exact to 1e-8 of the largest."""
+    matrix = matrix.double()
+    N, D = matrix.shape[-2:]
+    if max(N, D) < LONG * min(N, D):
+        return torch.linalg.svdvals(matrix)
+    gram = matrix.mT @ matrix if N > D else matrix @ matrix.mT
+    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(-1)
+
+
 def effective_rank(matrix: Tensor) -> Tensor:
     """(..., N, D) -> (...): exp of the entropy of the singular values over their sum (Roy and Vetterli 2007). 0 for zeros."""
-    values = torch.linalg.svdvals(matrix.double())
+    values = singular_values(matrix)
     share = values / values.sum(-1, keepdim=True).clamp_min(1e-300)
     return (-torch.xlogy(share, share)).sum(-1).exp() * (values[..., 0] > 0)
 
 
 def stable_rank(matrix: Tensor) -> Tensor:
     """(..., N, D) -> (...): squared Frobenius norm over squared largest singular value. 0 for zeros."""
-    values = torch.linalg.svdvals(matrix.double())
+    values = singular_values(matrix)
     return values.square().sum(-1) / values[..., 0].square().clamp_min(1e-300)
 
 
@@ -73,10 +87,10 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
         weight_rank, weight_stable_rank: means over the matrices among the weights, each over its largest possible rank.
         weight_norm, gradient_norm: of all weights, and of the gradient of the mean loss on `queries`.
         attention_entropy: mean over layers.
-        last_layer_rank: of the exact Hessian of the loss on `queries` in `last_layer`, as in the paper.
-        hessian_rank: the same for every method, of the positive part of the Hessian in all weights.
+        last_layer_rank: of the exact Hessian of the loss in `last_layer`, as in the paper.
+        hessian_rank: the same for every method, of the positive part of the Hessian of the loss in all weights.
         sharpness: the largest eigenvalue of that.
-        A learner without weights has none of them.
+        Hessians are of the loss on the first `CURVED` queries. A learner without weights has none of all this.
     """
     found: dict[str, Tensor] = {}
     if not getattr(state, "weights", {}) or not getattr(learner, "trains", True):
@@ -92,7 +106,9 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
 
     found["gradient_norm"] = norm(_gradient(losses, state.weights))
     if hessian:
-        found |= _of_hessian(losses, state.weights, getattr(learner, "last_layer", {}))
+        few = queries[:CURVED]
+        last_layer = getattr(learner, "last_layer", {})
+        found |= _of_hessian(lambda w: query_losses(learner, state._replace(weights=w), few), state.weights, last_layer)
     return found
 
 

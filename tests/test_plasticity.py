@@ -22,6 +22,7 @@ from metacl.plasticity import (
     effective_rank,
     norm,
     query_losses,
+    singular_values,
     stable_rank,
 )
 
@@ -62,6 +63,12 @@ def test_ranks_against_numpy():
     for b, values in enumerate(np.linalg.svd(matrix.numpy(), compute_uv=False)):
         assert effective_rank(matrix)[b].item() == pytest.approx(np.exp(entropy(values)), rel=1e-5)
         assert stable_rank(matrix)[b].item() == pytest.approx(np.linalg.norm(matrix[b]) ** 2 / values[0] ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (5, 40), (7, 5)])
+def test_singular_values_of_long_matrices(shape):
+    matrix = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    assert_close(singular_values(matrix), torch.linalg.svdvals(matrix.double()))
 
 
 @pytest.mark.parametrize("rank", [effective_rank, stable_rank])
