@@ -1,5 +1,5 @@
 """Learners: the protocol, and one file a family. `LEARNERS` names the configurations that `train.py` can build,
-`FROM_SCRATCH` those of learners without meta-training, for `evaluate.py`."""
+`FROM_SCRATCH` those of learners without meta-training, `ONLINE` those that train along a stream, both for `evaluate.py`."""
 
 from typing import Any
 
@@ -13,19 +13,24 @@ from metacl.learners.maml import MAMLConfig
 from metacl.learners.oml import OMLConfig
 from metacl.learners.protocol import Learner, MetaLoss, query_loss, query_score, state_bytes, task_parts
 from metacl.learners.prototypes import PrototypesConfig
+from metacl.learners.query_only import QueryOnlyConfig
+from metacl.learners.query_only_online import OnlineQueryOnlyConfig
 from metacl.learners.reptile import ReptileConfig
 from metacl.learners.sequence import SequenceConfig
 
 LEARNERS: dict[str, type[Any]] = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
+LEARNERS |= {"query-only": QueryOnlyConfig}
 LEARNERS |= {"gemcl": GemclConfig, "gemcl-map": GemclConfig, "alpaca": AlpacaConfig}
 LEARNERS |= {"sb-mcl": BayesConfig, "sb-mcl-map": BayesConfig}
 LEARNERS |= {"oml": OMLConfig, "anml": ANMLConfig, "reptile": ReptileConfig}
 LEARNERS |= {"maml": MAMLConfig, "meta-sgd": MAMLConfig, "anil": MAMLConfig}
 FROM_SCRATCH: dict[str, type[Any]] = {"online": FinetuneConfig, "offline": FinetuneConfig, "replay": FinetuneConfig}
+ONLINE: dict[str, type[Any]] = {"query-only": OnlineQueryOnlyConfig}
 
 __all__ = [
     "FROM_SCRATCH",
     "LEARNERS",
+    "ONLINE",
     "Learner",
     "MetaLoss",
     "PrototypesConfig",

@@ -236,7 +236,7 @@ class OnlineLearner(Learner):
         return self.answer(state.weights, state.memory, x)
 
     def _run(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
-        work = Work(torch.cat([w.flatten(1) for w in state.weights.values()], 1), *state[1:])
+        work = self.working(state)
         y = examples.y if self.spec.classification else examples.y.to(work.flat.dtype)
         answers: list[Tensor] = []
         for start in range(0, len(examples), self.config.block):
@@ -247,10 +247,16 @@ class OnlineLearner(Learner):
             if asked and not self.apart(asked) and found is not None:
                 answers.append(found[:, :asked])
             work.seen += x_block.shape[1]
+        return self.finished(work), answers
+
+    def working(self, state: OnlineState) -> Work:
+        return Work(torch.cat([w.flatten(1) for w in state.weights.values()], 1), *state[1:])
+
+    def finished(self, work: Work) -> OnlineState:
+        """Raises `DivergedError` where no learner has finite weights any more."""
         if len(work.flat) and not bool(work.flat.isfinite().all(1).any()):
             raise self._diverged(work)
-        new = OnlineState(self.named(work.flat), *(getattr(work, name) for name in OnlineState._fields[1:]))
-        return new, answers
+        return OnlineState(self.named(work.flat), *(getattr(work, name) for name in OnlineState._fields[1:]))
 
     def apart(self, asked: int) -> bool:
         """Whether `update` does not find the answers to the first `asked` of a block on the way."""

@@ -131,6 +131,15 @@ def _part(
     return h_BXH.view(-1, M, N)
 
 
+def hidden_units(weights: Weights, q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tensor | None, pair: Pair) -> list[Tensor]:
+    """Activations (B, M * N, H) of each hidden layer, a row for each pair: the plain form, for a look at a few of them."""
+    h_BXP, layers = concatenated(q_BMA, s_BNA, label_BNL, pair).flatten(1, 2), []
+    for i in range(len(weights) // 2 - 1):
+        h_BXP = torch.baddbmm(weights[f"layers.{i}.bias"][:, None], h_BXP, weights[f"layers.{i}.weight"].mT).relu()
+        layers.append(h_BXP)
+    return layers
+
+
 def multiply_adds(config: ScoreConfig, width: int, label_width: int, queries: int, support: int) -> int:
     """Of the scores of `queries` against `support` examples: linear in the support."""
     first = (queries + support) * width * config.hidden + support * label_width * config.hidden
