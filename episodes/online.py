@@ -74,11 +74,11 @@ def _regression(config: StreamConfig) -> Stream:
     return SlowlyChangingRegression(config.bits, config.train or 9_000, config.held_out or 1_000)
 
 
-def _permuted(source: Source, pixels: bool, flat: bool = True, block: int = 400) -> Callable[[StreamConfig], Stream]:
+def _permuted(source: Source, pixels: bool, flat: bool = True) -> Callable[[StreamConfig], Stream]:
     def load(config: StreamConfig) -> Stream:
         _refuse(config, "train", "classes", "bits")
         pool = _pools(config, source)[0]
-        return Permuted(config.name, pool, pixels, not pixels, flat, config.held_out, block)
+        return Permuted(config.name, pool, pixels, not pixels, flat, config.held_out, BLOCKS[config.name])
 
     return load
 
@@ -101,11 +101,14 @@ STREAMS: dict[str, Callable[[StreamConfig], Stream]] = {
     "slowly-changing-regression": _regression,
     "permuted-mnist": _permuted(MNIST, pixels=True),
     "label-permuted-mnist": _permuted(MNIST, pixels=False),
-    "label-permuted-cifar100": _permuted(CIFAR100, pixels=False, flat=False, block=10),
+    "label-permuted-cifar100": _permuted(CIFAR100, pixels=False, flat=False),
     "split-tiny-imagenet": _splits(TINY_IMAGENET, 2),
     "online-cifar100": _splits(CIFAR100, 5),
     "incremental-cifar100": _incremental,
 }
+
+BLOCKS = {name: 400 if name.endswith("mnist") else 10 for name in STREAMS} | {"slowly-changing-regression": 1}
+"""Examples of each stream that arrive together: one update."""
 
 
 def _halves(config: StreamConfig, source: Source) -> tuple[ClassPool, ClassPool]:
