@@ -11,6 +11,7 @@ from episodes.errors import at_least, unknown
 from episodes.online import BLOCKS
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
+from metacl.online_baselines import BASELINES
 
 L = TypeVar("L")
 """The configuration of a learner."""
@@ -70,7 +71,7 @@ def query_only(stream: str) -> OnlineQueryOnlyConfig:
     return OnlineQueryOnlyConfig(block=BLOCKS[stream], support=100, buffer=100, score=score)
 
 
-ONLINE_RECIPES: dict[str, Callable[[str], Any]] = {"query-only": query_only}
+ONLINE_RECIPES: dict[str, Callable[[str], Any]] = {"query-only": query_only} | BASELINES
 """From the name of a stream to the configuration of each online learner."""
 
 

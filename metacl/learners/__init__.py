@@ -5,12 +5,19 @@ from typing import Any
 
 from metacl.learners.alpaca import AlpacaConfig
 from metacl.learners.anml import ANMLConfig
+from metacl.learners.backprop import BackpropConfig
 from metacl.learners.bayes import BayesConfig
 from metacl.learners.check import check_learner
+from metacl.learners.ewc import EWCConfig
 from metacl.learners.finetune import FinetuneConfig
 from metacl.learners.gemcl import GemclConfig
+from metacl.learners.kernels import KernelConfig
 from metacl.learners.maml import MAMLConfig
 from metacl.learners.oml import OMLConfig
+from metacl.learners.online_attention import FullAttentionConfig
+from metacl.learners.online_maml import OnlineMAMLConfig
+from metacl.learners.online_replay import ReplayConfig, SameBufferConfig
+from metacl.learners.online_units import ContinualConfig, RedoConfig
 from metacl.learners.protocol import Learner, MetaLoss, query_loss, query_score, state_bytes, task_parts
 from metacl.learners.prototypes import PrototypesConfig
 from metacl.learners.query_only import QueryOnlyConfig
@@ -25,7 +32,11 @@ LEARNERS |= {"sb-mcl": BayesConfig, "sb-mcl-map": BayesConfig}
 LEARNERS |= {"oml": OMLConfig, "anml": ANMLConfig, "reptile": ReptileConfig}
 LEARNERS |= {"maml": MAMLConfig, "meta-sgd": MAMLConfig, "anil": MAMLConfig}
 FROM_SCRATCH: dict[str, type[Any]] = {"online": FinetuneConfig, "offline": FinetuneConfig, "replay": FinetuneConfig}
-ONLINE: dict[str, type[Any]] = {"query-only": OnlineQueryOnlyConfig}
+ONLINE: dict[str, type[Any]] = {"query-only": OnlineQueryOnlyConfig, "full-attention": FullAttentionConfig}
+ONLINE |= dict.fromkeys(("bp", "l2", "l2-init", "shrink-perturb", "crelu", "layernorm", "reinit", "bp-one"), BackpropConfig)
+ONLINE |= {"er": ReplayConfig, "der": ReplayConfig, "bp-same-buffer": SameBufferConfig, "ewc": EWCConfig}
+ONLINE |= {"cbp": ContinualConfig, "redo": RedoConfig, "online-maml": OnlineMAMLConfig}
+ONLINE |= {"nadaraya-watson": KernelConfig, "knn": KernelConfig}
 
 __all__ = [
     "FROM_SCRATCH",
