@@ -30,15 +30,15 @@ def write_report(
     about = {"config": to_json(config), "environment": environment(), "compute": compute, "seconds_a_task": seconds}
     files = [folder / "results.json"]
     write_json(files[0], about | {"tasks_in_a_block": block, "curves": {name: ends(c, block) for name, c in found.items()}})
-    groups: dict[str, dict[str, Curve]] = {}
-    for name, curve in found.items():
-        score = name.rsplit(" ", 1)[1]
-        groups.setdefault(f"{'diagnostics-' if name.startswith('diagnostics') else ''}{score}", {})[name.rsplit(" ", 1)[0]] = (
-            curve
-        )
-    for group, own in groups.items():
-        files.append(folder / f"{group}.png")
-        plot_curves(own, block, files[-1], title, group.removeprefix("diagnostics-"))
+    scores = {name: curve for name, curve in found.items() if not name.startswith("diagnostics")}
+    for measure in dict.fromkeys(name.rsplit(" ", 1)[1] for name in scores):
+        own = {name.removesuffix(f" {measure}"): curve for name, curve in scores.items() if name.endswith(f" {measure}")}
+        files.append(folder / f"{measure}.png")
+        plot_curves({measure: own}, block, files[-1], title)
+    measured = {name.split(" ", 1)[1]: {"": curve} for name, curve in found.items() if name not in scores}
+    if measured:
+        files.append(folder / "diagnostics.png")
+        plot_curves(measured, block, files[-1], title)
     return files
 
 
@@ -76,26 +76,30 @@ def table(found: dict[str, Curve], block: int, title: str, seeds: int) -> Table:
     shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for words in ("", "first", "last"):
         shown.add_column(words, justify="right" if words else "left", no_wrap=True)
-    for name, curve in found.items():
+    for name, curve in ((name, curve) for name, curve in found.items() if not name.startswith("diagnostics")):
         found_ends, percent = ends(curve, block), name.endswith("accuracy")
         shown.add_row(name, *(_cell(found_ends[part], percent) for part in ("first", "last")))
     return shown
 
 
-def plot_curves(own: dict[str, Curve], block: int, path: Path, title: str, score: str) -> None:
-    """Means over seeds, smoothed over a block of tasks, with bands of one standard deviation between seeds."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, (task_T, values_TB) in own.items():
-        width = min(block, len(task_T))
-        smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
-        place, mean, spread = task_T[width - 1 :] + 1, smooth.mean(1), smooth.std(1)
-        (line,) = axes.plot(place, mean, label=name)
-        axes.fill_between(place, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(xlabel=f"tasks (mean over {block})", ylabel=score, title=title)
-    if score == "loss" and all((values > 0).all() for _, values in own.values()):
-        axes.set_yscale("log")
-    axes.legend(fontsize="small")
+def plot_curves(panels: dict[str, dict[str, Curve]], block: int, path: Path, title: str) -> None:
+    """A panel for each measure. Means over seeds, smoothed over a block of tasks, with bands of one standard deviation."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7, 4) if columns == 1 else (4 * columns, 2.6 * rows), layout="constrained")
+    figure.suptitle(title)
+    for axes, (measure, own) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        for name, (task_T, values_TB) in own.items():
+            width = min(block, len(task_T))
+            smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
+            place, mean, spread = task_T[width - 1 :] + 1, smooth.mean(1), smooth.std(1)
+            (line,) = axes.plot(place, mean, label=name)
+            axes.fill_between(place, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(xlabel=f"tasks (mean over {width} measured)", ylabel=measure)
+        if measure == "loss" and all((values > 0).all() for _, values in own.values()):
+            axes.set_yscale("log")
+        if any(own):
+            axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 
 

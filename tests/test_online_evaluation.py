@@ -156,13 +156,16 @@ def results(folder: str) -> dict:
 
 def test_the_command_end_to_end(cli):
     words = ["slowly-changing-regression", "query-only", *SMALL, "--tasks", "4", "--seeds", "0", "1", "--lags", "1"]
+    words += ["--diagnose-every", "2"]
     status, text = cli(evaluate_main, *words, "--rates", "1e-3", "1e-2", "--sweep-tasks", "2", "--out", "mine")
     assert status == 0, text
     assert re.search(r"Learning rate: 0\.0?01, the best of 0.001, 0.01", text) and "backward 1 with support loss" in text
     found = results("mine")
     assert found["config"]["learner_name"] == "query-only" and found["config"]["learner"]["rate"] in (1e-3, 1e-2)
-    assert set(found["curves"]) == {f"{c} loss" for c in ("prequential", "forward", "backward 1", "backward 1 with support")}
-    assert Path("mine/loss.png").stat().st_size and len(records(Path("mine"))) == 4
+    scores = {f"{c} loss" for c in ("prequential", "forward", "backward 1", "backward 1 with support")}
+    assert {name for name in found["curves"] if not name.startswith("diagnostics")} == scores
+    assert "diagnostics last_layer_rank" in found["curves"] and len(records(Path("mine"))) == 4
+    assert {file.name for file in Path("mine").glob("*.png")} == {"loss.png", "diagnostics.png"}
     values = [record["forward"]["loss"] for record in records(Path("mine"))]
     assert found["curves"]["forward loss"]["last"]["mean"] == pytest.approx(sum(values[3]) / 2)
     status, text = cli(evaluate_main, *words, "--out", "mine")
