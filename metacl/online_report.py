@@ -88,7 +88,10 @@ def plot_curves(panels: dict[str, dict[str, Curve]], block: int, path: Path, tit
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(7, 4) if columns == 1 else (4 * columns, 2.6 * rows), layout="constrained")
     figure.suptitle(title)
-    for axes, (measure, own) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+    every = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in every[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (measure, own) in zip(every, panels.items(), strict=False):
         for name, (task_T, values_TB) in own.items():
             width = min(block, len(task_T))
             smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
