@@ -106,7 +106,7 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
 
 def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
     _refuse(config, "path", "image", "label", "channels")
-    pools = glyph_pools(_reading(config, 28, None).size or 28)
+    pools = glyph_pools(reading_of(config, 28, None).size or 28)
     return _classification("glyphs", vocabulary, *(pools[split] for split in SPLITS))
 
 
@@ -117,31 +117,33 @@ def _sine(config: DataConfig, vocabulary: int) -> Benchmark:
 
 def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
     """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey."""
-    folder = _copy(config) or omniglot_download()
-    reading = _reading(config, 28, 1)
+    folder = local_copy(config) or omniglot_download()
+    reading = reading_of(config, 28, 1)
     if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
         _refuse(config, "image", "label")
         background, test = (_archive(folder / name, split, reading) for split, name in OMNIGLOT_ARCHIVES.items())
     else:
-        background, test = (_read(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES)
+        background, test = (
+            read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
+        )
     train, validation = _cut(background, "omniglot", (864, 100), ("train", "validation"))
     return _classification("omniglot", vocabulary, train, validation, test)
 
 
 def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
     """Train and test images pooled; 60 classes (50 to meta-train, 10 to validate) and 40 (to test); 32 x 32 RGB."""
-    asked = _reading(config, 32, 3)
+    asked = reading_of(config, 32, 3)
     reading = Reading(asked.image or "img", asked.label or "fine_label", asked.size, asked.channels)
-    pool = _read(_copy(config) or "uoft-cs/cifar100", "cifar100", None, reading)
+    pool = read_cached(local_copy(config) or "uoft-cs/cifar100", "cifar100", None, reading)
     return _classification("cifar100", vocabulary, *_cut(pool, "cifar100", (50, 10, 40), SPLITS))
 
 
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test."""
-    folder = _copy(config) or Path(config.name).expanduser()
+    folder = local_copy(config) or Path(config.name).expanduser()
     where: Path | str = folder if folder.is_dir() else config.name
     name = config.name if is_hub_name(config.name) and not Path(config.name).is_dir() else Path(config.name).resolve().name
-    pool = _read(where, name, None, _reading(config, None, None))
+    pool = read_cached(where, name, None, reading_of(config, None, None))
     return _classification(name, vocabulary, *_cut(pool, name, (60, 20, 20), SPLITS))
 
 
@@ -178,7 +180,7 @@ def _cut(pool: ClassPool, name: str, shares: Sequence[int], splits: Sequence[str
     return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
 
 
-def _read(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
+def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
     identity = folder_identity(where) if isinstance(where, Path) else where
     key = {"source": identity, "name": name, "splits": splits, **vars(reading)}
@@ -194,7 +196,7 @@ def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
     return cached(key, partial(read_omniglot_archive, archive, f"omniglot, {split}", size, channels))
 
 
-def _reading(config: DataConfig, size: int | None, channels: int | None) -> Reading:
+def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Reading:
     """What is asked, and the benchmark's own where nothing is. Raises `UserError` for values that cannot be."""
     return Reading(
         config.image,
@@ -204,7 +206,7 @@ def _reading(config: DataConfig, size: int | None, channels: int | None) -> Read
     )
 
 
-def _copy(config: DataConfig) -> Path | None:
+def local_copy(config: DataConfig) -> Path | None:
     """The folder of `--data.path`."""
     if config.path is None:
         return None

@@ -10,15 +10,17 @@ from typing import Annotated, Literal
 import tyro
 from accelerate import PartialState
 
-from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeGenerator, UserError, load_benchmark
+from episodes import BENCHMARKS, STREAMS, Benchmark, DataConfig, EpisodeGenerator, UserError, load_benchmark
 from episodes.errors import at_least
+from metacl import online_run
 from metacl.checkpoint import Run, read_json
 from metacl.config import TrainConfig
 from metacl.display import INTERRUPTED, console, say, with_plain_errors
 from metacl.environment import environment
 from metacl.evaluation import held_out
-from metacl.learners import FROM_SCRATCH, LEARNERS, Learner
+from metacl.learners import FROM_SCRATCH, LEARNERS, ONLINE, Learner
 from metacl.meta_training import generators, make_accelerator, meta_train
+from metacl.online_recipes import FollowConfig, online_recipe_for
 from metacl.recipes import RECIPES, recipe_for
 from metacl.report import result_table, watched, write_results
 from metacl.scratch import SCRATCH_RECIPES, ScratchConfig, evaluate_scratch, scratch_recipe_for
@@ -35,6 +37,7 @@ DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for ea
 LEARNER  {learners}
          each with a size: --recipe {recipes} (the first is the default)
          without meta-training: python evaluate.py DATA {scratch}
+         along one long stream: python evaluate.py STREAM LEARNER; see python evaluate.py --help
 
 Examples
     python train.py glyphs transformer
@@ -49,6 +52,10 @@ class EvaluateArguments:
     """Evaluate a meta-trained learner on held-out streams of classes that it has never seen.
 
     Learners without meta-training take DATA and their name in place of RUN: python evaluate.py DATA online|offline|replay.
+
+    Long streams take the name of the stream and of an online learner: python evaluate.py STREAM LEARNER --tasks 1000;
+    python evaluate.py --resume FOLDER goes on where such a run stopped. STREAM is slowly-changing-regression, permuted-mnist,
+    label-permuted-mnist, label-permuted-cifar100, split-tiny-imagenet, online-cifar100 or incremental-cifar100.
 
     The learner takes in each stream task by task and is asked about all tasks so far after each. Written to RUN/results:
     results.json and, for each length, the score by position and the matrix of scores as pictures.
@@ -188,8 +195,14 @@ def _silent(words: str) -> None:
 
 
 def _evaluate_words(argv: list[str]) -> None:
-    """RUN [options], or DATA LEARNER [options]."""
-    if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-") or (Path(argv[0]) / "config.json").is_file():
+    """RUN [options], DATA LEARNER [options], STREAM LEARNER [options], or --resume FOLDER."""
+    if argv and argv[0] == "--resume":
+        if len(argv) != 2:
+            raise UserError("--resume takes a folder and nothing else: python evaluate.py --resume FOLDER")
+        online_run.resume(Path(argv[1]))
+    elif argv and (argv[0] in STREAMS or (len(argv) > 1 and argv[1] in ONLINE and argv[1] not in LEARNERS)):
+        online_run.start(*parse_follow(argv))
+    elif len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-") or (Path(argv[0]) / "config.json").is_file():
         _evaluate(tyro.cli(EvaluateArguments, args=argv, prog="evaluate.py"))
     else:
         config, folder = parse_scratch(argv)
@@ -217,6 +230,27 @@ def parse_scratch(argv: list[str]) -> tuple[ScratchConfig, Path]:
     prog = f"evaluate.py {data} {learner}"
     parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=prog, description=words)
     _check_name(data, parsed.config.data)
+    return parsed.config, parsed.out
+
+
+def parse_follow(argv: list[str]) -> tuple[FollowConfig, Path]:
+    """STREAM LEARNER [options] -> the complete configuration, and the folder of the run."""
+    if len(argv) < 2 or argv[1].startswith("-"):
+        raise UserError(f"After {argv[0]} comes the name of a learner that trains online: {', '.join(ONLINE)}.")
+    stream, learner, *rest = argv
+    default = online_recipe_for(learner, stream)
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[FollowConfig[ONLINE[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        out: Path = Path("runs") / f"{stream}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+        """Folder of the run; an existing one is never overwritten."""
+
+    words = f"Run {learner} along the stream {stream}, and measure it before, at and after each task."
+    prog = f"evaluate.py {stream} {learner}"
+    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=prog, description=words)
+    if parsed.config.stream.name != stream:
+        raise UserError(f"STREAM is {stream}, but --stream.name {parsed.config.stream.name}. Leave --stream.name out.")
     return parsed.config, parsed.out
 
 

@@ -93,19 +93,19 @@ def from_json(values: dict[str, Any], where: Path) -> TrainConfig:
     """
     try:
         learner = LEARNERS[values["learner_name"]]
-        return _build(TrainConfig, values | {"learner": _build(learner, values["learner"])})
+        return built(TrainConfig, values | {"learner": built(learner, values["learner"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not a configuration of this version of metacl: {error!r}.") from error
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """`value` as `kind`: dataclasses from dictionaries, tuples from lists."""
+def built(kind: Any, value: Any) -> Any:
+    """`value` of a JSON file as `kind`: dataclasses from dictionaries, tuples from lists."""
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         if missing := {field.name for field in dataclasses.fields(kind)} - value.keys():
             raise KeyError(", ".join(sorted(missing)))
         hints = typing.get_type_hints(kind)
         make: Any = kind
-        return make(**{name: _build(hints[name], inner) for name, inner in value.items()})
+        return make(**{name: built(hints[name], inner) for name, inner in value.items()})
     if typing.get_origin(kind) is tuple:
         return tuple(value)
     if isinstance(kind, types.UnionType) and isinstance(value, list):

@@ -78,3 +78,36 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, *shape) float -> (B, N, D)."""
         return self.layers(x.flatten(2).flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class FeatureEncoder(nn.Module):
+    """The encoder of the query-only paper: images through three convolutions, vectors as they are.
+
+    Convolutions (channels, kernel) 32 x 5, 64 x 3, 128 x 3, each padded by 1, with ReLU and 2 x 2 max-pooling, then flattened.
+    There is no BatchNorm: one example is as good as many. `width` features come out, 1152 of a 32 x 32 image.
+
+    Raises:
+        UserError: the images are too small for three poolings.
+    """
+
+    def __init__(self, spec: EpisodeSpec):
+        super().__init__()
+        self.image = spec.x_kind == "image"
+        layers: list[nn.Module] = []
+        if self.image:
+            into, *sides = spec.x_shape
+            for out, kernel in ((32, 5), (64, 3), (128, 3)):
+                layers += [nn.Conv2d(into, out, kernel, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+                into, sides = out, [(side + 3 - kernel) // 2 for side in sides]
+            if min(sides) < 1:
+                raise UserError(
+                    f"Images of {spec.x_shape[1]} x {spec.x_shape[2]} are too small to be encoded: take 10 x 10 or more."
+                )
+            self.width = into * math.prod(sides)
+        else:
+            self.width = math.prod(spec.x_shape)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, height, width) uint8, scaled to [0, 1], or (N, *shape) float -> (N, width)."""
+        return self.layers(x.to(self.layers[0].weight.dtype) / 255 if self.image else x).flatten(1)  # type: ignore[arg-type]

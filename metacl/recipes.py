@@ -16,6 +16,7 @@ from metacl.learners.bayes import BayesConfig
 from metacl.learners.gemcl import GemclConfig
 from metacl.learners.maml import MAMLConfig
 from metacl.learners.oml import OMLConfig
+from metacl.learners.query_only import QueryOnlyConfig
 from metacl.learners.reptile import ReptileConfig
 
 LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
@@ -86,6 +87,16 @@ def prototypes_small(data: DataConfig) -> TrainConfig:
 def prototypes_paper(data: DataConfig) -> TrainConfig:
     """The published encoder and width."""
     return _long(TrainConfig(data, "pn", PrototypesConfig(width=512, encoder=PUBLISHED)))
+
+
+def query_only_small(data: DataConfig) -> TrainConfig:
+    """The small transformer's encoder and budget."""
+    return TrainConfig(data, "query-only", QueryOnlyConfig(encoder=LIGHT))
+
+
+def query_only_paper(data: DataConfig) -> TrainConfig:
+    """The published encoder and width of CL-Seq; the scores are what is query-only."""
+    return _long(TrainConfig(data, "query-only", QueryOnlyConfig(width=512, encoder=PUBLISHED)))
 
 
 def gemcl_small(data: DataConfig, predictive: Literal["student-t", "gaussian"] = "student-t") -> TrainConfig:
@@ -227,6 +238,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "transformer": TRANSFORMERS,
     "linear-transformer": {name: partial(recipe, attention="linear") for name, recipe in TRANSFORMERS.items()},
     "pn": {"small": prototypes_small, "paper": prototypes_paper},
+    "query-only": {"small": query_only_small, "paper": query_only_paper},
     "gemcl": GEMCLS,
     "gemcl-map": {name: partial(recipe, predictive="gaussian") for name, recipe in GEMCLS.items()},
     "alpaca": {"small": alpaca_small, "paper": alpaca_paper},

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.encoders import EncoderConfig, ImageEncoder, VectorEncoder, build_encoder
+from metacl.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
 from metacl.recipes import LIGHT, PUBLISHED
 
 
@@ -86,3 +86,16 @@ def test_batch_norm_takes_its_statistics_in_training_only():
 def test_each_convolution_needs_its_stride():
     with pytest.raises(UserError, match="strides"):
         build_encoder(EncoderConfig((3, 3), (1,)), EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=5), 4)
+
+
+def test_the_feature_encoder_of_the_query_only_paper():
+    images = FeatureEncoder(EpisodeSpec("image", (3, 32, 32), "cross_entropy", symbols=2))
+    assert images.width == 1152 and sum(p.numel() for p in images.parameters()) == 32 * 76 + 64 * 289 + 128 * 577
+    x = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert images(x).shape == (4, 1152)
+    assert_close(images(x)[:1], images.layers(x[:1] / 255).flatten(1))
+    vectors = FeatureEncoder(EpisodeSpec("vector", (2, 3), "mse", y_shape=(1,)))
+    assert vectors.width == 6 and torch.equal(vectors(torch.arange(6.0).view(1, 2, 3)), torch.arange(6.0)[None])
+    assert FeatureEncoder(EpisodeSpec("image", (1, 10, 10), "cross_entropy", symbols=2)).width == 128
+    with pytest.raises(UserError, match=r"9 x 9 are too small"):
+        FeatureEncoder(EpisodeSpec("image", (1, 9, 9), "cross_entropy", symbols=2))

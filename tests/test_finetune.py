@@ -15,7 +15,7 @@ from episodes import EpisodeSpec, Examples, UserError
 from metacl.learners import check_learner, state_bytes
 from metacl.learners.check import random_episode
 from metacl.learners.finetune import DivergedError, Finetune, FinetuneConfig
-from metacl.learners.scratch import lots, shuffled
+from metacl.learners.scratch import adam_, lots, shuffled
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 SPECS = {"images": IMAGES, "labelled": LABELLED_VECTORS, "regression": VECTORS}
@@ -202,3 +202,23 @@ def test_a_rate_that_diverges(mode):
 def test_rates_that_cannot_be(rates):
     with pytest.raises(UserError, match=r"learner.rates needs"):
         finetune(rates=rates)
+
+
+def test_adam_with_a_rate_for_each_row():
+    rng = torch.Generator().manual_seed(0)
+    gradient = {"w": torch.randn(2, 3, generator=rng)}
+    steps = torch.tensor([1, 4])
+
+    def stepped(rate, rows=slice(None)):
+        weights = {"w": torch.ones(2, 3)[rows]}
+        adam_(
+            weights,
+            ({"w": torch.ones(2, 3)[rows]}, {"w": torch.ones(2, 3)[rows]}),
+            {"w": gradient["w"][rows]},
+            steps[rows],
+            rate,
+        )
+        return weights["w"]
+
+    together = stepped(torch.tensor([0.1, 0.3]))
+    assert_close(together, torch.cat([stepped(0.1, slice(0, 1)), stepped(0.3, slice(1, 2))]))

@@ -9,8 +9,9 @@ import pytest
 import tables
 import tyro
 
+from episodes import STREAMS
 from metacl.benchmarking import cli as benchmark_cli
-from metacl.cli import EvaluateArguments, parse_scratch, parse_train, train_main
+from metacl.cli import EvaluateArguments, parse_follow, parse_scratch, parse_train, train_main
 from metacl.learners import FROM_SCRATCH
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,11 @@ def test_commands_of_train(words):
 
 @pytest.mark.parametrize("words", commands("evaluate.py"), ids=" ".join)
 def test_commands_of_evaluate(words):
-    if len(words) > 1 and words[1] in FROM_SCRATCH:
+    if words[0] == "--resume":
+        assert len(words) == 2
+    elif words[0] in STREAMS:
+        assert parse_follow(words)[0].stream.name == words[0]
+    elif len(words) > 1 and words[1] in FROM_SCRATCH:
         assert parse_scratch(words)[0].data.name == words[0]
     else:
         assert str(tyro.cli(EvaluateArguments, args=words).run) == words[0]

@@ -40,11 +40,13 @@ def _without_batch(layer: nn.Module) -> nn.Module:
     return nn.ReLU() if isinstance(layer, nn.ReLU) else layer
 
 
-def adam_(weights: Weights, moments: tuple[Weights, ...], gradients: Weights, step_B: Tensor, rate: float) -> None:
-    """One step of Adam (Kingma and Ba 2015) in place; `step_B` counts from 1."""
+def adam_(weights: Weights, moments: tuple[Weights, ...], gradients: Weights, step_B: Tensor, rate: float | Tensor) -> None:
+    """One step of Adam (Kingma and Ba 2015) in place; `step_B` counts from 1; `rate` is one for all or (B,)."""
+    rate_B = torch.as_tensor(rate, dtype=torch.float64, device=step_B.device).expand(len(step_B))
     for name, gradient in gradients.items():
         first, second = moments[0][name], moments[1][name]
-        step = step_B.to(gradient).view(-1, *[1] * (gradient.ndim - 1))
+        shape = -1, *[1] * (gradient.ndim - 1)
+        step, rate = step_B.to(gradient).view(shape), rate_B.to(gradient).view(shape)
         first.mul_(FIRST).add_(gradient, alpha=1 - FIRST)
         second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
         root = (second / (1 - SECOND**step)).sqrt_().add_(SMALL)

@@ -5,19 +5,24 @@ import torch
 from torch import Tensor, nn
 
 
-class RandomSymbols(nn.Module):
-    """Symbol v is a fixed random vector, row v of an endless table: the vocabulary has no limit and no parameters of its own.
+def symbol_codes(symbols: int, width: int) -> Tensor:
+    """(V, D) rows of length sqrt(D).
 
-    The rows are drawn with a counter-based generator, so a learner built for more symbols has the same first ones.
+    They are drawn with a counter-based generator, so a learner built for more symbols has the same first ones.
     """
+    rows = np.random.Generator(np.random.Philox(key=0)).standard_normal((symbols, width))
+    rows *= (width / np.square(rows).sum(1, keepdims=True)) ** 0.5
+    return torch.from_numpy(rows).float()
+
+
+class RandomSymbols(nn.Module):
+    """Symbol v is a fixed random vector, row v of an endless table: the vocabulary has no limit and no parameters."""
 
     codes_VD: Tensor
 
     def __init__(self, symbols: int, width: int):
         super().__init__()
-        rows = np.random.Generator(np.random.Philox(key=0)).standard_normal((symbols, width))
-        rows *= (width / np.square(rows).sum(1, keepdims=True)) ** 0.5
-        self.register_buffer("codes_VD", torch.from_numpy(rows).float(), persistent=False)
+        self.register_buffer("codes_VD", symbol_codes(symbols, width), persistent=False)
         self.write = nn.Linear(width, width)
         self.answer = nn.Linear(width, width)
 

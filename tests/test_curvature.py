@@ -1,0 +1,133 @@
+"""Hessians against torch.func and dense eigenvalues."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import jacrev
+from torch.testing import assert_close
+
+from metacl.curvature import (
+    block_hessian,
+    hessian_product,
+    hutchinson_trace,
+    lanczos,
+    spectral_rank,
+    spectrum,
+)
+
+B, M = 2, 7
+
+
+def problem() -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Two networks 3 -> 4 tanh -> 2: 26 parameters each."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"first": (4, 3), "bias": (4,), "last": (2, 4), "answer": (2,)}
+    weights = {name: torch.randn(B, *shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
+    x, y = (torch.randn(B, M, width, generator=rng, dtype=torch.float64) for width in (3, 2))
+    return weights, x, y
+
+
+def one_loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    h = torch.tanh(x @ weights["first"].T + weights["bias"])
+    return (h @ weights["last"].T + weights["answer"] - y).square().mean()
+
+
+def losses(weights: dict[str, Tensor]) -> Tensor:
+    _, x, y = problem()
+    return torch.stack([one_loss({name: w[b] for name, w in weights.items()}, x[b], y[b]) for b in range(B)])
+
+
+def dense() -> Tensor:
+    """(B, P, P) by torch.func, column by column of a flat vector."""
+    weights, x, y = problem()
+    rows = []
+    for b in range(B):
+        own = {name: w[b] for name, w in weights.items()}
+        blocks = jacrev(jacrev(one_loss))(own, x[b], y[b])
+        parts = [[blocks[i][j].reshape(own[i].numel(), own[j].numel()) for j in own] for i in own]
+        rows.append(torch.cat([torch.cat(part, 1) for part in parts]))
+    return torch.stack(rows)
+
+
+def test_a_block_of_the_hessian_is_exact():
+    weights, H_BPP = problem()[0], dense()
+    assert_close(block_hessian(losses, weights, dict.fromkeys(weights, ...)), H_BPP)
+    assert_close(block_hessian(losses, weights, {"last": ..., "answer": ...}), H_BPP[:, 16:, 16:])
+    got = block_hessian(losses, weights, {"last": 1, "answer": (slice(1, 2),)})
+    part = torch.tensor([20, 21, 22, 23, 25])
+    assert_close(got, H_BPP[:, part][:, :, part])
+
+
+def test_many_columns_are_found_in_parts(monkeypatch):
+    monkeypatch.setattr("metacl.curvature.CHUNK", 3)
+    assert_close(block_hessian(losses, problem()[0], dict.fromkeys(problem()[0], ...)), dense())
+
+
+def test_products_with_the_hessian():
+    v_BP = torch.randn(B, 26, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    product = hessian_product(losses, problem()[0])
+    assert_close(product(v_BP), torch.einsum("bpq,bq->bp", dense(), v_BP))
+
+
+def test_a_linear_loss_has_no_curvature():
+    weights = {"w": torch.ones(2, 3)}
+    assert_close(block_hessian(lambda w: w["w"].sum(1), weights, {"w": ...}), torch.zeros(2, 3, 3))
+    assert_close(hessian_product(lambda w: w["w"].sum(1), weights)(torch.ones(2, 3)), torch.zeros(2, 3))
+
+
+def test_lanczos_to_the_end_finds_the_dense_eigenvalues():
+    start_BP = torch.randn(B, 26, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values_BK, weights_BK = lanczos(hessian_product(losses, problem()[0]), start_BP, 100)
+    assert values_BK.shape == (B, 26)
+    assert_close(values_BK, torch.linalg.eigvalsh(dense()), rtol=1e-6, atol=1e-8)
+    assert_close(weights_BK.sum(1), torch.ones(B, dtype=torch.float64))
+
+
+def test_few_steps_of_lanczos_find_the_largest_eigenvalues():
+    """And v' f(H) v for polynomials f of a degree below twice the steps."""
+    matrix = torch.diag(torch.cat([torch.linspace(0, 1, 198, dtype=torch.float64), torch.tensor([5.0, 9.0])]))[None]
+    start = torch.randn(1, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values_BK, weights_BK = lanczos(lambda v: torch.einsum("bpq,bq->bp", matrix, v), start, 20)
+    assert_close(values_BK[0, -2:], torch.tensor([5.0, 9.0], dtype=torch.float64))
+    v = start[0] / start.norm()
+    assert_close((weights_BK * values_BK**5).sum(1)[0], v @ torch.linalg.matrix_power(matrix[0], 5) @ v)
+
+
+def test_a_krylov_space_that_ends_early_leaves_no_false_eigenvalues():
+    """Row 0 has two eigenvalues, row 1 has six: the spaces end after 2 and 6 steps."""
+    values = torch.tensor([[3.0, 3, 3, 7, 7, 7], [1.0, 2, 3, 4, 5, 6]])
+    values_BK, weights_BK = lanczos(lambda v: values * v, torch.ones(2, 6), 6)
+    assert_close(values_BK[0][weights_BK[0] > 1e-6], torch.tensor([3.0, 7.0], dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    assert_close(weights_BK[0][weights_BK[0] > 1e-6], torch.full((2,), 0.5, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    assert_close(values_BK[1], values[1].double(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_spectrum_counts_all_parameters_and_keeps_the_trace():
+    """Of losses with known eigenvalues: 1/2 w' diag(values) w after a rotation, over two tensors."""
+    exact = torch.tensor([[0.0] * 30 + [1, 1, 2, 3, 5, 8], [1.0] * 30 + [2, 4, 4, 8, -2, 9]], dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(36, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    start = {"a": torch.ones(2, 4, 5, dtype=torch.float64), "b": torch.ones(2, 16, dtype=torch.float64)}
+    values_BK, counts_BK = spectrum(
+        lambda w: (exact * (torch.cat([w["a"].flatten(1), w["b"]], 1) @ turn).square()).sum(1) / 2, start, 100, steps=8
+    )
+    assert_close(counts_BK.sum(1), torch.full((2,), 36.0, dtype=torch.float64))
+    assert_close((counts_BK * values_BK).sum(1), exact.sum(1), rtol=0.05, atol=0)
+    assert_close(values_BK.amax(1), exact.amax(1), rtol=1e-3, atol=0)
+    assert_close(spectral_rank(values_BK, counts_BK), spectral_rank(exact), rtol=0.05, atol=0)
+
+
+def test_the_trace_by_random_signs():
+    got_B = hutchinson_trace(hessian_product(losses, problem()[0]), torch.zeros(B, 26, dtype=torch.float64), probes=400)
+    assert_close(got_B, dense().diagonal(dim1=1, dim2=2).sum(1), rtol=0.1, atol=0)
+
+
+def test_the_rank_of_a_spectrum_by_hand():
+    assert spectral_rank(torch.tensor([[2.0, 2, 2, 2, 0]])).item() == pytest.approx(4)
+    assert spectral_rank(torch.tensor([[3.0, 1.0, -9.0]])).item() == pytest.approx(
+        np.exp(-0.75 * np.log(0.75) + 0.25 * np.log(4))
+    )
+    assert spectral_rank(torch.tensor([[2.0, 5.0]]), torch.tensor([[4.0, 0.0]])).item() == pytest.approx(4)
+    assert spectral_rank(torch.zeros(1, 3)).item() == 0
+    paper = torch.tensor([[0.0, 0.0, -1.0]])  # the ridge alone is left, and the floor for negative curvature
+    assert spectral_rank(paper, ridge=1e-6, floor=1e-12).item() == pytest.approx(2, abs=1e-3)

@@ -1,0 +1,204 @@
+"""Streams: what a task of each is, by its definition, and that it is a function of (stream, seed, index) alone."""
+
+import numpy as np
+import pytest
+import torch
+from making import hf_folder, noise, png, small_pool
+
+from episodes import STREAMS, DataConfig, StreamConfig, UserError, load_stream, side_by_side
+from episodes.streams import Incremental, Permuted, SlowlyChangingRegression, Splits, cut_pool
+
+CLASSES = 6
+
+
+def pools():
+    """Two pools of six classes; the first pixel of an image is its class, the second counts within it."""
+    return small_pool((8,) * CLASSES, (3, 4, 5)), small_pool((3,) * CLASSES, (3, 4, 5), seed=1)
+
+
+def streams():
+    train, held_out = pools()
+    return {
+        "redraw": SlowlyChangingRegression(train=60, held_out=20),
+        "flip-one": SlowlyChangingRegression("flip-one", train=60, held_out=20),
+        "pixels": Permuted("pixels", train, held_out=10),
+        "labels": Permuted("labels", train, pixels=False, labels=True, flat=False, held_out=10),
+        "splits": Splits("splits", train, held_out, 2),
+        "incremental": Incremental("incremental", train, held_out, 2),
+        "new only": Incremental("new", train, held_out, 2, cumulative=False),
+    }
+
+
+STREAM = streams()
+
+
+def same(a, b) -> bool:
+    return a.x.shape == b.x.shape and torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and torch.equal(a.task, b.task)
+
+
+@pytest.mark.parametrize("name", STREAM)
+def test_a_task_is_an_address(name):
+    stream, again = STREAM[name], streams()[name]
+    for part in ("train", "held_out"):
+        third = getattr(stream.task(3, 2), part)
+        [getattr(stream.task(seed, index), part)[:5] for seed, index in ((4, 0), (3, 1))]
+        whole = third[:]
+        assert same(whole, getattr(again.task(3, 2), part)[:]), "another one of the same stream, asked out of order"
+        assert len(third) == len(whole) > 0 and same(third[3:7], whole[3:7]) and len(third[5 : 10**6]) == len(whole) - 5
+        assert whole.x.shape == (1, len(third), *stream.spec.x_shape) and (whole.task == 2).all()
+        assert whole.x.dtype == (torch.float32 if stream.spec.x_kind == "vector" else torch.uint8)
+        others = [getattr(stream.task(*address), part)[:] for address in ((4, 2), (3, 1))]
+        assert not any(same(whole, other) for other in others)
+
+
+def test_streams_side_by_side():
+    parts = [STREAM["splits"].task(seed, 1).train[:4] for seed in (0, 1, 2)]
+    both = side_by_side(parts)
+    assert both.x.shape == (3, 4, 3, 4, 5) and same(both._map(lambda t: t[1:2]), parts[1])
+
+
+def test_the_network_of_threshold_units_against_a_loop():
+    stream = SlowlyChangingRegression(train=30, held_out=10)
+    w, b, v, c = stream.network(5)
+    assert w.shape == (100, 20) and set(np.concatenate([w.ravel(), b, v, [c]])) == {-1, 1}
+    examples = stream.task(5, 1).train[:]
+    for x, y in zip(examples.x[0].numpy(), examples.y[0, :, 0].numpy(), strict=True):
+        total = float(c)
+        for i in range(100):
+            negative = (20 - sum(w[i]) + b[i]) / 2
+            total += v[i] * (sum(w[i] * x) + b[i] > 0.7 * 21 - negative)
+        assert y == total
+    assert examples.y.std() > 0 and not np.array_equal(w, stream.network(6)[0])
+
+
+def test_bits_are_constant_within_a_task_and_coins_beside():
+    task = SlowlyChangingRegression(train=2_000, held_out=500).task(0, 3)
+    x = torch.cat([task.train[:].x, task.held_out[:].x], 1)[0]
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert (x[:, :15] == x[0, :15]).all() and (x[:, 15:].mean(0) - 0.5).abs().max() < 0.05
+
+
+def test_both_rules_for_new_bits():
+    redraw = np.array([STREAM["redraw"].task_bits(0, i) for i in range(400)])
+    assert abs((redraw[1:] != redraw[:-1]).mean() - 0.5) < 0.03
+    flip = np.array([STREAM["flip-one"].task_bits(0, i) for i in range(400)])
+    changed = flip[1:] != flip[:-1]
+    assert (changed.sum(1) == 1).all() and changed.any(0).all()
+    assert set(flip.ravel()) == {0, 1} and not np.array_equal(flip[0], STREAM["flip-one"].task_bits(1, 0))
+
+
+def test_pixels_are_permuted_alike_in_a_task():
+    pool, stream = pools()[0], STREAM["pixels"]
+    task = stream.task(0, 7)
+    both = torch.cat([task.train[:].x, task.held_out[:].x], 1)[0]
+    y = torch.cat([task.train[:].y, task.held_out[:].y], 1)[0]
+    assert len(task.held_out) == 10 and len(both) == 48 and stream.spec.symbols == CLASSES and stream.block == 400
+    pixels, labels = stream.permutations(0, 7)
+    assert sorted(pixels) == list(range(60)) and list(labels) == list(range(CLASSES))
+    back = (both[:, np.argsort(pixels)] * 255).round()
+    assert {tuple(row) for row in back.int().tolist()} == {tuple(row) for row in pool.images.reshape(48, -1).tolist()}
+    assert torch.equal(back[:, 0].long(), y), "the first pixel is the class"
+    assert not np.array_equal(pixels, stream.permutations(0, 8)[0])
+
+
+def test_labels_are_permuted_alike_in_a_task():
+    stream = STREAM["labels"]
+    examples, (pixels, labels) = stream.task(0, 7).train[:], stream.permutations(0, 7)
+    assert sorted(labels) == list(range(CLASSES)) and list(pixels) == list(range(60)) and list(labels) != list(range(CLASSES))
+    assert torch.equal(examples.y[0], torch.from_numpy(labels)[examples.x[0, :, 0, 0, 0].long()])
+
+
+def test_a_few_classes_are_relabelled_in_each_task():
+    stream, drawn = STREAM["splits"], set()
+    for index in range(60):
+        classes, task = stream.task_classes(0, index), stream.task(0, index)
+        drawn.add(tuple(classes))
+        for part, each in ((task.train[:], 8), (task.held_out[:], 3)):
+            assert torch.equal(torch.from_numpy(classes)[part.y[0]], part.x[0, :, 0, 0, 0].long())
+            assert part.y[0].bincount().tolist() == [each, each]
+    assert len(drawn) > 20 and all(a != b for a, b in drawn) and {c for pair in drawn for c in pair} == set(range(CLASSES))
+    assert (stream.task(0, 0).train[:].y[0].diff() != 0).sum() > 1, "the classes come mixed"
+
+
+def test_classes_arrive_and_keep_their_labels():
+    whole, new = STREAM["incremental"], STREAM["new only"]
+    assert whole.most_tasks == new.most_tasks == 3 and whole.spec.symbols == CLASSES
+    for stream in (whole, new):
+        order = torch.from_numpy(stream.task_classes(0, 2))
+        for index in range(3):
+            assert torch.equal(torch.from_numpy(stream.task_classes(0, index)), order[: 2 * index + 2])
+            for part in (stream.task(0, index).train[:], stream.task(0, index).held_out[:]):
+                assert torch.equal(order[part.y[0]], part.x[0, :, 0, 0, 0].long())
+                first = 0 if stream is whole else 2 * index
+                assert part.y.unique().tolist() == list(range(first, 2 * index + 2))
+        with pytest.raises(UserError, match=r"runs out of data: 6 classes are 3 tasks of 2.*--tasks 3"):
+            stream.task(0, 3)
+
+
+def test_a_pool_is_cut_where_there_are_no_splits():
+    whole = small_pool((12, 2, 6))
+    train, held_out = cut_pool(whole)
+    assert train.counts.tolist() == [10, 1, 5] and held_out.counts.tolist() == [2, 1, 1]
+    rows = [set(range(start, start + n)) for p in (train, held_out) for start, n in zip(p.starts, p.counts, strict=True)]
+    assert set().union(*rows) == set(range(20)) and sum(map(len, rows)) == 20 and train.fingerprint != held_out.fingerprint
+    with pytest.raises(UserError, match=r"'small/1'.*one image"):
+        cut_pool(small_pool((3, 1)))
+
+
+def folder(path, splits=("train", "valid")) -> str:
+    import datasets
+
+    features = {"image": datasets.Image(), "label": datasets.Value("int64")}
+    columns = {"image": [png(noise(i, 12, 1)) for i in range(24)], "label": [i % 6 for i in range(24)]}
+    return hf_folder(path, features, **dict.fromkeys(splits, columns))
+
+
+@pytest.mark.parametrize("name", [name for name in STREAMS if name != "slowly-changing-regression"])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_any_data_set(tmp_path, cache, name, splits):
+    stream = load_stream(StreamConfig(name, DataConfig(folder(tmp_path / "mine", splits), size=7)))
+    task, (held_out,) = stream.task(0, 0), {len(stream.task(0, 0).held_out)}
+    symbols = 2 if name.startswith("split") else 5 if name in ("online-cifar100", "incremental-cifar100") else 6
+    assert stream.spec.symbols == symbols and stream.name == name
+    assert stream.spec.x_shape == ((49,) if name.endswith("mnist") else (1, 7, 7))
+    assert held_out == (1 if "permuted" in name else symbols * (4 if len(splits) == 2 else 1))
+    assert task.train[:3].x.shape == (1, 3, *stream.spec.x_shape)
+
+
+def test_options_of_regression():
+    short = load_stream(StreamConfig(bits="flip-one", train=50, held_out=7))
+    assert (short.rule, len(short.task(0, 1).train), len(short.task(0, 1).held_out)) == ("flip-one", 50, 7)
+    assert len(load_stream(StreamConfig()).task(0, 0).train) == 9_000
+
+
+BAD = {
+    "name": (StreamConfig("permuted-mnits"), r"Unknown stream 'permuted-mnits'. Did you mean 'permuted-mnist'"),
+    "data of a computed stream": (StreamConfig(data=DataConfig("glyphs")), "computed, not read"),
+    "an option of others": (StreamConfig("split-tiny-imagenet", train=5), r"--stream.train means nothing for split-tiny"),
+    "no folder": (StreamConfig("permuted-mnist", DataConfig("nowhere")), "nowhere is no folder"),
+    "too few classes": (StreamConfig("online-cifar100", DataConfig("mine"), classes=7), "A task has 7 classes.* has 6 in all"),
+    "too few images": (StreamConfig("permuted-mnist", DataConfig("mine"), held_out=24), "24 images: too few for 24 held-out"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, tmp_path, cache, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "mine")
+    config, expected = BAD[case]
+    with pytest.raises(UserError, match=expected):
+        load_stream(config)
+
+
+def test_numbers_below_one_and_pools_of_other_classes():
+    with pytest.raises(UserError, match=r"stream.held-out must be at least 1"):
+        StreamConfig(held_out=0)
+    with pytest.raises(UserError, match="have other classes: small/5"):
+        Splits("x", pools()[0], pools()[1].select(range(5)))
+
+
+@pytest.mark.slow
+def test_the_published_streams_on_real_data(real_data, cache):
+    stream = load_stream(StreamConfig("split-tiny-imagenet", DataConfig("", path=real_data("tiny-imagenet"))))
+    task = stream.task(0, 0)
+    assert (len(task.train), len(task.held_out), stream.spec.x_shape, stream.block) == (200, 40, (3, 32, 32), 10)
