@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from episodes.catalog import DataConfig, local_copy, read_cached, reading_of
+from episodes.class_streams import Incremental, Splits, cut_pool
 from episodes.errors import UserError, at_least, unknown
 from episodes.glyphs import glyph_pools
 from episodes.pool import ClassPool
 from episodes.sources import Reading, is_hub_name, open_splits
-from episodes.streams import Incremental, Permuted, SlowlyChangingRegression, Splits, Stream, cut_pool
+from episodes.streams import Permuted, SlowlyChangingRegression, Stream
 
 HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
 """The split of a data set that is held out: the first of these that it has, beside `train`."""

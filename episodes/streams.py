@@ -82,7 +82,9 @@ class SlowlyChangingRegression:
         self.fingerprint = f"{self.name}-1/{rule}/{train}/{held_out}"
 
     def task(self, seed: int, index: int) -> StreamTask:
-        free = _rng(self, seed, "samples", index).integers(0, 2, (self.train + self.held_out, self.bits - self.changing))
+        free = random_numbers(self, seed, "samples", index).integers(
+            0, 2, (self.train + self.held_out, self.bits - self.changing)
+        )
         fixed = np.broadcast_to(self.task_bits(seed, index), (len(free), self.changing))
         x = np.concatenate([fixed, free], axis=1)
         y = self.target(seed, x)
@@ -93,9 +95,9 @@ class SlowlyChangingRegression:
     def task_bits(self, seed: int, index: int) -> np.ndarray:
         """(15,) the bits that are constant in a task."""
         if self.rule == "redraw":
-            return _rng(self, seed, "bits", index).integers(0, 2, self.changing)
-        start = _rng(self, seed, "bits", 0).integers(0, 2, self.changing)
-        flips = _rng(self, seed, "flips", 0).integers(0, self.changing, index)
+            return random_numbers(self, seed, "bits", index).integers(0, 2, self.changing)
+        start = random_numbers(self, seed, "bits", 0).integers(0, 2, self.changing)
+        flips = random_numbers(self, seed, "flips", 0).integers(0, self.changing, index)
         return (start + np.bincount(flips, minlength=self.changing)) % 2
 
     def target(self, seed: int, x: np.ndarray) -> np.ndarray:
@@ -106,7 +108,7 @@ class SlowlyChangingRegression:
 
     def network(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """w (100, 20), b (100,), v (100,), c (), each -1 or 1."""
-        rng = _rng(self, seed, "network", 0)
+        rng = random_numbers(self, seed, "network", 0)
         shapes: tuple[tuple[int, ...], ...] = ((self.units, self.bits), (self.units,), (self.units,), ())
         w, b, v, c = (2 * rng.integers(0, 2, shape) - 1 for shape in shapes)
         return w, b, v, np.asarray(c)
@@ -133,7 +135,7 @@ class Permuted:
         block: int = 400,
     ):
         self.name, self.pool, self.pixels, self.labels, self.flat, self.block = name, pool, pixels, labels, flat, block
-        self.images, self.y = _labelled(pool, range(len(pool.names)))
+        self.images, self.y = labelled(pool, range(len(pool.names)))
         self.held_out = max(1, len(self.y) // 30) if held_out is None else held_out
         if len(self.y) <= self.held_out:
             raise UserError(f"{pool.source} has {len(self.y)} images: too few for {self.held_out} held-out ones in each task.")
@@ -142,142 +144,37 @@ class Permuted:
         self.fingerprint = f"{name}-1/{pool.fingerprint}/{pixels}/{labels}/{flat}/{self.held_out}"
 
     def task(self, seed: int, index: int) -> StreamTask:
-        order = _rng(self, seed, "order", index).permutation(len(self.y))
+        order = random_numbers(self, seed, "order", index).permutation(len(self.y))
         pixels, labels = self.permutations(seed, index)
 
         def fetched(chosen: np.ndarray) -> Examples:
             x = self.pool.fetch(self.images[chosen][None])
             if self.flat:
                 x = x.flatten(2)[..., torch.from_numpy(pixels).to(x.device)].float() / 255
-            return Examples(x, torch.from_numpy(labels[self.y[chosen]])[None].to(x.device), _index(index, chosen, x))
+            return Examples(x, torch.from_numpy(labels[self.y[chosen]])[None].to(x.device), task_index(index, chosen, x))
 
         cut = len(order) - self.held_out
-        return StreamTask(_part(order[:cut], fetched), _part(order[cut:], fetched))
+        return StreamTask(part_of(order[:cut], fetched), part_of(order[cut:], fetched))
 
     def permutations(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Of a task: the places from which its pixels are taken, and the label that each class has."""
         pixels, labels = int(np.prod(self.pool.x_shape)), len(self.pool.names)
-        rng = _rng(self, seed, "permutations", index)
+        rng = random_numbers(self, seed, "permutations", index)
         drawn = rng.permutation(pixels), rng.permutation(labels)
         return drawn[0] if self.pixels else np.arange(pixels), drawn[1] if self.labels else np.arange(labels)
 
 
-class Splits:
-    """A few classes of a pool in each task: drawn at random, again and again, and labelled 0, 1, ... in the order drawn.
-
-    Arguments:
-        train, held_out: two pools of the same classes, with other images.
-        classes: of a task.
-    """
-
-    most_tasks: int | None = None
-
-    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2, block: int = 10):
-        _same_classes(train, held_out, classes)
-        self.name, self.pools, self.classes, self.block = name, (train, held_out), classes, block
-        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=classes)
-        self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
-
-    def task(self, seed: int, index: int) -> StreamTask:
-        chosen = self.task_classes(seed, index)
-        return StreamTask(*(self._part(pool, chosen, seed, index) for pool in self.pools))
-
-    def task_classes(self, seed: int, index: int) -> np.ndarray:
-        """The classes (of the pool) of a task; the place of each is its label."""
-        return _rng(self, seed, "classes", index).permutation(len(self.pools[0].names))[: self.classes]
-
-    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        images, y = _labelled(pool, classes)
-        order = _rng(self, seed, "order", index).permutation(len(y))
-
-        def fetched(chosen: np.ndarray) -> Examples:
-            x = pool.fetch(images[chosen][None])
-            return Examples(x, torch.from_numpy(y[chosen])[None].to(x.device), _index(index, chosen, x))
-
-        return _part(order, fetched)
-
-
-class Incremental(Splits):
-    """Classes arrive a few at a time and keep their labels; the order is drawn by the seed. It ends with the last class.
-
-    Arguments:
-        cumulative: a task has the images of all classes so far (the paper's code), not of the new ones alone.
-    """
-
-    def __init__(
-        self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, block: int = 10, cumulative: bool = True
-    ):
-        super().__init__(name, train, held_out, classes, block)
-        self.cumulative, self.most_tasks = cumulative, len(train.names) // classes
-        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
-        self.fingerprint += f"/incremental/{cumulative}"
-
-    def task_classes(self, seed: int, index: int) -> np.ndarray:
-        """All classes so far, in the order in which they came."""
-        if self.most_tasks is not None and index >= self.most_tasks:
-            raise UserError(
-                f"{self.name} runs out of data: {len(self.pools[0].names)} classes are {self.most_tasks} tasks of "
-                f"{self.classes}, so there is no task {index + 1}. Ask for --tasks {self.most_tasks} or fewer."
-            )
-        return _rng(self, seed, "classes", 0).permutation(len(self.pools[0].names))[: (index + 1) * self.classes]
-
-    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        return super()._part(pool, classes, seed, index) if self.cumulative else self._new(pool, classes, seed, index)
-
-    def _new(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        first = len(classes) - self.classes
-        part = super()._part(pool, classes[first:], seed, index)
-
-        def shifted(where: slice) -> Examples:
-            examples = part[where]
-            return Examples(examples.x, examples.y + first, examples.task)
-
-        return Part(len(part), shifted)
-
-
-def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, ClassPool]:
-    """The first images of each class to train on, the last ones held out, for a data set without splits.
-
-    Raises:
-        UserError: a class has one image only.
-    """
-    if (pool.counts < 2).any():
-        name = pool.names[int(pool.counts.argmin())]
-        raise UserError(f"Class {name!r} of {pool.source} has one image: there is nothing to hold out. Drop the class.")
-    last = np.clip(np.round(pool.counts * held_out).astype(np.int64), 1, pool.counts - 1)
-    parts = ((pool.starts, pool.counts - last, "train"), (pool.starts + pool.counts - last, last, "held out"))
-    return tuple(  # type: ignore[return-value]
-        ClassPool(
-            pool.images, starts, counts, pool.names, f"{pool.source}, {words}", f"{pool.fingerprint}/{words}/{held_out:g}"
-        )
-        for starts, counts, words in parts
-    )
-
-
-def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:
-    if train.names != held_out.names:
-        missing = sorted(set(train.names) ^ set(held_out.names))
-        raise UserError(
-            f"{train.source} and {held_out.source} have other classes: {', '.join(missing[:3])} is in one of them only. "
-            "Both splits need images of every class."
-        )
-    if len(train.names) < classes:
-        raise UserError(
-            f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
-        )
-
-
-def _labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tuple[np.ndarray, np.ndarray]:
+def labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tuple[np.ndarray, np.ndarray]:
     """(I,) the places of the images of some classes, and the label of each: the place of its class in `classes`."""
     runs = [np.arange(pool.starts[c], pool.starts[c] + pool.counts[c]) for c in classes]
     return np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs])
 
 
-def _part(order: np.ndarray, fetched: Callable[[np.ndarray], Examples]) -> Part:
+def part_of(order: np.ndarray, fetched: Callable[[np.ndarray], Examples]) -> Part:
     return Part(len(order), lambda where: fetched(order[where]))
 
 
-def _index(index: int, chosen: np.ndarray, like: Tensor) -> Tensor:
+def task_index(index: int, chosen: np.ndarray, like: Tensor) -> Tensor:
     return torch.full((1, len(chosen)), index, device=like.device)
 
 
@@ -285,7 +182,7 @@ def _floats(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def _rng(stream: Stream, seed: int, purpose: str, index: int) -> np.random.Generator:
+def random_numbers(stream: Stream, seed: int, purpose: str, index: int) -> np.random.Generator:
     """Random numbers that are a function of the stream's name, the seed, what they are for, and the task."""
     digest = hashlib.blake2b(f"{stream.name}/{seed}/{purpose}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8"), counter=[0, 0, 0, index]))

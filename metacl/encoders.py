@@ -110,4 +110,7 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, height, width) uint8, scaled to [0, 1], or (N, *shape) float -> (N, width)."""
-        return self.layers(x.to(self.layers[0].weight.dtype) / 255 if self.image else x).flatten(1)  # type: ignore[arg-type]
+        if not self.image:
+            return x.flatten(1)
+        images = x.to(memory_format=torch.channels_last).to(self.layers[0].weight.dtype) / 255  # type: ignore[arg-type]
+        return self.layers(images).flatten(1)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import STREAMS, StreamConfig, UserError, load_stream
-from episodes.streams import Incremental, SlowlyChangingRegression, Splits
+from episodes.class_streams import Incremental, Splits
+from episodes.streams import SlowlyChangingRegression
 from metacl.cli import evaluate_main, parse_follow
 from metacl.learners.finetune import DivergedError
 from metacl.learners.pairwise import ScoreConfig

@@ -11,7 +11,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
@@ -113,10 +113,8 @@ class OnlineQueryOnly(OnlineLearner):
             return x_s.flatten(2), x.flatten(2)
         own = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
         both = torch.cat([x_s, x], dim=1)
-        if len(x) == 1:
-            z_BXA = functional_call(encoder, {name: w[0] for name, w in own.items()}, (both[0],))[None]
-        else:
-            z_BXA = vmap(lambda w, x: functional_call(encoder, w, (x,)))(own, both)
+        each = [functional_call(encoder, {name: w[b] for name, w in own.items()}, (both[b],)) for b in range(len(both))]
+        z_BXA = torch.stack(each)  # on a CPU half the time of one grouped convolution
         return z_BXA[:, : x_s.shape[1]], z_BXA[:, x_s.shape[1] :]
 
     def update(self, work: Work, x: Tensor, y: Tensor) -> None:
