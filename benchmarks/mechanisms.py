@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from episodes import DataConfig, EpisodeShape, load_benchmark
+from episodes import Benchmark, DataConfig, EpisodeShape, load_benchmark
 from metacl import Run, evaluate
 from metacl.attention import ATTENTION
 from metacl.checkpoint import read_json, write_json
 from metacl.config import TrainConfig, ValidationConfig, to_json
 from metacl.environment import environment
+from metacl.learners import Learner
 from metacl.meta_training import make_accelerator, meta_train
 from metacl.recipes import recipe_for
 
@@ -53,14 +54,7 @@ def make(mechanism: str, seed: int, data: str) -> dict[str, Any]:
     """Meta-trains and tests one learner."""
     config = configuration(mechanism, seed, data)
     benchmark = load_benchmark(config.data, config.episodes.symbols)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", config, environment())
-        started = time.perf_counter()
-        meta_train(run, benchmark, make_accelerator(config.precision))
-        seconds = time.perf_counter() - started
-        records = run.metrics()
-        learner = run.load_learner(benchmark.test.spec)
-    validated = {r["step"]: r["validation_accuracy"] for r in records if "validation_accuracy" in r}
+    learner, validated, seconds = trained(config, benchmark)
     tests = {}
     for tasks, episodes in EPISODES.items():
         generator = benchmark.generator("test", replace(config.episodes, tasks=tasks, queries=5), seed=0)
@@ -77,6 +71,17 @@ def make(mechanism: str, seed: int, data: str) -> dict[str, Any]:
         "validation_accuracy": validated,
         "test": tests,
     }
+
+
+def trained(config: TrainConfig, benchmark: Benchmark) -> tuple[Learner, dict[int, float], float]:
+    """A meta-trained learner, its meta-validation accuracy by step, and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run", config, environment())
+        started = time.perf_counter()
+        meta_train(run, benchmark, make_accelerator(config.precision))
+        seconds = time.perf_counter() - started
+        accuracy = {r["step"]: r["validation_accuracy"] for r in run.metrics() if "validation_accuracy" in r}
+        return run.load_learner(benchmark.test.spec), accuracy, seconds
 
 
 def table() -> str:

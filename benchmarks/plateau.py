@@ -8,19 +8,16 @@ benchmarks/plateau.
 """
 
 import sys
-import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from mechanisms import trained
 
 from episodes import DataConfig, EpisodeShape, load_benchmark
-from metacl import Run
 from metacl.checkpoint import read_json, write_json
 from metacl.config import TrainConfig, ValidationConfig
 from metacl.environment import environment
-from metacl.meta_training import make_accelerator, meta_train
 from metacl.recipes import recipe_for
 
 FOLDER = Path(__file__).with_suffix("")
@@ -52,12 +49,7 @@ def configuration(mechanism: str, aid: str, data: str) -> TrainConfig:
 def make(mechanism: str, aid: str, data: str) -> dict:
     config = configuration(mechanism, aid, data)
     benchmark = load_benchmark(config.data, config.episodes.symbols)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", config, environment())
-        started = time.perf_counter()
-        meta_train(run, benchmark, make_accelerator(config.precision))
-        seconds = time.perf_counter() - started
-        accuracy = {r["step"]: r["validation_accuracy"] for r in run.metrics() if "validation_accuracy" in r}
+    _, accuracy, seconds = trained(config, benchmark)
     left = next((step for step, value in accuracy.items() if value > LEFT), None)
     return {"mechanism": mechanism, "aid": aid, "steps": config.steps, "seconds": seconds, "left_plateau_at": left} | {
         "validation_accuracy": accuracy,

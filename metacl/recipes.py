@@ -1,9 +1,9 @@
 """Recipes: a function that returns a complete configuration, for each learner and size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from episodes import DataConfig, EpisodeShape
 from episodes.errors import unknown
@@ -30,6 +30,7 @@ INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
 """Reptile's outer step."""
 
 Recipe = Callable[[DataConfig], TrainConfig]
+R = TypeVar("R")
 
 
 def transformer_small(data: DataConfig, attention: Literal["softmax", "linear"] = "softmax") -> TrainConfig:
@@ -188,12 +189,17 @@ def recipe_for(learner: str, recipe: str | None, data: DataConfig) -> TrainConfi
     Raises:
         UserError: there is no such learner or recipe.
     """
-    if learner not in RECIPES:
-        raise unknown("learner", learner, RECIPES)
-    recipes = RECIPES[learner]
+    return chosen("learner", learner, recipe, RECIPES)(data)
+
+
+def chosen(kind: str, learner: str, recipe: str | None, table: Mapping[str, Mapping[str, R]]) -> R:
+    """The recipe of that name in `table`, or the learner's first; `kind` is what the table's learners are called in errors."""
+    if learner not in table:
+        raise unknown(kind, learner, table)
+    recipes = table[learner]
     if recipe is not None and recipe not in recipes:
         raise unknown(f"recipe of {learner}", recipe, recipes)
-    return recipes[recipe or next(iter(recipes))](data)
+    return recipes[recipe or next(iter(recipes))]
 
 
 def _name(attention: str) -> str:

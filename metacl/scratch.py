@@ -11,7 +11,7 @@ import tyro
 from accelerate import Accelerator
 
 from episodes import Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
-from episodes.errors import at_least, unknown
+from episodes.errors import at_least
 from metacl.config import to_json
 from metacl.display import bar, console, say
 from metacl.environment import environment
@@ -19,7 +19,7 @@ from metacl.evaluation import Evaluation, held_out
 from metacl.learners import Learner
 from metacl.learners.finetune import DivergedError, FinetuneConfig
 from metacl.meta_training import make_accelerator, validate
-from metacl.recipes import LIGHT, PUBLISHED
+from metacl.recipes import LIGHT, PUBLISHED, chosen
 from metacl.report import result_table, watched, write_results
 
 L = TypeVar("L")
@@ -104,12 +104,7 @@ def scratch_recipe_for(learner: str, recipe: str | None, data: DataConfig) -> Sc
     Raises:
         UserError: there is no such learner or recipe.
     """
-    if learner not in SCRATCH_RECIPES:
-        raise unknown("learner without meta-training", learner, SCRATCH_RECIPES)
-    recipes = SCRATCH_RECIPES[learner]
-    if recipe is not None and recipe not in recipes:
-        raise unknown(f"recipe of {learner}", recipe, recipes)
-    return recipes[recipe or next(iter(recipes))](data)
+    return chosen("learner without meta-training", learner, recipe, SCRATCH_RECIPES)(data)
 
 
 def evaluate_scratch(config: ScratchConfig, folder: Path) -> None:
