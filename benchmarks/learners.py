@@ -1,5 +1,7 @@
 """The learners beside each other: the same episodes, encoder, number of steps and batch, three seeds.
 
+Streams grow from two tasks over the first third of meta-training, for every learner (a way off the plateau of in-context learning).
+
     python benchmarks/learners.py --omniglot FOLDER            # hours; add --part 1/2 and --part 2/2 to share it
     python benchmarks/learners.py --table                      # what there is so far
 
@@ -37,6 +39,8 @@ from metacl.scratch import choose_rate, scratch_recipe_for
 OUT = Path(__file__).with_suffix(".jsonl")
 KEYS = ("benchmark", "tasks", "learner", "seed", "steps", "batch_size")
 """What makes a line: one with equal values is not made again."""
+TRAINING_QUERIES = 2
+"""Of each task in meta-training; five are asked in the tests."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def measured(arguments: Arguments, case: dict[str, Any]) -> dict[str, Any]:
             generator = held_out(benchmark, split, shape, seed=0)
             found = validate(learner, generator, arguments.episodes, case["batch_size"], accelerator)
             errors[f"meta_{split}_error"] = 1 - found["accuracy"] if "accuracy" in found else found["mse"]
+            sizes["measure"] = "error in %" if "accuracy" in found else "squared error"
     except UserError as error:
         return {"error": str(error)}
     return errors | about | {"evaluation_seconds": round(time.perf_counter() - since, 1)} | sizes
@@ -131,7 +136,8 @@ def meta_trained(
     validation = replace(config.validation, every=max(1, case["steps"] // 4), episodes=arguments.validation_episodes)
     config = replace(
         config,
-        episodes=EpisodeShape(tasks=case["tasks"]),
+        episodes=EpisodeShape(tasks=case["tasks"], queries=TRAINING_QUERIES),
+        curriculum=case["steps"] // 3,
         validation=validation,
         steps=case["steps"],
         batch_size=case["batch_size"],
@@ -188,7 +194,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     for (benchmark, tasks, steps, batch), learners in groups.items():
         text += [f"**{benchmark}, {tasks} tasks** ({steps} steps of {batch} episodes)", ""]
         text += [
-            "| learner | meta-test error | meta-train error | training | state | parameters | seeds |",
+            f"| learner | meta-test, {_measure(learners)} | meta-train | training | state | parameters | seeds |",
             "|---|--:|--:|--:|--:|--:|--:|",
         ]
         text += [row(*item) for item in sorted(learners.items(), key=lambda item: _order(item[1]))] + [""]
@@ -199,7 +205,7 @@ def row(learner: str, runs: list[dict[str, Any]]) -> str:
     done = [run for run in runs if "error" not in run]
     if not done:
         return f"| {learner} | {runs[0]['error']} |  |  |  |  | 0 |"
-    errors = [_spread([run[name] for run in done]) for name in ("meta_test_error", "meta_train_error")]
+    errors = [_spread([run[name] for run in done], done[0]["measure"]) for name in ("meta_test_error", "meta_train_error")]
     seconds = statistics.mean(run["training_seconds"] for run in done)
     sizes = f"{done[0]['state_bytes'] / 1024:.1f} KiB | {done[0]['parameters']:,}"
     return f"| {learner} | {errors[0]} | {errors[1]} | {seconds:.0f} s | {sizes} | {len(done)} |"
@@ -209,9 +215,14 @@ def _order(runs: list[dict[str, Any]]) -> float:
     return min((run["meta_test_error"] for run in runs if "error" not in run), default=float("inf"))
 
 
-def _spread(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
+def _measure(learners: dict[str, list[dict[str, Any]]]) -> str:
+    return next((run["measure"] for runs in learners.values() for run in runs if "measure" in run), "error")
+
+
+def _spread(values: list[float], measure: str) -> str:
+    digits, scale = (1, 100) if measure.endswith("%") else (4, 1)
+    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -63,16 +63,23 @@ def curves(records: list[dict[str, Any]]) -> dict[str, Curve]:
 
 def ends(curve: Curve, block: int) -> dict[str, Any]:
     """Mean over seeds and standard deviation between them, of the first and the last block of tasks."""
-    _, values_TB = curve
-    first, last = values_TB[:block].mean(0), values_TB[-block:].mean(0)
+    task_T, values_TB = curve
+    width = in_block(task_T, block)
+    first, last = values_TB[:width].mean(0), values_TB[-width:].mean(0)
     return {
         name: {"mean": _number(part.mean()), "std": _number(part.std())} for name, part in (("first", first), ("last", last))
     }
 
 
+def in_block(task_T: np.ndarray, block: int) -> int:
+    """How many measurements fall into a block of tasks: one at least."""
+    gap = int(task_T[1] - task_T[0]) if len(task_T) > 1 else 1
+    return min(max(1, block // gap), len(task_T))
+
+
 def table(found: dict[str, Curve], block: int, title: str, seeds: int) -> Table:
     """A row for each curve but the diagnostics'."""
-    caption = f"mean of the first and the last {block} tasks measured, ± the standard deviation between {seeds} seeds"
+    caption = f"mean of the first and the last {block} tasks, ± the standard deviation between {seeds} seeds"
     shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for words in ("", "first", "last"):
         shown.add_column(words, justify="right" if words else "left", no_wrap=True)
@@ -93,12 +100,12 @@ def plot_curves(panels: dict[str, dict[str, Curve]], block: int, path: Path, tit
         axes.set_axis_off()
     for axes, (measure, own) in zip(every, panels.items(), strict=False):
         for name, (task_T, values_TB) in own.items():
-            width = min(block, len(task_T))
+            width = in_block(task_T, block)
             smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
             place, mean, spread = task_T[width - 1 :] + 1, smooth.mean(1), smooth.std(1)
             (line,) = axes.plot(place, mean, label=name)
             axes.fill_between(place, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set(xlabel=f"tasks (mean over {width} measured)", ylabel=measure)
+        axes.set(xlabel=f"tasks (mean over {block})", ylabel=measure)
         if measure == "loss" and all((values > 0).all() for _, values in own.values()):
             axes.set_yscale("log")
         if any(own):

@@ -58,10 +58,10 @@ def test_it_shares_its_work_and_goes_on(script, tmp_path, capsys):
 def test_the_best_stands_first(script):
     def line(learner: str, error: float, seed: int) -> dict[str, Any]:
         case = {"benchmark": "glyphs", "tasks": 5, "learner": learner, "seed": seed, "steps": 3, "batch_size": 4}
-        sizes = {"training_seconds": 1.5, "state_bytes": 2048, "parameters": 1234}
+        sizes = {"measure": "error in %", "training_seconds": 1.5, "state_bytes": 2048, "parameters": 1234}
         return case | {"meta_test_error": error, "meta_train_error": error / 2} | sizes
 
     broken = line("broken", 0.0, 0) | {"error": "It diverged."}
     rows = script.table([line("far", 0.5, 0), broken, line("near", 0.1, 0), line("near", 0.3, 1)])[4:]
-    assert rows[0] == "| near | 0.2000 ± 0.1414 | 0.1000 ± 0.0707 | 2 s | 2.0 KiB | 1,234 | 2 |"
-    assert rows[1].startswith("| far | 0.5000 | 0.2500 |") and rows[2].startswith("| broken | It diverged.")
+    assert rows[0] == "| near | 20.0 ± 14.1 | 10.0 ± 7.1 | 2 s | 2.0 KiB | 1,234 | 2 |"
+    assert rows[1].startswith("| far | 50.0 | 25.0 |") and rows[2].startswith("| broken | It diverged.")

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from metacl.attention import naive
 from metacl.attention.decay import LEAST_LOG_DECAY
-from metacl.attention.scan import Tokens, look, scan
+from metacl.attention.scan import Tokens, divided, look, scan
 
 B, H, E, V = 2, 2, 5, 3
 DECAYS = ("none", "fixed", "scalar", "vector")
@@ -55,6 +55,19 @@ def test_chunks_are_the_loop(decay, delta, chunk, N):
     fast, right = scan(tokens, state, chunk), naive.recurrence(tokens, state)
     assert_close(fast, right)
     assert_close(gradients(fast, tokens, state), gradients(right, tokens, state))
+
+
+@each_kind
+def test_sums_are_divided_chunk_by_chunk(decay, delta):
+    """As they are afterwards; where the last value adds up to nothing there is no quotient of zeros."""
+    tokens, state = make(decay, delta, 20)
+    with torch.no_grad():
+        state.zero_()
+        tokens.v[:, :, 0] = 0
+    fast, (sums, right) = scan(tokens, state, 7, divide=True), naive.recurrence(tokens, state)
+    assert_close(fast, (divided(sums), right))
+    assert not fast[0][:, :, 0].any()
+    assert_close(gradients(fast, tokens, state), gradients((divided(sums), right), tokens, state))
 
 
 @each_kind

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from episodes import UserError
 from episodes.errors import unknown
-from metacl.attention.scan import Tokens
+from metacl.attention.scan import Tokens, divided
 from metacl.attention.scan import scan as scan_in_chunks
 
 BACKENDS = ("auto", "torch", "flash", "fla")
@@ -48,7 +48,7 @@ INSTALL = {
 }
 
 
-def scan(tokens: Tokens, state_BHEF: Tensor, backend: str = "auto") -> tuple[Tensor, Tensor]:
+def scan(tokens: Tokens, state_BHEF: Tensor, backend: str = "auto", divide: bool = False) -> tuple[Tensor, Tensor]:
     """`metacl.attention.scan.scan`, by the kernels of `backend`.
 
     Raises:
@@ -62,7 +62,10 @@ def scan(tokens: Tokens, state_BHEF: Tensor, backend: str = "auto") -> tuple[Ten
         raise UserError(f"--learner.backend {backend} has no kernel for a {what}. Take {other}.")
     obstacle = obstacle_of(tokens.v) or (too_wide(width, 256) if rule == "delta" else "")
     run = choose(what, backend, [] if kernel is None else [(kernel, obstacle)])
-    return scan_in_chunks(tokens, state_BHEF) if run is None else scan_by_fla(run, tokens, state_BHEF)
+    if run is None:
+        return scan_in_chunks(tokens, state_BHEF, divide=divide)
+    out, state = scan_by_fla(run, tokens, state_BHEF)
+    return divided(out) if divide else out, state
 
 
 def softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, backend: str = "auto") -> Tensor:

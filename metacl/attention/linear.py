@@ -1,16 +1,15 @@
 """Attention through positive features: weights phi(q) . phi(k), so that sums over the stream take the place of its tokens."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
 from metacl.attention.interface import Attention, wide
 from metacl.attention.recurrent import Recurrent, RecurrentState
-from metacl.attention.scan import Tokens, look
+from metacl.attention.scan import Tokens, divided, look
 
 
 class LinearAttention(Recurrent):
@@ -31,9 +30,6 @@ class LinearAttention(Recurrent):
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
         return Tokens(F.elu(q) + 1, F.elu(k) + 1, with_one(v))
-
-    def finish(self, out_BHNF: Tensor) -> Tensor:
-        return divided(out_BHNF)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         """See `Attention`. phi(q) . z_t / sum over tasks, z_t the sum of task t's keys: linear in N, like the mechanism."""
@@ -76,7 +72,7 @@ class Performer(Attention):
 
     def extend(self, x_BND: Tensor, state: PerformerState, valid_BN: Tensor | None) -> tuple[Tensor, PerformerState]:
         tokens, top = self._tokens(x_BND, state.top, valid_BN)
-        out, sums = backends.scan(tokens, state.sums, self.backend)
+        out, sums = backends.scan(tokens, state.sums, self.backend, divide=True)
         return self._outputs(out, x_BND), PerformerState(sums, top)
 
     def extend_naive(self, x_BND: Tensor, state: PerformerState, valid_BN: Tensor | None) -> tuple[Tensor, PerformerState]:
@@ -85,7 +81,7 @@ class Performer(Attention):
         scale = torch.where(state.top.isinf(), top, state.top).exp()[..., None, None]
         tokens = Tokens(self._exponents(q).exp(), self._exponents(k).exp(), with_one(v)).masked(valid_BN)
         out, sums = naive.recurrence(tokens, state.sums * scale)
-        return self._outputs(out, x_BND), PerformerState(sums / top.exp()[..., None, None], top)
+        return self._outputs(divided(out), x_BND), PerformerState(sums / top.exp()[..., None, None], top)
 
     def read(self, x_BMD: Tensor, state: PerformerState) -> Tensor:
         q, k, v = self.project(x_BMD)
@@ -93,7 +89,7 @@ class Performer(Attention):
         now = torch.maximum(exponent.detach().amax(-1), state.top[..., None])
         decay = (state.top[..., None] - now).nan_to_num(neginf=0)
         tokens = Tokens(self._query(q), (exponent - now[..., None]).exp().to(v), with_one(v), decay)
-        return self._outputs(look(tokens, state.sums), x_BMD)
+        return self._outputs(divided(look(tokens, state.sums)), x_BMD)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
         exponent = self._exponents(self.project_part(x_BND, 1, heads))
@@ -122,7 +118,7 @@ class Performer(Attention):
         return (exponent - exponent.detach().amax(-1, keepdim=True)).exp().to(q_BHNE.dtype)
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(divided(out_BHNF), self.dropout, self.training), like_BND)
+        return self.merge(F.dropout(out_BHNF, self.dropout, self.training), like_BND)
 
 
 def orthogonal_directions(features: int, width: int) -> Tensor:
@@ -137,32 +133,6 @@ def orthogonal_directions(features: int, width: int) -> Tensor:
 def with_one(v_BHNF: Tensor) -> Tensor:
     """Values with a 1 behind them, which adds up to the normaliser."""
     return torch.cat([v_BHNF, torch.ones_like(v_BHNF[..., :1])], dim=-1)
-
-
-def divided(out_BHNF: Tensor) -> Tensor:
-    """Sums by their normaliser, the last feature. What saw no token at all is 0."""
-    return _Divided.apply(out_BHNF)
-
-
-class _Divided(torch.autograd.Function):
-    """Keeps the quotient, which is there anyway, and the normaliser, but not the sums."""
-
-    @staticmethod
-    def forward(ctx: Any, sums_BHNF: Tensor) -> Tensor:
-        bottom = sums_BHNF[..., -1:]
-        bottom = bottom + (bottom == 0)
-        out = sums_BHNF[..., :-1] / bottom
-        ctx.save_for_backward(out, bottom)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        out, bottom = ctx.saved_tensors
-        due = out.new_empty(*out.shape[:-1], out.shape[-1] + 1)
-        top = torch.div(grad, bottom, out=due[..., :-1])
-        due[..., -1] = -torch.linalg.vecdot(top, out)
-        return due
 
 
 def key_mass(q_BHME: Tensor, k_BHNE: Tensor, task_BN: Tensor, valid_BN: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from metacl.attention import backends, naive
 from metacl.attention.interface import Attention, wide
-from metacl.attention.scan import Tokens, look
+from metacl.attention.scan import Tokens, divided, look
 
 
 class RecurrentState(NamedTuple):
@@ -21,8 +21,9 @@ class RecurrentState(NamedTuple):
 class Recurrent(Attention):
     """S <- decay(S) + k u^T, out = RMSNorm(S^T q) for each head (see `scan.py`). Arguments: see `Attention`.
 
-    A subclass writes `tokens`. The published models add output gates and short convolutions around their recurrences;
-    here all stand in the same shell, so that they differ in nothing else.
+    A subclass writes `tokens`. Where there are attention weights, what is read is divided by their sum. The published models
+    add output gates and short convolutions around their recurrences; here all stand in the same shell, so that they differ in
+    nothing else.
     """
 
     kernels = ("fla",)
@@ -35,26 +36,25 @@ class Recurrent(Attention):
         """What the recurrence takes in."""
         raise NotImplementedError
 
-    def finish(self, out_BHNF: Tensor) -> Tensor:
-        """What is read from the state -> the outputs of the heads."""
-        return self.norm(out_BHNF)
-
     def init_state(self, batch_size: int) -> RecurrentState:
         return RecurrentState(self.zeros(batch_size, self.heads, self.key_width, self.head_width))
 
     def extend(self, x_BND: Tensor, state: RecurrentState, valid_BN: Tensor | None) -> tuple[Tensor, RecurrentState]:
-        out, sums = backends.scan(self.tokens(x_BND).masked(valid_BN), state.sums, self.backend)
+        out, sums = backends.scan(self.tokens(x_BND).masked(valid_BN), state.sums, self.backend, divide=self.has_weights)
         return self._outputs(out, x_BND), RecurrentState(sums)
 
     def extend_naive(self, x_BND: Tensor, state: RecurrentState, valid_BN: Tensor | None) -> tuple[Tensor, RecurrentState]:
         out, sums = naive.recurrence(self.tokens(x_BND).masked(valid_BN), state.sums)
-        return self._outputs(out, x_BND), RecurrentState(sums)
+        return self._outputs(self._weighted(out), x_BND), RecurrentState(sums)
 
     def read(self, x_BMD: Tensor, state: RecurrentState) -> Tensor:
-        return self._outputs(look(self.tokens(x_BMD), state.sums), x_BMD)
+        return self._outputs(self._weighted(look(self.tokens(x_BMD), state.sums)), x_BMD)
+
+    def _weighted(self, out_BHNF: Tensor) -> Tensor:
+        return divided(out_BHNF) if self.has_weights else out_BHNF
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(self.finish(out_BHNF), self.dropout, self.training), like_BND)
+        return self.merge(F.dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
 
 class HeadNorm(nn.Module):

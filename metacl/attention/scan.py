@@ -54,12 +54,14 @@ class Tokens(NamedTuple):
         return Tokens(self.q, self.k * seen[..., None], self.v, decay, None if beta is None else beta * seen)
 
 
-def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: bool = False) -> tuple[Tensor, Tensor]:
     """The outputs (B, H, N, F) of all tokens and the state after them, float32 at least.
 
-    Cost: N * (C + E) * F a head. Kept for the backward pass: nothing but the inputs (add), or N / C states (delta).
+    Cost: N * (C + E) * F a head. Kept for the backward pass: nothing but the inputs (add), or N / C states (delta), and
+    quotients where there are any.
 
     Arguments:
+        divide: the outputs are `divided`, chunk by chunk.
         chunk: C. None: by width; a state of E x F numbers is read and written once a chunk, so wide states want long ones.
     """
     if chunk is None:
@@ -67,7 +69,12 @@ def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None) -> tuple[
     if tokens.log_decay is not None and tokens.log_decay.ndim == 4:
         chunk = min(chunk, 64)  # see LEAST_LOG_DECAY
     with torch.autocast(tokens.q.device.type, enabled=False):
-        return _Scan.apply(*tokens, state_BHEF, chunk)
+        return _Scan.apply(*tokens, state_BHEF, chunk, divide)
+
+
+def divided(sums: Tensor) -> Tensor:
+    """Sums (..., F) by their normaliser, the last feature: (..., F - 1). What saw no token at all is 0."""
+    return sums[..., :-1] / _normaliser(sums)
 
 
 def look(tokens: Tokens, state_BHEF: Tensor) -> Tensor:
@@ -84,9 +91,10 @@ class _Scan(torch.autograd.Function):
     """`scan`, with the gradients written out."""
 
     @staticmethod
-    def forward(ctx: Any, q, k, v, log_decay, beta, state, chunk) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q, k, v, log_decay, beta, state, chunk, divide) -> tuple[Tensor, Tensor]:
         B, H, N, F = v.shape
-        out, final = v.new_empty(B, N, H, F).transpose(1, 2), torch.empty_like(state)
+        out, final = v.new_empty(B, N, H, F - divide).transpose(1, 2), torch.empty_like(state)
+        bottom = v.new_empty(B, H, N, 1) if divide else None
         solved: list[Tensor] = []
         for group in _groups(state):
             own, S = _take(Tokens(q, k, v, log_decay, beta), group), state[group].flatten(0, 1)
@@ -99,17 +107,21 @@ class _Scan(torch.autograd.Function):
                     solved += (S, error, inverse)
                     u = error * x.beta[..., None].to(v.dtype)
                 paired = decay.pair(x.q, x.k).tril_()
-                out[group][:, :, part] = torch.baddbmm(paired @ u, decay.rows(x.q), before).view_as(out[group][:, :, part])
+                read = torch.baddbmm(paired @ u, decay.rows(x.q), before).view(v[group][:, :, part].shape)
+                if bottom is not None:
+                    bottom[group][:, :, part] = _normaliser(read)
+                    read = read[..., :-1] / bottom[group][:, :, part]
+                out[group][:, :, part] = read
                 S = decay.over(S) + decay.ends(x.k).mT @ u
             final[group] = S.view_as(final[group])
         ctx.chunk = chunk
-        ctx.save_for_backward(q, k, v, log_decay, beta, state, *solved)
+        ctx.save_for_backward(q, k, v, log_decay, beta, state, out if divide else None, bottom, *solved)
         return out, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, log_decay, beta, state, *solved = ctx.saved_tensors
+        q, k, v, log_decay, beta, state, out, bottom, *solved = ctx.saved_tensors
         tokens, parts = Tokens(q, k, v, log_decay, beta), list(_parts(v.shape[2], ctx.chunk))
         grads = Tokens(*(None if t is None else _like(t) for t in tokens))  # type: ignore[arg-type]
         first = torch.empty_like(state)
@@ -119,13 +131,16 @@ class _Scan(torch.autograd.Function):
             kept = kept if beta is not None else [[S] for S in _states(own, state[group].flatten(0, 1), parts)]
             for part in reversed(parts):
                 before, *others = kept.pop()
-                due, dS = _chunk_back(_chunk(own, part), before, others, grad_out[group][:, :, part].flatten(0, 1), dS)
+                dout = grad_out[group][:, :, part]
+                if bottom is not None:
+                    dout = _divided_back(dout, out[group][:, :, part], bottom[group][:, :, part])
+                due, dS = _chunk_back(_chunk(own, part), before, others, dout.flatten(0, 1), dS)
                 for whole, piece in zip(grads, due, strict=True):
                     if whole is not None and piece is not None:
                         place = whole[group][:, :, part]
                         place.copy_(piece.view_as(place))
             first[group] = dS.view_as(first[group])
-        return *grads, first, None
+        return *grads, first, None, None
 
 
 def _states(tokens: Tokens, S: Tensor, parts: list[slice]) -> list[Tensor]:
@@ -170,6 +185,17 @@ def _chunk_back(x: Tokens, state: Tensor, solved: Any, dout: Tensor, dS: Tensor)
         dk = dk + left + right + decay.rows_back(-du @ before.mT, rows)
         dS = dS - rows.mT @ du
     return Tokens(dq, dk, du, decay.gradient(), dbeta), dS
+
+
+def _normaliser(sums: Tensor) -> Tensor:
+    bottom = sums[..., -1:]
+    return bottom + (bottom == 0)
+
+
+def _divided_back(grad: Tensor, out: Tensor, bottom: Tensor) -> Tensor:
+    """The gradient of the sums, from that of their quotients `out`."""
+    top = grad / bottom
+    return torch.cat([top, -torch.linalg.vecdot(top, out)[..., None]], dim=-1)
 
 
 def _groups(state_BHEF: Tensor) -> Iterator[tuple[slice, slice]]:

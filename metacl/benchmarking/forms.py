@@ -9,8 +9,7 @@ from torch import Tensor
 
 from episodes import UserError
 from metacl.attention import Attention, backends, make_attention, naive
-from metacl.attention.linear import divided
-from metacl.attention.scan import Tokens
+from metacl.attention.scan import Tokens, divided
 from metacl.benchmarking.textbook import matrix_form, mixed, tokens_of
 
 Kind = Literal["fast", "naive", "N x N"]
@@ -81,9 +80,11 @@ class Form:
     def _scan(self, tokens: Tokens) -> Tensor:
         B, H, _, E = tokens.q.shape
         state = self.module.zeros(B, H, E, tokens.v.shape[-1])
-        naively = self.kind == "naive"
-        out = naive.recurrence(tokens, state)[0] if naively else backends.scan(tokens, state, self.module.backend)[0]
-        return divided(out) if self.module.has_weights else out
+        divide = self.module.has_weights
+        if self.kind == "naive":
+            out = naive.recurrence(tokens, state)[0]
+            return divided(out) if divide else out
+        return backends.scan(tokens, state, self.module.backend, divide)[0]
 
     def in_torch(self, call: Callable[[], object]) -> Callable[[], None]:
         """The same call without kernels whose matrix products nobody can count."""

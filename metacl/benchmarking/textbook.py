@@ -90,7 +90,7 @@ def matrix_form(name: str, attention: Attention, x_BSD: Tensor, mask_SS: Tensor)
     tokens = tokens._replace(v=tokens.v[..., : attention.head_width])  # without the column that adds up to the normaliser
     out, weights = mixed(name, tokens, mask_SS, dropout if name == "softmax" else 0.0)
     if name != "softmax":
-        out = F.dropout(out if attention.has_weights else cast(Recurrent, attention).finish(out), dropout)
+        out = F.dropout(out if attention.has_weights else cast(Recurrent, attention).norm(out), dropout)
     return attention.merge(out, x_BSD), weights
 
 

@@ -1,0 +1,232 @@
+"""Query-only attention beside full attention, BP and its remedies, along the three streams of its paper.
+
+    python benchmarks/streams.py --data ../shared/data                    # hours; --groups mnist --learners bp cbp for some
+    python benchmarks/streams.py --report                                 # the pictures, from what there is
+
+Each run is one `evaluate.py STREAM LEARNER`, which is printed; it is kept in runs/streams and goes on there where it was stopped.
+What the page needs of it goes to streams/GROUP/RUN.json beside this file, and what is there is not made again.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from metacl.checkpoint import read_json, write_json
+from metacl.display import with_plain_errors
+from metacl.online_report import Curve, curves, ends, plot_curves
+from metacl.online_run import records
+
+HERE = Path(__file__).with_suffix("")
+DIGITS = 5
+"""Significant ones that are kept of each measurement."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs along one stream that are compared."""
+
+    title: str
+    stream: str
+    images: str | None
+    """Folder of the data."""
+    options: str
+    """Of all runs."""
+    runs: dict[str, str]
+    """By name: learner and options of its own."""
+
+
+COMPARED = {
+    name: name for name in ("query-only", "full-attention", "bp", "cbp", "l2-init", "er", "nadaraya-watson", "bp-same-buffer")
+}
+GROUPS = {
+    "regression": Group(
+        "slowly changing regression",
+        "slowly-changing-regression",
+        None,
+        "--tasks 100 --seeds 0 1 2 --diagnose-every 10",
+        COMPARED | {"query-only, label": "query-only --learner.score.label", "online-maml": "online-maml"},
+    ),
+    "mnist": Group(
+        "permuted MNIST, 7 x 7",
+        "permuted-mnist",
+        "mnist",
+        "--tasks 300 --seeds 0 1 2 --backward-every 10 --diagnose-every 30",
+        COMPARED,
+    ),
+    "mnist-long": Group(
+        "permuted MNIST, 7 x 7, one seed",
+        "permuted-mnist",
+        "mnist",
+        "--tasks 1000 --backward-every 10 --diagnose-every 100",
+        {name: name for name in ("query-only", "bp", "cbp")},
+    ),
+    "imagenet": Group(
+        "split Tiny ImageNet",
+        "split-tiny-imagenet",
+        "tiny-imagenet",
+        "--tasks 100 --seeds 0 1 2 --backward-every 5 --diagnose-every 20",
+        COMPARED,
+    ),
+}
+PUBLISHED = {
+    "regression": {
+        "query-only": ("0.30 → 0.03", "0.60 → 0.07"),
+        "full-attention": ("0.70 → 0.04", "2.7 → 0.20"),
+        "bp": ("0.50 → 0.58", "2.6 → 2.8"),
+        "cbp": ("0.57 → 0.49", "2.8 → 3.0"),
+        "online-maml": ("1.75 → 0.6", "1.43 → 0.6"),
+    },
+    "mnist": {
+        "query-only": ("32 → 57 → 79.7", "31 → 80.0"),
+        "full-attention": ("20.9 → 39 → 79", "20 → 79.8"),
+        "bp": ("81.4 → 82.7 → 68.5", "36 → 33.8"),
+        "cbp": ("79.7 → 80.6 → 81.7", "34.4 → 36.0"),
+    },
+    "imagenet": {
+        "query-only": ("60.5 → 73 → 85.1", "58.5 → 84.7"),
+        "full-attention": ("47.7 → 53.8 → 85.1", "47.6 → 84.1"),
+        "bp": ("68.5 → 75.8 → 59.5", "51.5 → 50.2"),
+        "cbp": ("58.8 → 61.6 → 63", "50 → 50.6"),
+    },
+}
+"""Forward and backward of Bekal et al. (2025), read off its curves: the first block (100 tasks on MNIST, 90 on Tiny ImageNet, 10
+on regression), on images the mean of the first five, and the end, after 800 tasks of regression, 7 500 and 9 000 of the images."""
+PUBLISHED["mnist-long"] = PUBLISHED["mnist"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run the learners along the streams, and draw the curves."""
+
+    data: Path = Path("data")
+    """Folder with the data sets mnist and tiny-imagenet."""
+    groups: tuple[str, ...] = tuple(GROUPS)
+    learners: tuple[str, ...] = ()
+    """Names of runs. Default: all."""
+    runs: Path = Path("runs/streams")
+    """Where unfinished runs are."""
+    report: bool = False
+    """Only draw the pictures of what there is."""
+
+
+def main(arguments: Arguments) -> None:
+    for group, run in wanted(arguments):
+        if not arguments.report and not made(group, run).exists():
+            follow(arguments, group, run)
+    for group in arguments.groups:
+        if runs := finished(group):
+            draw(group, runs)
+
+
+def wanted(arguments: Arguments) -> Iterator[tuple[str, str]]:
+    for group in arguments.groups:
+        for run in GROUPS[group].runs:
+            if not arguments.learners or run in arguments.learners:
+                yield group, run
+
+
+def follow(arguments: Arguments, group: str, run: str) -> None:
+    """Runs or goes on with one learner along one stream, and keeps what the page needs."""
+    folder, about = arguments.runs / group / made(group, run).stem, GROUPS[group]
+    command = ["evaluate.py", about.stream, *about.runs[run].split(), *about.options.split()]
+    if about.images:
+        command += ["--stream.data.path", str(arguments.data / about.images)]
+    if (folder / "config.json").exists():
+        command = ["evaluate.py", "--resume", str(folder)]
+    else:
+        command += ["--out", str(folder)]
+    print("python", *command, flush=True)
+    subprocess.run([sys.executable, *command], check=True)
+    results = read_json(folder / "results.json")
+    results["config"]["stream"]["data"]["path"] = None
+    results["curves"] = {name: packed(curve) for name, curve in curves(records(folder)).items()}
+    write_json(made(group, run), results)
+
+
+def made(group: str, run: str) -> Path:
+    return HERE / group / f"{run.replace(', ', '-')}.json"
+
+
+def packed(curve: Curve) -> dict[str, list]:
+    task_T, values_TB = curve
+    return {"tasks": task_T.tolist(), "seeds": [[float(f"{v:.{DIGITS}g}") for v in row] for row in values_TB.T]}
+
+
+def finished(group: str) -> dict[str, dict[str, Any]]:
+    """The runs that are there, with `curves` as arrays."""
+    found = {run: read_json(made(group, run)) for run in GROUPS[group].runs if made(group, run).exists()}
+    for run in found.values():
+        run["curves"] = {name: (np.array(c["tasks"]), np.array(c["seeds"]).T) for name, c in run["curves"].items()}
+    return found
+
+
+def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
+    """streams/GROUP.png: forward, backward without and with the old task's support, and ranks."""
+    measure = measure_of(runs)
+    panels = {
+        f"forward {measure}": f"forward {measure}",
+        f"backward {measure}, 5 tasks ago": f"backward 5 {measure}",
+        f"the same, given its support: {measure}": f"backward 5 with support {measure}",
+        "rank of the last layer's Hessian": "diagnostics last_layer_rank",
+        "rank of the features": "diagnostics feature_rank",
+        "rank of the whole Hessian": "diagnostics hessian_rank",
+    }
+    shown = {
+        words: {name: run["curves"][curve] for name, run in runs.items() if curve in run["curves"]}
+        for words, curve in panels.items()
+    }
+    block = max(run["tasks_in_a_block"] for run in runs.values())
+    plot_curves(shown, block, HERE / f"{group}.png", GROUPS[group].title)
+
+
+def measure_of(runs: dict[str, dict[str, Any]]) -> str:
+    return "accuracy" if any("forward accuracy" in run["curves"] for run in runs.values()) else "loss"
+
+
+def table(group: str) -> str:
+    """First and last block of tasks, mean ± standard deviation over seeds."""
+    runs = finished(group)
+    measure, published = measure_of(runs), PUBLISHED[group]
+    columns = ["", "forward, first", "last", "published", "backward, last", "with support", "published"]
+    columns += ["last layer's rank", "Hessian's rank", "s a task", "multiply-adds to learn, predict"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, run in runs.items():
+        forward, backward = published.get(name, ("", ""))
+        cells = [name, _end(run, f"forward {measure}", "first"), _end(run, f"forward {measure}", "last"), forward]
+        cells += [_end(run, f"backward 5 {measure}", "last"), _end(run, f"backward 5 with support {measure}", "last"), backward]
+        cells += [_both(run, f"diagnostics {name}") for name in ("last_layer_rank", "hessian_rank")]
+        cells += [f"{run['seconds_a_task']:.2f}"]
+        cells += [", ".join(f"{run['compute'][f'multiply_adds_to_{part}']:.2g}" for part in ("learn", "predict"))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _end(run: dict[str, Any], name: str, part: str) -> str:
+    if name not in run["curves"]:
+        return ""
+    found = ends(run["curves"][name], run["tasks_in_a_block"])[part]
+    if found["mean"] is None:
+        return "not finite"
+    percent = name.endswith("accuracy")
+    mean, spread = ((100 * found[key] if percent else found[key]) for key in ("mean", "std"))
+    many = run["curves"][name][1].shape[1] > 1
+    digits = 1 if percent else 3
+    return f"{mean:.{digits}f}" + f" ± {spread:.{digits}f}" * many
+
+
+def _both(run: dict[str, Any], name: str) -> str:
+    """First and last measurement."""
+    if name not in run["curves"]:
+        return ""
+    values_TB = run["curves"][name][1]
+    return f"{values_TB[0].mean():.1f} → {values_TB[-1].mean():.1f}"
+
+
+if __name__ == "__main__":
+    with_plain_errors(lambda: main(tyro.cli(Arguments)))
