@@ -1,6 +1,7 @@
 """The learners beside each other: the same episodes, encoder, number of steps and batch, three seeds.
 
-Streams grow from two tasks over the first third of meta-training, for every learner (a way off the plateau of in-context learning).
+Streams grow from two tasks over the first third of meta-training, for every learner: a way off the plateau of in-context
+learning.
 
     python benchmarks/learners.py --omniglot FOLDER            # hours; add --part 1/2 and --part 2/2 to share it
     python benchmarks/learners.py --table                      # what there is so far
@@ -29,6 +30,7 @@ from accelerate import Accelerator
 from episodes import Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
 from metacl.checkpoint import Run
 from metacl.display import with_plain_errors
+from metacl.encoders import EncoderConfig
 from metacl.environment import environment
 from metacl.evaluation import held_out
 from metacl.learners import FROM_SCRATCH, LEARNERS, Learner, state_bytes
@@ -39,6 +41,8 @@ from metacl.scratch import choose_rate, scratch_recipe_for
 OUT = Path(__file__).with_suffix(".jsonl")
 KEYS = ("benchmark", "tasks", "learner", "seed", "steps", "batch_size")
 """What makes a line: one with equal values is not made again."""
+ENCODER = EncoderConfig(channels=(16, 32, 64, 64), strides=(2, 2, 2, 2))
+"""Of all learners: half as wide as the small recipes'."""
 TRAINING_QUERIES = 2
 """Of each task in meta-training; five are asked in the tests."""
 
@@ -51,13 +55,13 @@ class Arguments:
     learners: tuple[str, ...] = (*LEARNERS, *FROM_SCRATCH)
     tasks: tuple[int, ...] = (5, 20)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 400
+    steps: int = 300
     """Meta-training steps of each learner."""
     batch_size: int = 8
     """Episodes in a step."""
-    episodes: int = 256
+    episodes: int = 96
     """Episodes behind each error."""
-    validation_episodes: int = 64
+    validation_episodes: int = 24
     part: str = "1/1"
     """I/N: every N-th line from the I-th on; N processes share the work."""
     omniglot: str | None = None
@@ -122,9 +126,9 @@ def measured(arguments: Arguments, case: dict[str, Any]) -> dict[str, Any]:
             generator = held_out(benchmark, split, shape, seed=0)
             found = validate(learner, generator, arguments.episodes, case["batch_size"], accelerator)
             errors[f"meta_{split}_error"] = 1 - found["accuracy"] if "accuracy" in found else found["mse"]
-            sizes["measure"] = "error in %" if "accuracy" in found else "squared error"
     except UserError as error:
         return {"error": str(error)}
+    about["measure"] = "error in %" if "accuracy" in found else "squared error"
     return errors | about | {"evaluation_seconds": round(time.perf_counter() - since, 1)} | sizes
 
 
@@ -136,6 +140,7 @@ def meta_trained(
     validation = replace(config.validation, every=max(1, case["steps"] // 4), episodes=arguments.validation_episodes)
     config = replace(
         config,
+        learner=replace(config.learner, encoder=ENCODER),
         episodes=EpisodeShape(tasks=case["tasks"], queries=TRAINING_QUERIES),
         curriculum=case["steps"] // 3,
         validation=validation,
@@ -158,7 +163,11 @@ def from_scratch(
     """The learner at the learning rate that meta-validation chose."""
     config = scratch_recipe_for(case["learner"], None, data(arguments, case["benchmark"]))
     config = replace(
-        config, validation_episodes=arguments.validation_episodes, batch_size=case["batch_size"], seed=case["seed"]
+        config,
+        learner=replace(config.learner, encoder=ENCODER),
+        validation_episodes=arguments.validation_episodes,
+        batch_size=case["batch_size"],
+        seed=case["seed"],
     )
     accelerator, since = make_accelerator("fp32"), time.perf_counter()
     choice = choose_rate(config, benchmark, case["tasks"], accelerator)
