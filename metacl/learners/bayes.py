@@ -2,6 +2,8 @@
 
 An encoder turns each (x, y) into a Gaussian N(mean, 1 / precision) over a latent. The posterior is their product with a learnt
 prior: precisions add, means are weighted with them, exact in any order. A decoder answers from x and a latent.
+Both are MLPs with a linear map past them: an example is a small part of the latent's mean, and through MLPs alone next to no
+gradient reaches it.
 
 S samples of the latent; E stands for (mean, precision) of one example.
 """
@@ -19,6 +21,9 @@ from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
 from metacl.learners.protocol import Learner, MetaLoss, query_loss
 from metacl.learners.symbols import RandomSymbols
+
+CERTAIN = 6.0
+"""Logarithm of the precision of one example before meta-training: what one of them says is not drowned by the sampling."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class SequentialBayes(Learner):
         )
         self.decode_x, self.decode_latent = nn.Linear(width, hidden), nn.Linear(width, hidden, bias=False)
         self.decode = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.recognise_past = nn.Linear(2 * width, 2 * width, bias=False)
+        self.decode_past = nn.Linear(width, width, bias=False)
+        with torch.no_grad():
+            self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index,union-attr]
         self.prior_mean_D = nn.Parameter(torch.zeros(width))
         self.prior_log_precision_D = nn.Parameter(torch.zeros(width))
         self.register_buffer("noise_SD", torch.randn(config.samples, width))
@@ -87,7 +96,8 @@ class SequentialBayes(Learner):
     def learn_features(self, state: BayesState, z_BND: Tensor, examples: Examples) -> BayesState:
         y = examples.y
         label_BND = self.symbols.embed(y) if self.spec.classification else self.target_encoder(y)
-        both_BNE = self.recognise(torch.cat([z_BND, label_BND], dim=-1)).to(state.mean)
+        pair_BNE = torch.cat([z_BND, label_BND], dim=-1)
+        both_BNE = (self.recognise(pair_BNE) + self.recognise_past(pair_BNE)).to(state.mean)
         mean_BND, log_precision_BND = both_BNE.chunk(2, dim=-1)
         return product(state, mean_BND, log_precision_BND.exp(), examples.valid)
 
@@ -117,6 +127,7 @@ class SequentialBayes(Learner):
     def _decode(self, z_BMD: Tensor, latent_BSD: Tensor) -> Tensor:
         """Logits (B, S, M, V) or targets (B, S, M, *y_shape), of each query with each latent."""
         h_BSMD = self.decode(self.decode_x(z_BMD)[:, None] + self.decode_latent(latent_BSD)[:, :, None])
+        h_BSMD = h_BSMD + self.decode_past(latent_BSD)[:, :, None]
         if self.spec.classification:
             return self.symbols.logits(h_BSMD)
         return self.answer(h_BSMD).unflatten(-1, self.spec.y_shape)
