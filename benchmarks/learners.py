@@ -210,6 +210,10 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     return text
 
 
+def page() -> str:
+    return "\n".join(table(lines(OUT)))
+
+
 def row(learner: str, runs: list[dict[str, Any]]) -> str:
     done = [run for run in runs if "error" not in run]
     if not done:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import learners
 import mechanisms
 import plateau
+import streams
 
 from metacl.checkpoint import read_json
 
@@ -75,11 +77,35 @@ def core(name: str) -> str:
     return _markdown(["N", "", "form", "ms", "x row 0", "peak memory", "time / products"], lines)
 
 
+def oml() -> str:
+    """OML's training step, by recipe, against the textbook form."""
+    lines = [
+        [
+            recipe,
+            row["form"],
+            _ms(row),
+            f"{100 * row['spread']:.0f} %",
+            f"{row['times_row_0']:.1f}",
+            f"{row['peak_bytes'] / 2**20:.0f} MiB",
+        ]
+        for recipe in ("paper", "small")
+        for row in _result(f"oml-step-{recipe}")["rows"]
+        if row["pass"] == "training step" and row["times_row_0"]
+    ]
+    return _markdown(["recipe", "form", "ms (median of 5)", "spread", "times as fast", "peak memory"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lengths": lengths,
     "costs": costs,
     "wide": lambda: core("core-wide"),
     "narrow": lambda: core("core-narrow"),
+    "oml": oml,
+    "learners": learners.page,
+    "regression": lambda: streams.table("regression"),
+    "mnist": lambda: streams.table("mnist"),
+    "mnist-long": lambda: streams.table("mnist-long"),
+    "imagenet": lambda: streams.table("imagenet"),
     "mechanisms": mechanisms.table,
     "plateau": plateau.table,
 }

@@ -81,6 +81,6 @@ def test_a_call_that_is_its_products_takes_as_long_as_they_do():
             torch.mm(a, a)
 
     row, plain = measure([Case({}, call, counted=call), Case({}, call)], 3, CPU, lambda case: None)
-    assert row.products is not None and len(row.products) == len(row.seconds) == 3
+    assert row.products is not None and row.products > 0 and len(row.seconds) == 3
     assert row.times_products is not None and 0.2 < row.times_products < 5  # the machine may be busy
     assert plain.products is None and plain.times_products is None

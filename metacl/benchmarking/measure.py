@@ -57,19 +57,13 @@ class Row:
     """Memory that one call holds at once, beyond what was there before it."""
     units: int
     extra: dict[str, int]
-    products: list[float] | None = None
-    """Seconds that the matrix products of the call would take alone, in each round."""
-
-    @property
-    def products_median(self) -> float | None:
-        return None if self.products is None else statistics.median(self.products)
+    products: float | None = None
+    """Seconds that the matrix products of the call would take alone, each as fast as in its fastest round."""
 
     @property
     def times_products(self) -> float | None:
-        """The time divided by theirs: the median over the rounds."""
-        if self.products is None:
-            return None
-        return statistics.median(a / b for a, b in zip(self.seconds, self.products, strict=True))
+        """The time divided by theirs."""
+        return None if self.products is None else self.median / self.products
 
     @property
     def median(self) -> float:
@@ -126,13 +120,12 @@ def measure(cases: Sequence[Case], repeats: int | None, device: torch.device, ti
     alone = list(dict.fromkeys(product for found, _ in shares for product in found))
     probes = [Case({"product": "x".join(map(str, p[:4]))}, repeated(p, device), beside=True) for p in alone]
     seconds = [times[1:] for times in interleaved([*cases, *probes], repeats, device, tick, untimed=1)]
-    each = {p: [t / repetitions(p) for t in times] for p, times in zip(alone, seconds[len(cases) :], strict=True)}
+    each = {p: min(times) / repetitions(p) for p, times in zip(alone, seconds[len(cases) :], strict=True)}
     rows = []
     for case, (peak, _), own, (found, share) in zip(cases, looks, seconds, shares, strict=False):
         compared = row_0 and not case.beside
         speed = statistics.median(a / b for a, b in zip(seconds[0], own, strict=True)) if compared else None
-        rounds = range(len(own))
-        due = [sum(times * each[p][i] for p, times in found.items()) / share for i in rounds] if found else None
+        due = sum(times * each[p] for p, times in found.items()) / share if found else None
         rows.append(Row(case.labels, own, speed, peak, case.units, case.extra, due))
     return rows
 

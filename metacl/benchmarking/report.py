@@ -80,7 +80,7 @@ def to_json(result: Result) -> dict[str, Any]:
 def _values(row: Row, unit: str) -> dict[str, Any]:
     products = {}
     if row.products is not None:
-        products = {"products_seconds": row.products_median, "times_products": row.times_products}
+        products = {"products_seconds": row.products, "times_products": row.times_products}
     return {
         **row.labels,
         "median_seconds": row.median,

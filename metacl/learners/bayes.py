@@ -82,7 +82,7 @@ class SequentialBayes(Learner):
         self.recognise_past = nn.Linear(2 * width, 2 * width, bias=False)
         self.decode_past = nn.Linear(width, width, bias=False)
         with torch.no_grad():
-            self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index,union-attr]
+            self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index]
         self.prior_mean_D = nn.Parameter(torch.zeros(width))
         self.prior_log_precision_D = nn.Parameter(torch.zeros(width))
         self.register_buffer("noise_SD", torch.randn(config.samples, width))
