@@ -90,12 +90,17 @@ def table(found: dict[str, Curve], block: int, title: str, seeds: int) -> Table:
 
 
 def plot_curves(panels: dict[str, dict[str, Curve]], block: int, path: Path, title: str) -> None:
-    """A panel for each measure. Means over seeds, smoothed over a block of tasks, with bands of one standard deviation."""
+    """A panel for each measure. Means over seeds, smoothed over a block of tasks, with bands of one standard deviation.
+
+    A name has the same colour in all panels.
+    """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(7, 4) if columns == 1 else (4 * columns, 2.6 * rows), layout="constrained")
     figure.suptitle(title)
     every = figure.subplots(rows, columns, squeeze=False).flatten()
+    names = list(dict.fromkeys(name for own in panels.values() for name in own))
+    lines = {}
     for axes in every[len(panels) :]:
         axes.set_axis_off()
     for axes, (measure, own) in zip(every, panels.items(), strict=False):
@@ -103,13 +108,14 @@ def plot_curves(panels: dict[str, dict[str, Curve]], block: int, path: Path, tit
             width = in_block(task_T, block)
             smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
             place, mean, spread = task_T[width - 1 :] + 1, smooth.mean(1), smooth.std(1)
-            (line,) = axes.plot(place, mean, label=name)
-            axes.fill_between(place, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
+            colour = f"C{names.index(name)}"
+            (lines[name],) = axes.plot(place, mean, color=colour)
+            axes.fill_between(place, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=f"tasks (mean over {block})", ylabel=measure)
         if measure == "loss" and all((values > 0).all() for _, values in own.values()):
             axes.set_yscale("log")
-        if any(own):
-            axes.legend(fontsize="small")
+    if any(names):
+        figure.legend(lines.values(), lines, loc="outside lower center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=150)
 
 
