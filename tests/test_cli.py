@@ -16,9 +16,10 @@ from tiny import without_learn2learn
 
 from episodes import BENCHMARKS
 from metacl.checkpoint import Run
-from metacl.cli import evaluate_main, parse_train, train_main
+from metacl.cli import evaluate_main, train_main
 from metacl.display import TrainingDisplay
 from metacl.learners import LEARNERS, PrototypesConfig
+from metacl.parsing import parse_train
 from metacl.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,14 @@ from torch.testing import assert_close
 from episodes import STREAMS, StreamConfig, UserError, load_stream
 from episodes.class_streams import Incremental, Splits
 from episodes.streams import SlowlyChangingRegression
-from metacl.cli import evaluate_main, parse_follow
+from metacl.cli import evaluate_main
 from metacl.learners.finetune import DivergedError
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
 from metacl.online_evaluation import Follower, check_length, sweep
 from metacl.online_recipes import ONLINE_RECIPES, FollowConfig, online_recipe_for
 from metacl.online_run import plain, records
+from metacl.parsing import parse_follow
 
 LEARNER = OnlineQueryOnlyConfig(rate=1e-3, support=6, buffer=6, score=ScoreConfig(4, normalise="softmax"))
 SMALL = ["--stream.train", "20", "--stream.held-out", "5", "--learner.support", "6", "--learner.buffer", "6"]

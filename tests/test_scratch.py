@@ -11,10 +11,11 @@ from making import labelled_folder
 from tiny import ENCODER, accelerator, image_benchmark, sine
 
 from episodes import DataConfig, UserError
-from metacl.cli import evaluate_main, parse_scratch, train_main
+from metacl.cli import evaluate_main, train_main
 from metacl.evaluation import evaluate, held_out
 from metacl.learners import FROM_SCRATCH
 from metacl.learners.finetune import DivergedError, Finetune, FinetuneConfig
+from metacl.parsing import parse_scratch
 from metacl.recipes import RECIPES
 from metacl.scratch import SCRATCH_RECIPES, ScratchConfig, choose_rate, evaluate_length
 
