@@ -50,7 +50,7 @@ GROUPS = {
         "slowly-changing-regression",
         None,
         "--tasks 100 --seeds 0 1 2 --diagnose-every 10",
-        COMPARED | {"query-only, label": "query-only --learner.score.label", "online-maml": "online-maml"},
+        COMPARED | {"label in the pair": "query-only --learner.score.label", "online-maml": "online-maml"},
     ),
     "mnist": Group(
         "permuted MNIST, 7 x 7",
@@ -58,6 +58,25 @@ GROUPS = {
         "mnist",
         "--tasks 300 --seeds 0 1 2 --backward-every 10 --diagnose-every 60",
         COMPARED,
+    ),
+    "regression-rates": Group(
+        "slowly changing regression, each with its best rate",
+        "slowly-changing-regression",
+        None,
+        "--tasks 50 --seeds 0 1 2 --rates 1e-4 3e-4 1e-3 3e-3",
+        {name: name for name in ("query-only", "bp", "cbp", "l2-init", "er")},
+    ),
+    "mnist-options": Group(
+        "permuted MNIST, 7 x 7, one seed",
+        "permuted-mnist",
+        "mnist",
+        "--tasks 100 --backward-every 10",
+        {
+            "query-only": "query-only",
+            "no label in the pair": "query-only --learner.score.no-label",
+            "1000 supports": "query-only --learner.support 1000 --learner.buffer 1000",
+            "online-maml": "online-maml",
+        },
     ),
     "mnist-long": Group(
         "permuted MNIST, 7 x 7, one seed",
@@ -98,7 +117,7 @@ PUBLISHED = {
 """Forward and backward of Bekal et al. (2025), read off its curves: the first block (100 tasks on MNIST, 90 on Tiny ImageNet,
 10 on regression), on images the mean of the first five, and the end, after 800 tasks of regression, 7 500 of MNIST and 9 000
 of Tiny ImageNet."""
-PUBLISHED["mnist-long"] = PUBLISHED["mnist"]
+PUBLISHED |= {"mnist-long": PUBLISHED["mnist"], "mnist-options": {}, "regression-rates": {}}
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,7 @@ def follow(arguments: Arguments, group: str, run: str) -> None:
 
 
 def made(group: str, run: str) -> Path:
-    return HERE / group / f"{run.replace(', ', '-')}.json"
+    return HERE / group / f"{run.replace(' ', '-')}.json"
 
 
 def packed(curve: Curve) -> dict[str, list]:

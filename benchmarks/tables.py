@@ -7,6 +7,7 @@ A table stands between <!-- table: NAME --> and <!-- end -->. A test holds that 
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "narrow": lambda: core("core-narrow"),
     "oml": oml,
     "learners": learners.page,
-    "regression": lambda: streams.table("regression"),
-    "mnist": lambda: streams.table("mnist"),
-    "mnist-long": lambda: streams.table("mnist-long"),
-    "imagenet": lambda: streams.table("imagenet"),
     "mechanisms": mechanisms.table,
     "plateau": plateau.table,
 }
+TABLES |= {group: partial(streams.table, group) for group in streams.GROUPS}
 
 
 def filled(page: str) -> str:
