@@ -88,7 +88,7 @@ def finetune_paper(data: DataConfig, mode: Literal["online", "offline", "replay"
 
 def _offline(learner: FinetuneConfig) -> FinetuneConfig:
     """Adam where there are steps enough for it."""
-    return replace(learner, optimiser="adam", rates=(1e-3, 1e-4, 3e-4, 3e-3)) if learner.mode == "offline" else learner
+    return replace(learner, optimiser="adam", rates=(1e-3, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2)) if learner.mode == "offline" else learner
 
 
 FINETUNES: dict[str, Callable[..., ScratchConfig]] = {"small": finetune_small, "paper": finetune_paper}

@@ -29,7 +29,7 @@ class FinetuneConfig:
 
     mode: Literal["online", "offline", "replay"] = "online"
     """`online`: one pass, one example at a time. `replay`: with examples of a buffer. `offline`: epochs over all so far."""
-    rates: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-1)
+    rates: tuple[float, ...] = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1)
     """Learning rates, of which evaluate.py takes the best on meta-validation episodes; a single one is taken as it is."""
     optimiser: Literal["adam", "sgd"] = "sgd"
     """Five steps in a new direction do not turn Adam's running means around: for one pass SGD is better."""
