@@ -88,7 +88,9 @@ def finetune_paper(data: DataConfig, mode: Literal["online", "offline", "replay"
 
 def _offline(learner: FinetuneConfig) -> FinetuneConfig:
     """Adam where there are steps enough for it."""
-    return replace(learner, optimiser="adam", rates=(1e-3, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2)) if learner.mode == "offline" else learner
+    if learner.mode != "offline":
+        return learner
+    return replace(learner, optimiser="adam", rates=(1e-3, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2))
 
 
 FINETUNES: dict[str, Callable[..., ScratchConfig]] = {"small": finetune_small, "paper": finetune_paper}
