@@ -165,6 +165,7 @@ def follow(arguments: Arguments, group: str, run: str) -> None:
     subprocess.run([sys.executable, *command], check=True)
     results = read_json(folder / "results.json")
     results["config"]["stream"]["data"]["path"] = None
+    results["environment"] = read_json(folder / "environment.json")  # of its start
     results["curves"] = {name: packed(curve) for name, curve in curves(records(folder)).items()}
     made(group, run).parent.mkdir(parents=True, exist_ok=True)
     write_json(made(group, run), results)
