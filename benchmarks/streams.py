@@ -193,11 +193,11 @@ def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
     measure = measure_of(runs)
     panels = {
         f"forward {measure}": f"forward {measure}",
-        f"backward {measure}, 5 tasks ago": f"backward 5 {measure}",
-        f"the same, given its support: {measure}": f"backward 5 with support {measure}",
-        "rank of the last layer's Hessian": "diagnostics last_layer_rank",
-        "rank of the features": "diagnostics feature_rank",
-        "rank of the whole Hessian": "diagnostics hessian_rank",
+        f"backward (5) {measure}": f"backward 5 {measure}",
+        "the same with its support": f"backward 5 with support {measure}",
+        "last layer: Hessian's rank": "diagnostics last_layer_rank",
+        "features: rank": "diagnostics feature_rank",
+        "all weights: Hessian's rank": "diagnostics hessian_rank",
     }
     shown = {
         words: {name: run["curves"][curve] for name, run in runs.items() if curve in run["curves"]}
@@ -215,14 +215,14 @@ def table(group: str) -> str:
     """First and last block of tasks, mean ± standard deviation over seeds."""
     runs = finished(group)
     measure, published = measure_of(runs), PUBLISHED[group]
-    columns = ["", "forward, first", "last", "published", "backward, last", "with support", "published"]
+    columns = ["", "forward: first", "last", "published", "5 tasks ago: last", "with its support", "published"]
     columns += ["last layer's rank", "Hessian's rank", "s a task", "multiply-adds to learn, predict"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, run in runs.items():
         forward, backward = published.get(name, ("", ""))
         cells = [name, _end(run, f"forward {measure}", "first"), _end(run, f"forward {measure}", "last"), forward]
         cells += [_end(run, f"backward 5 {measure}", "last"), _end(run, f"backward 5 with support {measure}", "last"), backward]
-        cells += [_both(run, f"diagnostics {name}") for name in ("last_layer_rank", "hessian_rank")]
+        cells += [_both(run, f"diagnostics {rank}") for rank in ("last_layer_rank", "hessian_rank")]
         cells += [f"{run['seconds_a_task']:.2f}"]
         cells += [", ".join(f"{run['compute'][f'multiply_adds_to_{part}']:.2g}" for part in ("learn", "predict"))]
         lines.append("| " + " | ".join(cells) + " |")

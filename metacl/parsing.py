@@ -1,6 +1,7 @@
 """What stands on a command line -> a complete configuration, and the folder of what comes of it."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,19 +23,21 @@ def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
     if learner in FROM_SCRATCH:
         raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
     default = recipe_for(learner, recipe, DataConfig(name=data))
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{Path(data).name}-{learner}-{stamp}"
 
     @dataclass(frozen=True)
     class Arguments:
         config: Annotated[TrainConfig[LEARNERS[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        run: Path = folder
+        run: Path
         """Folder of the run; an existing one is never overwritten."""
 
-    words = (
-        f"Meta-train {learner} on {data}. Recipe: {recipe or next(iter(RECIPES[learner]))} of {', '.join(RECIPES[learner])}."
+    words = f"Meta-train {learner} on {data}. {_recipe_words(recipe, RECIPES[learner])}"
+    parsed = tyro.cli(
+        Arguments,
+        default=Arguments(default, _folder(data, learner)),
+        args=rest,
+        prog=f"train.py {data} {learner}",
+        description=words,
     )
-    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=f"train.py {data} {learner}", description=words)
     _check_name(data, parsed.config.data)
     return parsed.config, parsed.run
 
@@ -50,15 +53,12 @@ def parse_scratch(argv: list[str]) -> tuple[ScratchConfig, Path]:
     @dataclass(frozen=True)
     class Arguments:
         config: Annotated[ScratchConfig[FROM_SCRATCH[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        out: Path = Path("runs") / f"{Path(data).name}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+        out: Path
         """Folder of the results."""
 
-    recipes = SCRATCH_RECIPES[learner]
-    words = (
-        f"Evaluate {learner} on {data}, without meta-training. Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
-    )
+    words = f"Evaluate {learner} on {data}, without meta-training. {_recipe_words(recipe, SCRATCH_RECIPES[learner])}"
     prog = f"evaluate.py {data} {learner}"
-    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=prog, description=words)
+    parsed = tyro.cli(Arguments, default=Arguments(default, _folder(data, learner)), args=rest, prog=prog, description=words)
     _check_name(data, parsed.config.data)
     return parsed.config, parsed.out
 
@@ -73,15 +73,24 @@ def parse_follow(argv: list[str]) -> tuple[FollowConfig, Path]:
     @dataclass(frozen=True)
     class Arguments:
         config: Annotated[FollowConfig[ONLINE[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        out: Path = Path("runs") / f"{stream}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+        out: Path
         """Folder of the run; an existing one is never overwritten."""
 
     words = f"Run {learner} along the stream {stream}, and measure it before, at and after each task."
     prog = f"evaluate.py {stream} {learner}"
-    parsed = tyro.cli(Arguments, default=Arguments(default), args=rest, prog=prog, description=words)
+    parsed = tyro.cli(Arguments, default=Arguments(default, _folder(stream, learner)), args=rest, prog=prog, description=words)
     if parsed.config.stream.name != stream:
         raise UserError(f"STREAM is {stream}, but --stream.name {parsed.config.stream.name}. Leave --stream.name out.")
     return parsed.config, parsed.out
+
+
+def _folder(source: str, learner: str) -> Path:
+    """Where a run goes that is given no folder."""
+    return Path("runs") / f"{Path(source).name}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _recipe_words(recipe: str | None, recipes: Iterable[str]) -> str:
+    return f"Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
 
 
 def _check_name(data: str, config: DataConfig) -> None:

@@ -153,7 +153,7 @@ class Backprop(OnlineLearner):
     @torch.no_grad()
     def _tuned(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
         state = self.fresh(state.weights, state.key, torch.full_like(state.rate, self.config.tune_rate))
-        work = Work(torch.cat([w.flatten(1) for w in state.weights.values()], 1), *state[1:])
+        work = self.working(state)
         for _ in range(self.config.tune_steps):
             self.adam(work, self.loss_gradient(work, support.x, self._targeted(support.y, work))[0])
         return self.shaped(self.answer(self.named(work.flat), work.memory, x))

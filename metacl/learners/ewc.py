@@ -77,7 +77,7 @@ class EWC(Backprop):
         recent = state.memory["recent"]
         kept = min(int(recent["count"].min()), self.config.fisher_examples)
         x, y, _ = newest(recent, kept)
-        work = Work(torch.cat([w.flatten(1) for w in state.weights.values()], 1), *state[1:])
+        work = self.working(state)
         squares = []
         for first in range(0, kept, self.config.fisher_batch):
             part = slice(first, first + self.config.fisher_batch)
