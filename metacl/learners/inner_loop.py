@@ -91,11 +91,12 @@ def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, 
     start, losses = fast, []
     z_BND, y, valid_BN = without_padding(z_BND, examples)
 
-    def segment(fast: Fast, rates: Fast, z_BCD: Tensor, y: Tensor, valid_BC: Tensor) -> tuple[Fast, Tensor]:
+    def segment(fast: Fast, rates: Fast, z_BCD: Tensor, y: Tensor, *valid: Tensor) -> tuple[Fast, Tensor]:
         kept = []
         with torch.autocast(z_BCD.device.type, enabled=False):
             for i in range(z_BCD.shape[1]):
-                fast, loss_B = _step(loss, fast, rates, z_BCD[:, i], y[:, i], valid_BC[:, i], config.order)
+                valid_B = valid[0][:, i] if valid else None
+                fast, loss_B = _step(loss, fast, rates, z_BCD[:, i], y[:, i], valid_B, config.order)
                 kept.append(loss_B)
         return fast, torch.stack(kept, dim=1)
 
@@ -103,7 +104,8 @@ def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, 
     for part in segments(len(examples), config.truncate, config.rematerialise):
         if config.truncate and part.start and part.start % config.truncate == 0:
             fast = {name: start[name] + (w - start[name]).detach() for name, w in fast.items()}
-        fast, loss_BC = run(fast, rates, z_BND[:, part], y[:, part], valid_BN[:, part])
+        valid = () if examples.valid is None else (valid_BN[:, part],)
+        fast, loss_BC = run(fast, rates, z_BND[:, part], y[:, part], *valid)
         losses.append(loss_BC.detach())
     if losses:
         # The loss of step n shows the weights after n - 1 steps.
@@ -111,15 +113,16 @@ def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, 
     return fast
 
 
-def _step(loss: Loss, fast: Fast, rates: Fast, z_BD: Tensor, y: Tensor, valid_B: Tensor, order: int) -> tuple[Fast, Tensor]:
+def _step(
+    loss: Loss, fast: Fast, rates: Fast, z_BD: Tensor, y: Tensor, valid_B: Tensor | None, order: int
+) -> tuple[Fast, Tensor]:
     at, z_at = (fast, z_BD) if order == 2 else ({name: w.detach() for name, w in fast.items()}, z_BD.detach())
     gradient, loss_B = vmap(grad_and_value(loss))(at, z_at, y)
     if order == 1:
         gradient = {name: g.detach() for name, g in gradient.items()}
-    new = {}
-    for name, w in fast.items():
-        changes = valid_B.view(-1, *(1,) * (w.ndim - 1))
-        new[name] = torch.where(changes, w - rates[name] * gradient[name], w)
+    new = {name: torch.addcmul(w, rates[name], gradient[name], value=-1) for name, w in fast.items()}
+    if valid_B is not None:
+        new = {name: torch.where(valid_B.view(-1, *(1,) * (w.ndim - 1)), new[name], w) for name, w in fast.items()}
     return new, loss_B
 
 

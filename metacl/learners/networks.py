@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from episodes import EpisodeSpec
 from metacl.encoders import EncoderConfig
@@ -55,7 +56,7 @@ class PredictionNetwork(nn.Module):
         """Inputs of `flat`, (..., F) -> (..., outputs). The gate (..., width) multiplies what enters the last layer."""
         h = x_MF.unflatten(-1, self.shape) if self.image else x_MF
         for layer in self.layers:
-            h = layer(h).relu()
+            h = (convolved(h, layer) if self.image else layer(h)).relu()  # type: ignore[arg-type]
         h = h.flatten(-3) if self.image else h
         return self.answer(h if gate_MD is None else h * gate_MD)
 
@@ -63,6 +64,15 @@ class PredictionNetwork(nn.Module):
         """(B, N, *x_shape) -> (B, N, F) in the weights' dtype; images scaled to [-1, 1]."""
         flat = x.flatten(2).to(self.answer.weight.dtype)
         return flat / 127.5 - 1 if self.image else flat
+
+
+def convolved(h: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer` (3 x 3, padded by 1) on h (..., C, height, width), as a product of matrices: with weights for each episode, and in
+    the second derivative, that is faster than grouped convolutions."""
+    height, breadth = ((side - 1) // stride + 1 for side, stride in zip(h.shape[-2:], layer.stride, strict=True))
+    patches = F.unfold(h.reshape(-1, *h.shape[-3:]), 3, padding=1, stride=layer.stride)  # (M, 9 C, height * breadth)
+    out = layer.weight.flatten(1) @ patches + layer.bias[:, None]  # type: ignore[index]
+    return out.view(*h.shape[:-3], -1, height, breadth)
 
 
 def predict_batch(network: nn.Module, fast: dict[str, Tensor], z_BMD: Tensor, *more: Tensor) -> Tensor:
