@@ -130,6 +130,7 @@ def _meta_train(config: TrainConfig, place: Run | Path) -> None:
             "device": str(accelerator.device),
             "precision": accelerator.mixed_precision,
             "data_fingerprint": benchmark.fingerprint,
+            "meta_train_classes": benchmark.classes("train"),
         }
         if accelerator.is_main_process:
             Run.create(place, config, environment() | about)

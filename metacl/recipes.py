@@ -127,7 +127,7 @@ def bayes_small(data: DataConfig, samples: int = 5) -> TrainConfig:
 
 def bayes_paper(data: DataConfig, samples: int = 5) -> TrainConfig:
     """As SB-MCL runs it: a latent 512 wide, the evidence bound, streams of 10 tasks of 10 examples. For a GPU."""
-    learner = BayesConfig(512, 512, samples, kl_weight=1.0, encoder=PUBLISHED)
+    learner = BayesConfig(512, 512, samples, kl_weight=1.0, bind=False, encoder=PUBLISHED)
     config = _published(TrainConfig(data, _bayes(samples), learner))
     return replace(config, episodes=replace(config.episodes, tasks=10, shots=10, queries=10))
 

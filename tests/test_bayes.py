@@ -36,6 +36,11 @@ def test_promises(spec, samples):
     check_learner(bayes(SPECS[spec], samples=samples), SPECS[spec])
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_promises_without_products(spec):
+    check_learner(bayes(SPECS[spec], bind=False), SPECS[spec])
+
+
 def test_the_posterior_is_the_product_of_gaussians():
     """Float64: the logarithm of the product of all densities, on a grid, is that of the posterior but for a constant."""
     mean, precision = (t.double() for t in gaussians(5))

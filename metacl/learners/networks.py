@@ -67,8 +67,8 @@ class PredictionNetwork(nn.Module):
 
 
 def convolved(h: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer` (3 x 3, padded by 1) on h (..., C, height, width), as a product of matrices: with weights for each episode, and in
-    the second derivative, that is faster than grouped convolutions."""
+    """`layer` (3 x 3, padded by 1) on h (..., C, height, width), as a product of matrices: with weights for each episode, and
+    in the second derivative, that is faster than grouped convolutions."""
     height, breadth = ((side - 1) // stride + 1 for side, stride in zip(h.shape[-2:], layer.stride, strict=True))
     patches = F.unfold(h.reshape(-1, *h.shape[-3:]), 3, padding=1, stride=layer.stride)  # (M, 9 C, height * breadth)
     out = layer.weight.flatten(1) @ patches + layer.bias[:, None]  # type: ignore[index]
