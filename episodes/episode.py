@@ -4,6 +4,7 @@ Shape letters, the same in every file: B episodes in a batch, N stream examples,
 V label symbols, D model width, H heads, E head width, C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +54,11 @@ class EpisodeSpec:
     @property
     def classification(self) -> bool:
         return self.loss == "cross_entropy"
+
+    @property
+    def outputs(self) -> int:
+        """Width of an answer: V logits, or a target laid flat."""
+        return self.symbols if self.classification else math.prod(self.y_shape)
 
 
 @dataclass(frozen=True)

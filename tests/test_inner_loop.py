@@ -25,7 +25,7 @@ from metacl.learners.inner_loop import (
     segments,
     sgd,
 )
-from metacl.learners.networks import mlp, outputs, predict_batch
+from metacl.learners.networks import mlp, predict_batch
 
 WIDTH = 5
 ROUNDING: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
@@ -49,7 +49,7 @@ class Case:
         rng = torch.Generator().manual_seed(steps)
         torch.manual_seed(0)
         self.spec, self.config = spec, InnerConfig(**{"rate": 0.3, **options})
-        self.head = mlp([WIDTH, *[hidden] * (layers - 1), outputs(spec)]).double()
+        self.head = mlp([WIDTH, *[hidden] * (layers - 1), spec.outputs]).double()
         self.rates = InnerRates(self.config, [name for name, _ in self.head.named_parameters()]).double()
         with torch.no_grad():
             self.rates.log.add_(torch.randn(self.rates.log.shape, generator=rng), alpha=0.3)

@@ -15,8 +15,8 @@ from episodes import Examples, UserError
 from metacl.learners import check_learner
 from metacl.learners.backprop import Backprop, BackpropConfig
 from metacl.learners.finetune import DivergedError
-from metacl.learners.online import OnlineState, Work
 from metacl.learners.online_networks import NetworkConfig
+from metacl.learners.online_state import OnlineState, Work
 
 CONFIG = BackpropConfig(rate=1e-2, block=3, network=NET)
 VARIANTS: dict[str, BackpropConfig] = {

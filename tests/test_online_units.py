@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from episodes import UserError
 from metacl.learners import check_learner
 from metacl.learners.backprop import Backprop, BackpropConfig
-from metacl.learners.online import Work
 from metacl.learners.online_networks import NetworkConfig
+from metacl.learners.online_state import Work
 from metacl.learners.online_units import ContinualConfig, RedoConfig, replace_units
 
 CBP = ContinualConfig(rate=1e-3, block=2, network=NET, maturity=2, replacement_rate=0.1)

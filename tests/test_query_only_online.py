@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples, UserError
 from metacl.learners import check_learner
-from metacl.learners.online import Work
+from metacl.learners.online_state import Work
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnly, OnlineQueryOnlyConfig
 from metacl.plasticity import diagnose

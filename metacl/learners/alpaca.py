@@ -49,7 +49,7 @@ class Alpaca(Learner):
         # L has these below its diagonal, and exp of these on it: whatever they are, L L^T has an inverse.
         self.root_below_DD = nn.Parameter(torch.zeros(config.width, config.width))
         self.root_log_diagonal_D = nn.Parameter(torch.zeros(config.width))
-        self.prior_mean_DF = nn.Parameter(torch.zeros(config.width, torch.Size(spec.y_shape).numel()))
+        self.prior_mean_DF = nn.Parameter(torch.zeros(config.width, spec.outputs))
 
     @property
     def prior_precision(self) -> Tensor:
@@ -76,4 +76,4 @@ class Alpaca(Learner):
     def predict_features(self, state: AlpacaState, z_BMD: Tensor) -> Tensor:
         with torch.autocast(z_BMD.device.type, enabled=False):
             weight_BDF = torch.cholesky_solve(state.cross, torch.linalg.cholesky(state.precision))
-            return (z_BMD @ weight_BDF).unflatten(-1, self.spec.y_shape)
+            return self.shaped(z_BMD @ weight_BDF)

@@ -59,8 +59,7 @@ class ANML(Learner):
         return sgd(self._loss, state, self.rates(), z_BND, examples, self.config)
 
     def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
-        prediction = predict_batch(self.network, state, *self._parts(z_BMD))
-        return prediction if self.spec.classification else prediction.unflatten(-1, self.spec.y_shape)
+        return self.shaped(predict_batch(self.network, state, *self._parts(z_BMD)))
 
     def _loss(self, weights: Fast, z_D: Tensor, y: Tensor) -> Tensor:
         return example_loss(functional_call(self.network, weights, self._parts(z_D)), y, self.spec)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.learners.kernels import RARE, check_support, nearest_only, squared_distances, weighted
-from metacl.learners.online import Memory, OnlineConfig, OnlineLearner, OnlineState, Work, check_rates, random_numbers
+from metacl.learners.kernels import RARE, nearest_only, squared_distances, weighted
+from metacl.learners.online import OnlineLearner, check_support
 from metacl.learners.online_networks import NetworkConfig, OnlineNetwork, over_examples
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, check_rates, random_numbers
 from metacl.learners.scratch import Weights
 
 NOISE, CHOICE, ANEW, REPLAY, KEPT, UNITS = range(6)
@@ -89,7 +90,7 @@ class Backprop(OnlineLearner):
         if self.config.one:
             x, y = self.chosen(work, x, y)
         gradient_BP, (answers, hidden) = self.loss_gradient(work, x, y)
-        self.adam(work, self.regularised(work, gradient_BP))
+        work.adam(self.regularised(work, gradient_BP))
         self.perturbed(work)
         self.after(work, x, y, answers, hidden)
         work.used += x.shape[1]
@@ -155,11 +156,8 @@ class Backprop(OnlineLearner):
         state = self.fresh(state.weights, state.key, torch.full_like(state.rate, self.config.tune_rate))
         work = self.working(state)
         for _ in range(self.config.tune_steps):
-            self.adam(work, self.loss_gradient(work, support.x, self._targeted(support.y, work))[0])
+            work.adam(self.loss_gradient(work, support.x, self.typed(support.y))[0])
         return self.shaped(self.answer(self.named(work.flat), work.memory, x))
-
-    def _targeted(self, y: Tensor, work: Work) -> Tensor:
-        return y if self.spec.classification else y.to(work.flat.dtype)
 
     @torch.no_grad()
     def _by_neighbours(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:

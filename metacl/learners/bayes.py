@@ -78,7 +78,7 @@ class SequentialBayes(Learner):
             nn.init.eye_(self.symbols.answer.weight)
         else:
             self.target_encoder = VectorEncoder(spec.y_shape, width)
-            self.answer = nn.Linear(width, torch.Size(spec.y_shape).numel())
+            self.answer = nn.Linear(width, spec.outputs)
         self.recognise = nn.Sequential(
             nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width)
         )
@@ -139,7 +139,7 @@ class SequentialBayes(Learner):
             h_BSMD = h_BSMD + z_BMD[:, None] * latent_BSD[:, :, None]
         if self.spec.classification:
             return self.symbols.logits(h_BSMD)
-        return self.answer(h_BSMD).unflatten(-1, self.spec.y_shape)
+        return self.shaped(self.answer(h_BSMD))
 
     def _stream_loss(self, prediction: Tensor, stream: Examples) -> Tensor:
         """Mean over the valid examples."""

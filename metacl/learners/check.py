@@ -27,6 +27,7 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
         _check_purity(learner, state, episode)
         _check_queries(learner, state, episode)
         _check_padding(learner, state, episode)
+        _check_paces(learner, state, episode)
         _check_saving(learner, state, episode)
         _check_size(learner, state, episode)
     _check_meta_loss(learner, episode)
@@ -88,6 +89,22 @@ def _check_padding(learner: Learner, state, episode: Episode) -> None:
     padded = Examples.concatenate([valid, garbage])[places]
     plain = learner.predict(learner.learn(state, stream), episode.queries.x)
     _same(plain, learner.predict(learner.learn(state, padded), episode.queries.x), "Padding shows in the predictions")
+
+
+def _check_paces(learner: Learner, state, episode: Episode) -> None:
+    """A stream that is shown later than the others of its batch: each is learnt as if it were alone."""
+    late = episode.stream[:5]
+    late = dataclasses.replace(late, valid=(torch.arange(len(late.x)) != 1)[:, None].expand(late.task.shape).to(late.x.device))
+    both = learner.predict(learner.learn(learner.learn(state, late), episode.stream[5:]), episode.queries.x)
+    for b in range(len(both)):
+        own, stream = pytree.tree_map(lambda t, b=b: t[b : b + 1], state), _row(episode.stream, b)
+        own = own if b == 1 else learner.learn(own, stream[:5])
+        alone = learner.predict(learner.learn(own, stream[5:]), episode.queries.x[b : b + 1])
+        _same(alone, both[b : b + 1], "Streams that were shown unequally much influence each other")
+
+
+def _row(examples: Examples, b: int) -> Examples:
+    return Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))
 
 
 def _check_saving(learner: Learner, state, episode: Episode) -> None:

@@ -10,7 +10,7 @@ from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.learners.backprop import Backprop, BackpropConfig
 from metacl.learners.buffers import append_, empty_buffer, newest
-from metacl.learners.online import Memory, OnlineState, Work
+from metacl.learners.online_state import Memory, OnlineState, Work
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EWC(Backprop):
     def task_ends(self, state: OnlineState) -> OnlineState:
         """The weights are remembered with their Fisher information, in place of those of the oldest task."""
         state = super().task_ends(state)
-        if not int(state.memory["recent"]["count"].max()):
+        if not int(state.memory["recent"]["count"].min()):
             return state
         flat_BP = torch.cat([w.flatten(1) for w in state.weights.values()], 1)
         memory = pytree.tree_map(torch.clone, state.memory)

@@ -112,7 +112,7 @@ class Finetune(Learner):
     def predict_features(self, state: FinetuneState, z_BMD: Tensor) -> Tensor:
         with torch.autocast(z_BMD.device.type, enabled=False):
             answers_BMF = vmap(lambda w, x: functional_call(self.network, w, x))(state.weights, self._scaled(z_BMD))
-        return answers_BMF if self.spec.classification else answers_BMF.unflatten(-1, self.spec.y_shape)
+        return self.shaped(answers_BMF)
 
     def _learn_in_order(self, state: FinetuneState, x: Tensor, y: Tensor, valid_BN: Tensor) -> FinetuneState:
         """One step for each example, in order."""

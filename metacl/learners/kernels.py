@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from episodes import EpisodeSpec, Examples, UserError
+from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.learners.buffers import append_, empty_buffer, newest
-from metacl.learners.online import Memory, OnlineConfig, OnlineLearner, OnlineState, Work
+from metacl.learners.online import OnlineLearner
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work
 from metacl.learners.scratch import Weights
 
 RARE = 1e-6
@@ -70,21 +71,15 @@ class Kernel(OnlineLearner):
     def update(self, work: Work, x: Tensor, y: Tensor) -> None:
         append_(work.memory["support"], x=x, y=y)
 
-    def answer(self, weights: Weights, memory: Memory, x: Tensor) -> Tensor:
-        near, y, filled_BN = newest(memory["support"], self.config.support)
-        return self._from(weights, x, near, y, filled_BN)
+    def support_in(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        return newest(memory["support"], self.config.support)
 
-    def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        check_support(support)
-        filled_BN = torch.ones_like(support.task, dtype=torch.bool)
-        return self.shaped(self._from(state.weights, x, support.x, support.y, filled_BN))
-
-    def _from(self, weights: Weights, x: Tensor, near: Tensor, y: Tensor, filled_BN: Tensor) -> Tensor:
+    def answer_from(self, weights: Weights, x: Tensor, x_s: Tensor, y_s: Tensor, filled_BN: Tensor) -> Tensor:
         width_B11 = weights["inverse"][:, :, None]
-        scores_BMN = -width_B11 * squared_distances(self._flat(x), self._flat(near))
+        scores_BMN = -width_B11 * squared_distances(self._flat(x), self._flat(x_s))
         if self.config.nearest:
             scores_BMN = nearest_only(scores_BMN, filled_BN, self.config.nearest)
-        answers_BMF = weighted(scores_BMN, self.targets(y), filled_BN)
+        answers_BMF = weighted(scores_BMN, self.targets(y_s), filled_BN)
         return answers_BMF.clamp_min(RARE).log() if self.spec.classification else answers_BMF
 
     def _flat(self, x: Tensor) -> Tensor:
@@ -113,9 +108,3 @@ def nearest_only(scores_BMN: Tensor, filled_BN: Tensor, number: int) -> Tensor:
     return scores_BMN.masked_fill(
         scores_BMN < scores_BMN.topk(min(number, scores_BMN.shape[2]), dim=2).values[..., -1:], -torch.inf
     )
-
-
-def check_support(support: Examples) -> None:
-    """Raises `UserError` where a support set is empty."""
-    if not len(support):
-        raise UserError("The support set is empty: give one labelled example of the task or more.")

@@ -20,7 +20,7 @@ from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
 from metacl.learners.inner_loop import Fast, check_finite, check_rate, check_symbols, initial_fast
-from metacl.learners.networks import PredictionNetwork, mlp, outputs, predict_batch
+from metacl.learners.networks import PredictionNetwork, mlp, predict_batch
 from metacl.learners.protocol import Distributed, Learner
 
 
@@ -67,7 +67,7 @@ class MAML(Learner):
         self.chunkable = config.inner == "sequential"
         anil = config.algorithm == "anil"
         self.encoder = build_encoder(config.encoder, spec, config.width) if anil else None
-        network = mlp([config.width, outputs(spec)]) if anil else PredictionNetwork(config.encoder, spec, config.width)
+        network = mlp([config.width, spec.outputs]) if anil else PredictionNetwork(config.encoder, spec, config.width)
         if config.algorithm == "meta-sgd":
             self.algorithm = library.MetaSGD(network, lr=config.rate, first_order=first_order)
         else:
@@ -92,8 +92,7 @@ class MAML(Learner):
         return {name: torch.stack([weights[name] for weights in episodes]) for name in state}
 
     def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
-        prediction = predict_batch(self.network, state, z_BMD)
-        return prediction if self.spec.classification else prediction.unflatten(-1, self.spec.y_shape)
+        return self.shaped(predict_batch(self.network, state, z_BMD))
 
     def _adapted(self, weights: Fast, z_ND: Tensor, examples: Examples, b: int) -> Fast:
         """The weights of episode b after its stream."""

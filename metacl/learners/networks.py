@@ -11,11 +11,6 @@ from episodes import EpisodeSpec
 from metacl.encoders import EncoderConfig
 
 
-def outputs(spec: EpisodeSpec) -> int:
-    """V in classification, the size of a target in regression."""
-    return spec.symbols if spec.classification else math.prod(spec.y_shape)
-
-
 def mlp(sizes: list[int]) -> nn.Sequential:
     """Linear layers with ReLU between them; layer l is number 2l."""
     layers: list[nn.Module] = []
@@ -50,7 +45,7 @@ class PredictionNetwork(nn.Module):
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.answer = nn.Linear(self.width, outputs(spec))
+        self.answer = nn.Linear(self.width, spec.outputs)
 
     def forward(self, x_MF: Tensor, gate_MD: Tensor | None = None) -> Tensor:
         """Inputs of `flat`, (..., F) -> (..., outputs). The gate (..., width) multiplies what enters the last layer."""

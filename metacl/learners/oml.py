@@ -9,7 +9,7 @@ from episodes.errors import at_least
 from metacl.encoders import EncoderConfig, build_encoder
 from metacl.learners import fast_mlp
 from metacl.learners.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast
-from metacl.learners.networks import mlp, outputs, predict_batch
+from metacl.learners.networks import mlp, predict_batch
 from metacl.learners.protocol import Learner, MetaLoss, query_loss
 
 
@@ -40,7 +40,7 @@ class OML(Learner):
         super().__init__(spec, config.distributed)
         self.config = config
         self.encoder = build_encoder(config.encoder, spec, config.width)
-        self.head = mlp([config.width, *[config.hidden] * (config.layers - 1), outputs(spec)])
+        self.head = mlp([config.width, *[config.hidden] * (config.layers - 1), spec.outputs])
         self.rates = InnerRates(config, [name for name, _ in self.head.named_parameters()])
 
     def encode(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class OML(Learner):
         return fast_mlp.learn(state, self.rates(), z_BND, self._flat(examples), self.config)
 
     def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
-        return self._shaped(predict_batch(self.head, state, z_BMD))
+        return self.shaped(predict_batch(self.head, state, z_BMD))
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
         """In one go the weights of an episode are not built at all, and the initial ones are shared."""
@@ -66,13 +66,10 @@ class OML(Learner):
         rates = self.rates()
         layers = fast_mlp.as_layers(dict(self.head.named_parameters()), rates)
         updates = fast_mlp.run(layers, rates, z_stream, self._flat(episode.stream), self.config)
-        return query_loss(self._shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, self.spec)
+        return query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, self.spec)
 
     def _flat(self, examples: Examples) -> Examples:
         """Targets as vectors."""
         if self.spec.classification:
             return examples
         return Examples(examples.x, examples.y.flatten(2), examples.task, examples.valid)
-
-    def _shaped(self, prediction_BMV: Tensor) -> Tensor:
-        return prediction_BMV if self.spec.classification else prediction_BMV.unflatten(-1, self.spec.y_shape)

@@ -6,74 +6,19 @@ sweep of learning rates, are one computation. F is the width of an answer: V log
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
-from episodes.errors import at_least
 from metacl.learners.finetune import DivergedError
+from metacl.learners.online_state import Memory, OnlineState, Work, check_rates
 from metacl.learners.protocol import Learner
-from metacl.learners.scratch import FIRST, SECOND, SMALL, Weights
-
-Memory = dict[str, Any]
-"""What a method keeps beside weights and optimiser: tensors, or buffers of examples, by name; the first axis of each is B."""
-
-
-@dataclass(frozen=True)
-class OnlineConfig:
-    """What all online learners have."""
-
-    rate: float = 1e-4
-    """Learning rate (Adam)."""
-    block: int = 1
-    """Stream examples that are taken in at a time, with one update: what `learn` is given is cut into such blocks."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "block")
-        check_rates([self.rate])
-
-
-class OnlineState(NamedTuple):
-    """B learners in training."""
-
-    weights: Weights
-    rate: Tensor
-    """(B,) learning rates."""
-    key: Tensor
-    """(B,) int64, the seeds of their random numbers."""
-    seen: Tensor
-    """(B,) int64, stream examples so far."""
-    used: Tensor
-    """(B,) int64, examples so far of whose loss a gradient was taken, each time counted."""
-    first: Tensor
-    """(B, P), Adam's running mean of the gradient ..."""
-    second: Tensor
-    """... and of its square."""
-    steps: Tensor
-    """(B, 1) Adam's steps so far, or (B, P) where each weight has its own count."""
-    memory: Memory
-
-
-@dataclass
-class Work:
-    """A state while it is learning: everything may be written into."""
-
-    flat: Tensor
-    """(B, P), all weights."""
-    rate: Tensor
-    key: Tensor
-    seen: Tensor
-    used: Tensor
-    first: Tensor
-    second: Tensor
-    steps: Tensor
-    memory: Memory
+from metacl.learners.scratch import Weights
 
 
 class OnlineLearner(Learner):
@@ -110,6 +55,14 @@ class OnlineLearner(Learner):
 
     def answer(self, weights: Weights, memory: Memory, x: Tensor) -> Tensor:
         """(B, M, *x_shape) -> (B, M, F); every query on its own."""
+        return self.answer_from(weights, x, *self.support_in(memory))
+
+    def support_in(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """The support of an answer, where there is one: x, y (B, N, ...), and which are filled (B, N)."""
+        raise NotImplementedError
+
+    def answer_from(self, weights: Weights, x: Tensor, x_s: Tensor, y_s: Tensor, filled_BN: Tensor) -> Tensor:
+        """(B, M, *x_shape) -> (B, M, F), with a support."""
         raise NotImplementedError
 
     def update(self, work: Work, x: Tensor, y: Tensor) -> Tensor | None:
@@ -121,8 +74,16 @@ class OnlineLearner(Learner):
         return state
 
     def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        """`predict` with these labelled examples as support. Networks that use none predict as ever."""
-        return self.predict(state, x)
+        """`predict` with these labelled examples, all of them valid, as support. Networks that use none predict as ever.
+
+        Raises:
+            UserError: the support is empty.
+        """
+        if not self.support:
+            return self.predict(state, x)
+        check_support(support)
+        filled_BN = torch.ones_like(support.task, dtype=torch.bool)
+        return self.shaped(self.answer_from(state.weights, x, support.x, self.typed(support.y), filled_BN))
 
     # What all of them do
 
@@ -180,10 +141,7 @@ class OnlineLearner(Learner):
         """In the backward pass the updates count as constants, added to the initial weights."""
         kept = replace(examples, x=z_BND)
         with torch.no_grad(), torch.autocast(z_BND.device.type, enabled=False):
-            if kept.valid is not None and not bool(kept.valid.all()):
-                new = self._row_by_row(state, kept)
-            else:
-                new = self._run(pytree.tree_map(torch.clone, state), kept, 0)[0]
+            new = self._at_their_pace(pytree.tree_map(torch.clone, state), kept, 0)[0]
         if torch.is_grad_enabled():
             new = new._replace(weights={name: w + (new.weights[name] - w).detach() for name, w in state.weights.items()})
         return new
@@ -199,16 +157,8 @@ class OnlineLearner(Learner):
         Returns:
             The new state, and the predictions (B, blocks * asked, V or *y_shape).
         """
-        state, answers = self._run(state, examples, self.config.block if asked is None else asked)
+        state, answers = self._at_their_pace(state, examples, self.config.block if asked is None else asked)
         return state, self.shaped(torch.cat(answers, 1) if answers else self._answers(state, examples.x[:, :0]))
-
-    def adam(self, work: Work, gradient_BP: Tensor) -> None:
-        """One step of Adam (Kingma and Ba 2015), in place."""
-        work.steps += 1
-        work.first.lerp_(gradient_BP, 1 - FIRST)
-        work.second.mul_(SECOND).addcmul_(gradient_BP, gradient_BP, value=1 - SECOND)
-        root_BP = (work.second / (1 - SECOND**work.steps)).sqrt_().add_(SMALL)
-        work.flat -= work.first / root_BP * (work.rate[:, None] / (1 - FIRST**work.steps))
 
     def gradient(self, flat_BP: Tensor, loss: Callable[[Tensor], tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
         """(B, P), of the losses (B,) that `loss` finds beside other tensors, which are returned too."""
@@ -224,20 +174,35 @@ class OnlineLearner(Learner):
             return F.cross_entropy(answers_BNF.mT, y, reduction="none")
         return (answers_BNF - y.flatten(2)).square().mean(2)
 
-    def shaped(self, answers_BMF: Tensor) -> Tensor:
-        return answers_BMF if self.spec.classification else answers_BMF.unflatten(-1, self.spec.y_shape)
+    def typed(self, y: Tensor) -> Tensor:
+        """Targets in the weights' type; symbols as they are."""
+        return y if self.spec.classification else y.to(next(self.parameters()).dtype)
 
     def targets(self, y: Tensor) -> Tensor:
         """(B, N, F): one-hot labels, or targets, flat."""
-        some = next(self.parameters())
-        return F.one_hot(y, self.spec.symbols).to(some.dtype) if self.spec.classification else y.to(some.dtype).flatten(2)
+        dtype = next(self.parameters()).dtype
+        return F.one_hot(y, self.spec.symbols).to(dtype) if self.spec.classification else self.typed(y).flatten(2)
 
     def _answers(self, state: OnlineState, x: Tensor) -> Tensor:
         return self.answer(state.weights, state.memory, x)
 
+    def _at_their_pace(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
+        """`_run` of all learners at once; of each alone where they have seen, or are shown, unequally many."""
+        valid_BN = examples.valid
+        whole = valid_BN is None or bool(valid_BN.all())
+        if whole and not bool((state.seen != state.seen[:1]).any()):
+            return self._run(state, examples, asked)
+        rows = []
+        for b in range(len(state.seen)):
+            one = Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))
+            one = one if valid_BN is None else one[valid_BN[b].nonzero()[:, 0]]
+            rows.append(self._run(pytree.tree_map(lambda t, b=b: t[b : b + 1].clone(), state), one, asked))
+        new = pytree.tree_map(lambda *parts: torch.cat(parts), *(own for own, _ in rows))
+        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=False)]
+
     def _run(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
         work = self.working(state)
-        y = examples.y if self.spec.classification else examples.y.to(work.flat.dtype)
+        y = self.typed(examples.y)
         answers: list[Tensor] = []
         for start in range(0, len(examples), self.config.block):
             x_block, y_block = examples.x[:, start : start + self.config.block], y[:, start : start + self.config.block]
@@ -262,15 +227,6 @@ class OnlineLearner(Learner):
         """Whether `update` does not find the answers to the first `asked` of a block on the way."""
         return True
 
-    def _row_by_row(self, state: OnlineState, examples: Examples) -> OnlineState:
-        """With padding: each learner alone, on its valid examples."""
-        rows = []
-        for b, valid_N in enumerate(examples.valid):  # type: ignore[arg-type]
-            own = pytree.tree_map(lambda t, b=b: t[b : b + 1].clone(), state)
-            one = Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))[valid_N.nonzero()[:, 0]]
-            rows.append(self._run(own, one, 0)[0])
-        return pytree.tree_map(lambda *parts: torch.cat(parts), *rows)
-
     def _diverged(self, work: Work) -> DivergedError:
         rates = ", ".join(f"{rate:g}" for rate in sorted(set(work.rate.tolist())))
         return DivergedError(
@@ -279,12 +235,7 @@ class OnlineLearner(Learner):
         )
 
 
-def check_rates(rates: Sequence[float]) -> None:
-    """Raises `UserError` where a learning rate is not positive and finite."""
-    if not all(0 < rate < float("inf") for rate in rates):
-        raise UserError(f"learner.rate must be above 0, and finite, not {', '.join(f'{rate:g}' for rate in rates)}.")
-
-
-def random_numbers(key: int, step: int, what: int) -> np.random.Generator:
-    """A generator for one learner at one step, the same however it came there (Philox)."""
-    return np.random.Generator(np.random.Philox(key=np.array([key, step * 16 + what], dtype=np.uint64)))
+def check_support(support: Examples) -> None:
+    """Raises `UserError` where a support set is empty."""
+    if not len(support):
+        raise UserError("The support set is empty: give one labelled example of the task or more.")

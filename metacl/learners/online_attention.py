@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from episodes import EpisodeSpec, Examples
+from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.encoders import FeatureEncoder
 from metacl.learners.buffers import append_, empty_buffer, newest
-from metacl.learners.kernels import check_support
-from metacl.learners.online import Memory, OnlineConfig, OnlineLearner, OnlineState, Work
+from metacl.learners.online import OnlineLearner
 from metacl.learners.online_networks import convolved, linear, pooled
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work
 from metacl.learners.scratch import Weights
 
 MAPS = ("query", "key", "value")
@@ -52,7 +52,7 @@ class AttentionNetwork(nn.Module):
         images = spec.x_kind == "image"
         self.convolutions = nn.ModuleList(layer for layer in encoder.layers if isinstance(layer, nn.Conv2d))
         self.linear = nn.ModuleList([nn.Linear(encoder.width, config.width)] * images)
-        self.outputs = spec.symbols if spec.classification else torch.Size(spec.y_shape).numel()
+        self.outputs = spec.outputs
         D = (config.width if images else encoder.width) + self.outputs
         self.layers = nn.ModuleList(nn.ModuleDict({name: nn.Linear(D, D) for name in MAPS}) for _ in range(config.layers))
         for module in self.modules():
@@ -93,16 +93,17 @@ class FullAttention(OnlineLearner):
             answers = self.attended(weights, z_BND[:, -1:], z_BND[:, :-1], of[:, :-1], filled_BN[:, :-1])[0]
             return self.losses(answers, of[:, -1:]).mean(1), ()
 
-        self.adam(work, self.gradient(work.flat, loss)[0])
+        work.adam(self.gradient(work.flat, loss)[0])
         work.used += 1
 
-    def answer(self, weights: Weights, memory: Memory, x: Tensor) -> Tensor:
-        return self._from(weights, x, *newest(memory["newest"], self.config.support))
+    def support_in(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        return newest(memory["newest"], self.config.support)
 
-    def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        check_support(support)
-        filled_BN = torch.ones_like(support.task, dtype=torch.bool)
-        return self.shaped(self._from(state.weights, x, support.x, support.y, filled_BN))
+    def answer_from(self, weights: Weights, x: Tensor, x_s: Tensor, y_s: Tensor, filled_BN: Tensor) -> Tensor:
+        support, queries = self.features(weights, x_s), self.features(weights, x)
+        at_once = max(1, NUMBERS // (len(x) * (x_s.shape[1] + 1)) // support.shape[2])
+        parts = [self.attended(weights, part, support, y_s, filled_BN)[0] for part in queries.split(at_once, 1)]
+        return torch.cat(parts, 1)
 
     def hidden(self, state: OnlineState, x: Tensor) -> list[Tensor]:
         """The query's token (B, M, D) after each layer."""
@@ -145,12 +146,6 @@ class FullAttention(OnlineLearner):
         return tokens[-1][..., -self.network.outputs :], tokens, attention
 
     def _looked_at(self, state: OnlineState, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        near, y, filled_BN = newest(state.memory["newest"], self.config.support)
+        near, y, filled_BN = self.support_in(state.memory)
         queries, support = self.features(state.weights, x), self.features(state.weights, near)
         return self.attended(state.weights, queries, support, y, filled_BN)
-
-    def _from(self, weights: Weights, x: Tensor, near: Tensor, y: Tensor, filled_BN: Tensor) -> Tensor:
-        support, queries = self.features(weights, near), self.features(weights, x)
-        at_once = max(1, NUMBERS // (len(x) * (near.shape[1] + 1)) // support.shape[2])
-        parts = [self.attended(weights, part, support, y, filled_BN)[0] for part in queries.split(at_once, 1)]
-        return torch.cat(parts, 1)

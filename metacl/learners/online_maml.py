@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes import EpisodeSpec, Examples, UserError
+from episodes import EpisodeSpec, UserError
 from episodes.errors import at_least
 from metacl.learners.buffers import append_, empty_buffer, newest
-from metacl.learners.kernels import check_support
-from metacl.learners.online import Memory, OnlineConfig, OnlineLearner, OnlineState, Work, check_rates, random_numbers
+from metacl.learners.online import OnlineLearner
 from metacl.learners.online_networks import NetworkConfig, OnlineNetwork, over_examples
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, check_rates, random_numbers
 from metacl.learners.scratch import Weights
 
 REGIONS = 0
@@ -87,7 +87,7 @@ class OnlineMAML(OnlineLearner):
         block = before // self.config.block
         for number in range(int(self.config.updates * (block + 1)) - int(self.config.updates * block)):
             x_BTN, y_BTN = self.regions(work, number)
-            self.adam(work, self.outer_gradient(work.flat, x_BTN, y_BTN))
+            work.adam(self.outer_gradient(work.flat, x_BTN, y_BTN))
             work.used += self.config.regions * (self.config.support + self.config.queries)
 
     def regions(self, work: Work, number: int) -> tuple[Tensor, Tensor]:
@@ -129,17 +129,15 @@ class OnlineMAML(OnlineLearner):
                 flat_BP = at - self.config.inner_rate * torch.autograd.grad(loss, at, create_graph=create)[0]
         return flat_BP if create else flat_BP.detach()
 
-    def answer(self, weights: Weights, memory: Memory, x: Tensor) -> Tensor:
-        return self.network(self._adapted_to(weights, *newest(memory["recent"], self.config.support)), x)[0]
+    def support_in(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        return newest(memory["recent"], self.config.support)
 
-    def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        check_support(support)
-        y = support.y if self.spec.classification else support.y.to(state.first.dtype)
-        return self.shaped(self.network(self._adapted_to(state.weights, support.x, y), x)[0])
+    def answer_from(self, weights: Weights, x: Tensor, x_s: Tensor, y_s: Tensor, filled_BN: Tensor) -> Tensor:
+        return self.network(self._adapted_to(weights, x_s, y_s, filled_BN), x)[0]
 
     def hidden(self, state: OnlineState, x: Tensor) -> list[Tensor]:
         """Activations (B, N, W) of each hidden layer, after the inner steps; each place of an image counts as an example."""
-        weights = self._adapted_to(state.weights, *newest(state.memory["recent"], self.config.support))
+        weights = self._adapted_to(state.weights, *self.support_in(state.memory))
         return [over_examples(h) for h in self.network(weights, x)[1]]
 
     def _adapted_to(self, weights: Weights, x: Tensor, y: Tensor, filled_BN: Tensor | None = None) -> Weights:

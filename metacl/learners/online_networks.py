@@ -51,8 +51,7 @@ class OnlineNetwork(nn.Module):
                 into = out
         sizes = [encoder.width, *config.hidden]
         layers += [_linear(a, b // share, config.initial, "relu") for a, b in itertools.pairwise(sizes)]
-        outputs = spec.symbols if spec.classification else torch.Size(spec.y_shape).numel()
-        layers.append(_linear(sizes[-1], outputs, config.initial, "linear"))
+        layers.append(_linear(sizes[-1], spec.outputs, config.initial, "linear"))
         self.layers = nn.ModuleList(layers)
         if config.normalise:
             self.scales = nn.ParameterList(nn.Parameter(torch.ones(width)) for width in self.units)

@@ -11,7 +11,7 @@ from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.learners.backprop import KEPT, REPLAY, Backprop, BackpropConfig, drawn_for
 from metacl.learners.buffers import append_, empty_buffer, reservoir_, sampled
-from metacl.learners.online import Memory, Work
+from metacl.learners.online_state import Memory, Work
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 from episodes import EpisodeSpec, UserError
 from episodes.errors import at_least
 from metacl.learners.backprop import UNITS, Backprop, BackpropConfig, drawn_for
-from metacl.learners.online import Memory, Work
 from metacl.learners.online_networks import incoming, outgoing, over_examples
+from metacl.learners.online_state import Memory, Work
 
 DECAY = 0.99
 """Of the running means."""

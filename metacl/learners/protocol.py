@@ -83,6 +83,10 @@ class Learner(nn.Module):
         state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
         return query_loss(self.predict_features(state, z_query), episode.queries.y, self.spec)
 
+    def shaped(self, answers: Tensor) -> Tensor:
+        """(..., outputs) -> logits as they are, or targets (..., *y_shape)."""
+        return answers if self.spec.classification else answers.unflatten(-1, self.spec.y_shape)
+
     def forward(self, episode: Episode) -> MetaLoss:
         return self.meta_loss(episode)
 

@@ -58,7 +58,7 @@ class QueryOnlyLearner(Learner):
             )
         self.config, self.constant_state = config, config.bound != "all"
         self.encoder = build_encoder(config.encoder, spec, config.width)
-        label_width = CODE if spec.classification else torch.Size(spec.y_shape).numel()
+        label_width = CODE if spec.classification else spec.outputs
         self.register_buffer("codes_VL", symbol_codes(spec.symbols, CODE), persistent=False)
         self.score = PairNetwork(config.score, config.width, label_width if config.score.label else 0)
 
@@ -88,4 +88,4 @@ class QueryOnlyLearner(Learner):
             weights = {name: p[None] for name, p in self.score.named_parameters()}
             d_BMN = pair_scores(weights, z_BMD, state.z, label_BNL if score.label else None, score.pair)
             answer_BMF = read_out(d_BMN, y_BNF, state.kept, score, self.spec)
-        return answer_BMF if self.spec.classification else answer_BMF.unflatten(-1, self.spec.y_shape)
+        return self.shaped(answer_BMF)

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.encoders import FeatureEncoder
 from metacl.learners.buffers import append_, empty_buffer, newest
-from metacl.learners.online import OnlineConfig, OnlineLearner, OnlineState, Work, random_numbers
+from metacl.learners.online import OnlineLearner
+from metacl.learners.online_state import OnlineConfig, OnlineState, Work, random_numbers
 from metacl.learners.pairwise import PairNetwork, ScoreConfig, hidden_units, pair_scores, read_out
 from metacl.learners.scratch import Weights
 
@@ -60,8 +60,7 @@ class QueryOnlyNetwork(nn.Module):
     def __init__(self, config: ScoreConfig, spec: EpisodeSpec):
         super().__init__()
         self.encoder = FeatureEncoder(spec)
-        outputs = spec.symbols if spec.classification else torch.Size(spec.y_shape).numel()
-        self.score = PairNetwork(config, self.encoder.width, outputs if config.label else 0)
+        self.score = PairNetwork(config, self.encoder.width, spec.outputs if config.label else 0)
 
 
 class OnlineQueryOnly(OnlineLearner):
@@ -82,17 +81,15 @@ class OnlineQueryOnly(OnlineLearner):
     def remember(self, flat_BP: Tensor) -> dict[str, Tensor]:
         return empty_buffer(self.spec, flat_BP, len(flat_BP), self.config.buffer)
 
-    def answer(self, weights: Weights, memory: dict[str, Tensor], x: Tensor) -> Tensor:
-        x_s, y_s, filled_BN = newest(memory, self.config.support)
-        return self.compare(weights, x, x_s, self.targets(y_s), None if bool(filled_BN.all()) else filled_BN)
+    def support_in(self, memory: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return newest(memory, self.config.support)
 
-    def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        """The answers with these labelled examples, all of them valid, in place of the buffer."""
-        return self.shaped(self.compare(state.weights, x, support.x, self.targets(support.y)))
+    def answer_from(self, weights: Weights, x: Tensor, x_s: Tensor, y_s: Tensor, filled_BN: Tensor) -> Tensor:
+        return self.compare(weights, x, x_s, self.targets(y_s), None if bool(filled_BN.all()) else filled_BN)
 
     def hidden(self, state: OnlineState, x: Tensor) -> list[Tensor]:
         """Activations (B, pairs, H) of each hidden layer of the score, of at most `PAIRS` pairs."""
-        x_s, y_s, filled_BN = newest(state.memory, self.config.support)
+        x_s, y_s, filled_BN = self.support_in(state.memory)
         x_s, y_s = x_s[:, filled_BN.all(0)], y_s[:, filled_BN.all(0)]
         s_BNA, q_BMA = self.encoded(state.weights, x_s, x[:, : max(1, PAIRS // max(1, x_s.shape[1]))])
         own, score = {name: state.weights[f"score.{name}"] for name in self.score_names}, self.config.score
@@ -126,8 +123,6 @@ class OnlineQueryOnly(OnlineLearner):
         """Of `block`: buffer and examples are laid out in a row, of which each block has its support just before it."""
         if self.config.queries == "one":
             return super()._run(state, examples, asked)
-        if bool((state.seen != state.seen[:1]).any()):
-            return self._run_apart(state, examples, asked)
         work = self.working(state)
         support, block = self.config.support, self.config.block
         held = min(int(state.seen[0]), support) if len(state.seen) else 0
@@ -149,15 +144,6 @@ class OnlineQueryOnly(OnlineLearner):
             work.seen += x[:, own].shape[1]
         append_(work.memory, x=examples.x, y=examples.y)
         return self.finished(work), answers
-
-    def _run_apart(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
-        """Learners that have seen unequally many, one after another."""
-        rows = []
-        for b in range(len(state.seen)):
-            one = Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))
-            rows.append(self._run(pytree.tree_map(lambda t, b=b: t[b : b + 1], state), one, asked))
-        new = pytree.tree_map(lambda *parts: torch.cat(parts), *(own for own, _ in rows))
-        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=True)]
 
     def _learn_one(self, work: Work) -> None:
         """Waits for a full buffer; a window in which no label has a second example teaches nothing."""
@@ -206,5 +192,5 @@ class OnlineQueryOnly(OnlineLearner):
             return self.losses(answers, y).mean(1), answers
 
         gradient_BP, answers = self.gradient(work.flat, loss)
-        self.adam(work, gradient_BP)
+        work.adam(gradient_BP)
         return answers

@@ -67,8 +67,7 @@ class Reptile(Learner):
         return sgd(self._loss, state, rates, z_BND, examples, self.inner)
 
     def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
-        prediction = predict_batch(self.network, state, z_BMD)
-        return prediction if self.spec.classification else prediction.unflatten(-1, self.spec.y_shape)
+        return self.shaped(predict_batch(self.network, state, z_BMD))
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
         if not self.training:

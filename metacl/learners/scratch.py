@@ -26,8 +26,7 @@ class Network(nn.Module):
         self.layers = nn.Sequential(*(_without_batch(layer) for layer in layers))  # type: ignore[union-attr]
         self.layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.linear = nn.Sequential(encoder.linear, nn.ReLU()) if isinstance(encoder, ImageEncoder) else nn.Identity()
-        outputs = spec.symbols if spec.classification else torch.Size(spec.y_shape).numel()
-        self.answer = nn.Linear(width, outputs)
+        self.answer = nn.Linear(width, spec.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, height, width) in [-1, 1] or (N, F) -> (N, outputs)."""
@@ -41,16 +40,21 @@ def _without_batch(layer: nn.Module) -> nn.Module:
 
 
 def adam_(weights: Weights, moments: tuple[Weights, ...], gradients: Weights, step_B: Tensor, rate: float | Tensor) -> None:
-    """One step of Adam (Kingma and Ba 2015) in place; `step_B` counts from 1; `rate` is one for all or (B,)."""
+    """One step of Adam in place; `step_B` counts from 1; `rate` is one for all or (B,)."""
     rate_B = torch.as_tensor(rate, dtype=torch.float64, device=step_B.device).expand(len(step_B))
     for name, gradient in gradients.items():
         first, second = moments[0][name], moments[1][name]
         shape = -1, *[1] * (gradient.ndim - 1)
         step, rate = step_B.to(gradient).view(shape), rate_B.to(gradient).view(shape)
-        first.mul_(FIRST).add_(gradient, alpha=1 - FIRST)
-        second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
-        root = (second / (1 - SECOND**step)).sqrt_().add_(SMALL)
-        weights[name] -= first / root * (rate / (1 - FIRST**step))
+        adam_step_(weights[name], first, second, gradient, step, rate)
+
+
+def adam_step_(weight: Tensor, first: Tensor, second: Tensor, gradient: Tensor, step: Tensor, rate: Tensor) -> None:
+    """One step of Adam (Kingma and Ba 2015) in place; `step` counts from 1."""
+    first.lerp_(gradient, 1 - FIRST)
+    second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
+    root = (second / (1 - SECOND**step)).sqrt_().add_(SMALL)
+    weight -= first / root * (rate / (1 - FIRST**step))
 
 
 def shuffled(kept_BN: Tensor, epoch: int) -> Tensor:

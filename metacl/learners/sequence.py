@@ -132,7 +132,7 @@ class SequenceLearner(Learner):
             self.symbols = SYMBOLS[config.symbols](spec.symbols, config.width)
         else:
             self.target_encoder = VectorEncoder(spec.y_shape, config.width)
-            self.answer = nn.Linear(config.width, torch.Size(spec.y_shape).numel())
+            self.answer = nn.Linear(config.width, spec.outputs)
         if config.layout == "paired":
             self.question = nn.Parameter(torch.zeros(config.width))
         else:
@@ -196,7 +196,7 @@ class SequenceLearner(Learner):
         h = self.norm(h)
         if self.spec.classification:
             return self.symbols.logits(h), inputs
-        return self.answer(h).unflatten(-1, self.spec.y_shape), inputs
+        return self.shaped(self.answer(h)), inputs
 
     def _blocks(self) -> Iterator[Block]:
         return cast(Iterator[Block], iter(self.blocks))
