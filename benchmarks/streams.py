@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import tyro
 
+from episodes import UserError
 from metacl.checkpoint import read_json, write_json
 from metacl.display import with_plain_errors
 from metacl.online_report import Curve, curves, ends, plot_curves
-from metacl.online_run import records
+from metacl.online_run import read_config, records
+from metacl.parsing import parse_follow
 
 HERE = Path(__file__).with_suffix("")
 DIGITS = 5
@@ -158,6 +160,8 @@ def follow(arguments: Arguments, group: str, run: str) -> None:
     if about.images:
         command += ["--stream.data.path", str(arguments.data / about.images)]
     if (folder / "config.json").exists():
+        if read_config(folder) != parse_follow(command[1:])[0]:
+            raise UserError(f"{folder} is a run of other options than {' '.join(command)}. Move it away.")
         command = ["evaluate.py", "--resume", str(folder)]
     else:
         command += ["--out", str(folder)]

@@ -19,9 +19,9 @@ class Splits:
 
     most_tasks: int | None = None
 
-    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2, block: int = 10):
+    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
         _same_classes(train, held_out, classes)
-        self.name, self.pools, self.classes, self.block = name, (train, held_out), classes, block
+        self.name, self.pools, self.classes = name, (train, held_out), classes
         self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
 
@@ -51,10 +51,8 @@ class Incremental(Splits):
         cumulative: a task has the images of all classes so far (the paper's code), not of the new ones alone.
     """
 
-    def __init__(
-        self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, block: int = 10, cumulative: bool = True
-    ):
-        super().__init__(name, train, held_out, classes, block)
+    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, cumulative: bool = True):
+        super().__init__(name, train, held_out, classes)
         self.cumulative, self.most_tasks = cumulative, len(train.names) // classes
         self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
         self.fingerprint += f"/incremental/{cumulative}"

@@ -69,7 +69,7 @@ def load_stream(config: StreamConfig) -> Stream:
 
 
 def _regression(config: StreamConfig) -> Stream:
-    _refuse(config, "classes")
+    _refuse(config, "classes", "cumulative")
     if config.data != DataConfig(name=""):
         raise UserError(f"{config.name} is computed, not read: leave the options --stream.data out.")
     return SlowlyChangingRegression(config.bits, config.train or 9_000, config.held_out or 1_000)
@@ -77,16 +77,16 @@ def _regression(config: StreamConfig) -> Stream:
 
 def _permuted(source: Source, pixels: bool, flat: bool = True) -> Callable[[StreamConfig], Stream]:
     def load(config: StreamConfig) -> Stream:
-        _refuse(config, "train", "classes", "bits")
+        _refuse(config, "train", "classes", "bits", "cumulative")
         pool = _pools(config, source)[0]
-        return Permuted(config.name, pool, pixels, not pixels, flat, config.held_out, BLOCKS[config.name])
+        return Permuted(config.name, pool, pixels, not pixels, flat, config.held_out)
 
     return load
 
 
 def _splits(source: Source, classes: int) -> Callable[[StreamConfig], Stream]:
     def load(config: StreamConfig) -> Stream:
-        _refuse(config, "train", "held_out", "bits")
+        _refuse(config, "train", "held_out", "bits", "cumulative")
         return Splits(config.name, *_halves(config, source), config.classes or classes)
 
     return load

@@ -43,8 +43,6 @@ class Stream(Protocol):
 
     name: str
     spec: EpisodeSpec
-    block: int
-    """Examples that arrive together: those of one update."""
     most_tasks: int | None
     """Tasks before it runs out of data; None: endless."""
     fingerprint: str
@@ -73,7 +71,6 @@ class SlowlyChangingRegression:
     """
 
     bits, changing, units, beta = 20, 15, 100, 0.7
-    block: int = 1
     most_tasks: int | None = None
     spec = EpisodeSpec("vector", (20,), "mse", y_shape=(1,))
 
@@ -132,9 +129,8 @@ class Permuted:
         labels: bool = False,
         flat: bool = True,
         held_out: int | None = None,
-        block: int = 400,
     ):
-        self.name, self.pool, self.pixels, self.labels, self.flat, self.block = name, pool, pixels, labels, flat, block
+        self.name, self.pool, self.pixels, self.labels, self.flat = name, pool, pixels, labels, flat
         self.images, self.y = labelled(pool, range(len(pool.names)))
         self.held_out = max(1, len(self.y) // 30) if held_out is None else held_out
         if len(self.y) <= self.held_out:

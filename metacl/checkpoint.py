@@ -33,10 +33,7 @@ class Run:
     @staticmethod
     def create(folder: Path, config: TrainConfig, environment: dict[str, Any]) -> "Run":
         """A new run. Never overwrites: raises `UserError` where something is already."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"{folder} exists and is not overwritten. Go on with --resume {folder}, or name another folder with --run."
-            )
+        must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", to_json(config))
         write_json(folder / "environment.json", environment)
@@ -57,15 +54,12 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; the last line may be cut off where a process was killed, and is left out then."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The records of metrics.jsonl."""
+        return read_lines(self.folder / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:
         """Drops the metrics of steps that will be done again."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
-        _write(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        write_lines(self.folder / "metrics.jsonl", [record for record in self.metrics() if record["step"] <= step])
 
     def save(self, step: int, learner: nn.Module, optimiser: Optimizer, score: float | None) -> None:
         """Writes the checkpoint after `step` steps: complete, or not at all. Keeps it and the best one.
@@ -143,6 +137,23 @@ class Run:
     def _others(self, step: int) -> str:
         others = [other for other in self.steps() if other != step]
         return f"Remove it to use the one of step {others[-1]}." if others else "There is no other one in this run."
+
+
+def must_be_new(folder: Path, advice: str) -> None:
+    """Raises `UserError` where something is in the folder already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not overwritten. {advice}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file with one on each line; the last, where a killed process cut it off, is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """All of them, or none."""
+    _write(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -20,7 +20,6 @@ from metacl.evaluation import held_out
 from metacl.learners import FROM_SCRATCH, LEARNERS, ONLINE, Learner
 from metacl.meta_training import generators, make_accelerator, meta_train
 from metacl.parsing import parse_follow, parse_scratch, parse_train
-from metacl.recipes import RECIPES
 from metacl.report import result_table, watched, write_results
 from metacl.scratch import evaluate_scratch
 
@@ -34,7 +33,7 @@ Meta-train a continual learner on episodes made from a data set.
 DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
          or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
 LEARNER  {learners}
-         each with a size: --recipe {recipes} (the first is the default)
+         each with a size: --recipe small (the default) or paper; the transformers also large and published
          without meta-training: python evaluate.py DATA {scratch}
          along one long stream: python evaluate.py STREAM LEARNER; see python evaluate.py --help
 
@@ -96,10 +95,8 @@ def evaluate_main(argv: Sequence[str] | None = None) -> None:
 
 def _train(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        recipes, scratch = ", ".join(RECIPES["transformer"]), "|".join(FROM_SCRATCH)
-        console.print(
-            TRAIN_HELP.format(benchmarks=", ".join(BENCHMARKS), learners=", ".join(LEARNERS), recipes=recipes, scratch=scratch)
-        )
+        names = {"benchmarks": ", ".join(BENCHMARKS), "learners": ", ".join(LEARNERS), "scratch": "|".join(FROM_SCRATCH)}
+        console.print(TRAIN_HELP.format(**names))
     elif argv[0] == "--resume":
         if len(argv) != 2:
             raise UserError("--resume takes a run folder and nothing else: python train.py --resume RUN")

@@ -37,6 +37,11 @@ def support(stream: str) -> int:
     return of_stream(stream, 100, 200, 180 if stream == "split-tiny-imagenet" else 100)
 
 
+def buffer(stream: str) -> int:
+    """Of query-only attention."""
+    return of_stream(stream, 100, 200, 200 if stream == "split-tiny-imagenet" else 100)
+
+
 def shared(stream: str) -> dict[str, Any]:
     return {"block": BLOCKS[stream], "network": network(stream), "support": support(stream)}
 
@@ -62,8 +67,7 @@ def replay(stream: str, **options: Any) -> ReplayConfig:
 
 def same_buffer(stream: str) -> SameBufferConfig:
     """Query-only attention's buffer, and as many examples in an update as it has in its support."""
-    buffer = of_stream(stream, 100, 200, 200 if stream == "split-tiny-imagenet" else 100)
-    return SameBufferConfig(**shared(stream), buffer=buffer, replayed=support(stream))
+    return SameBufferConfig(**shared(stream), buffer=buffer(stream), replayed=support(stream))
 
 
 def continual(stream: str) -> ContinualConfig:

@@ -21,6 +21,8 @@ from metacl.online_recipes import FollowConfig
 
 CHUNK = 4_000
 """Examples that are fetched, or predicted, at a time."""
+COUNTED = 1_000
+"""Examples over which multiply-adds are averaged: some methods do not learn from every block."""
 SWEEP = 2**32
 """Added to the seeds of the streams on which a learning rate is chosen."""
 Scores = dict[str, Tensor]
@@ -81,7 +83,8 @@ class Follower:
             found = score(predictions, examples.y[:, first], spec)
             totals = {name: totals.get(name, 0) + value * predictions.shape[1] for name, value in found.items()}
             number += predictions.shape[1]
-        return self.learner.task_ends(state), {name: value / number for name, value in totals.items()}
+        state = self.learner.task_ends(state) if self.learner.needs_tasks else state
+        return state, {name: value / number for name, value in totals.items()}
 
     def look_back(self, state: Any, index: int) -> dict[str, dict[str, Scores]]:
         """The scores on earlier tasks: of the state as it is, and given labelled examples of that task as its support."""
@@ -91,7 +94,8 @@ class Follower:
             held_out = self.held_out(tasks)
             found["backward"][str(lag)] = self.ask(lambda x: self.learner.predict(state, x), held_out)
             if self.learner.support:
-                support = side_by_side([task.train[-self.learner.support :] for task in tasks]).to(self.device)
+                size = min(self.learner.support, *(len(task.train) for task in tasks))
+                support = side_by_side([task.train[len(task.train) - size :] for task in tasks]).to(self.device)
                 answers = self.ask(lambda x, s=support: self.learner.predict_with(state, s, x), held_out)  # type: ignore[misc]
                 found["backward_with_support"][str(lag)] = answers
         return {name: scores for name, scores in found.items() if scores}
@@ -108,7 +112,7 @@ class Follower:
 
     def compute(self, state: Any) -> dict[str, float]:
         """Multiply-adds for each learner: of learning an example, and of predicting one, counted from the products done."""
-        examples = side_by_side([task.train[: self.learner.config.block] for task in self.tasks(0)]).to(self.device)
+        examples = next(self.chunks(self.tasks(0), self.learner.config.block))[:COUNTED]
         with FlopCounterMode(display=False) as learning:
             self.learner.learn_predict(pytree.tree_map(torch.clone, state), examples, 0)
         with torch.no_grad(), FlopCounterMode(display=False) as predicting:
@@ -161,6 +165,9 @@ def sweep(
     """The mean prequential loss of each learning rate on a stream of its own, all of them side by side; None: it diverged.
 
     Every rate has the same stream and the same initial weights. `done` is called after each task.
+
+    Raises:
+        UserError: nothing was learnt in so few tasks.
     """
     rates = sorted(set(config.rates))
     learner = replace(config.learner, rate=rates[0]).build(stream.spec).to(device)
@@ -175,5 +182,9 @@ def sweep(
             return dict.fromkeys(rates)
         losses.append(found["loss"])
         done()
+    if learner.trains and not bool(state.used.any()):
+        raise UserError(
+            f"No update was made in {tasks} tasks, so all rates are alike. Raise --sweep-tasks, or leave --rates out."
+        )
     mean_B = torch.stack(losses[tasks // 2 :]).mean(0).tolist()
     return {rate: loss if abs(loss) < float("inf") else None for rate, loss in zip(rates, mean_B, strict=True)}

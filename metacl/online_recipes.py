@@ -11,7 +11,7 @@ from episodes.errors import at_least, unknown
 from episodes.online import BLOCKS
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
-from metacl.online_baselines import BASELINES
+from metacl.online_baselines import BASELINES, buffer, of_stream, support
 
 L = TypeVar("L")
 """The configuration of a learner."""
@@ -35,9 +35,9 @@ class FollowConfig(Generic[L]):
     sweep_tasks: int = 10
     """Tasks of that other stream; its second half counts."""
     asked: int | None = None
-    """Examples of each block that are predicted before they are learnt. Default: all."""
+    """Examples of each block that are predicted before they are learnt. None: all."""
     held_out: int | None = None
-    """Held-out examples that are asked of each task. Default: all."""
+    """Held-out examples that are asked of each task. None: all."""
     lags: tuple[int, ...] = (5,)
     """Backward: tasks this long ago are asked about again."""
     backward_every: int = 1
@@ -60,15 +60,14 @@ class FollowConfig(Generic[L]):
 
 def query_only(stream: str) -> OnlineQueryOnlyConfig:
     """The paper's settings; softmax on regression as in its code, none on images as in its equation 6."""
-    if stream == "slowly-changing-regression":
-        return OnlineQueryOnlyConfig(support=100, buffer=100, score=ScoreConfig(hidden=20, normalise="softmax"))
-    if stream.endswith("mnist"):
-        score = ScoreConfig(hidden=100, depth=11, label=True)
-        return OnlineQueryOnlyConfig(block=BLOCKS[stream], support=200, buffer=200, queries="one", score=score)
-    score = ScoreConfig(hidden=128, depth=3)
-    if stream == "split-tiny-imagenet":
-        return OnlineQueryOnlyConfig(block=BLOCKS[stream], support=180, buffer=200, queries="one", score=score)
-    return OnlineQueryOnlyConfig(block=BLOCKS[stream], support=100, buffer=100, score=score)
+    regression, mnist = ScoreConfig(hidden=20, normalise="softmax"), ScoreConfig(hidden=100, depth=11, label=True)
+    return OnlineQueryOnlyConfig(
+        block=BLOCKS[stream],
+        support=support(stream),
+        buffer=buffer(stream),
+        queries="one" if stream.endswith("mnist") or stream == "split-tiny-imagenet" else "block",
+        score=of_stream(stream, regression, mnist, ScoreConfig(hidden=128, depth=3)),
+    )
 
 
 ONLINE_RECIPES: dict[str, Callable[[str], Any]] = {"query-only": query_only} | BASELINES

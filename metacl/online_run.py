@@ -15,7 +15,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from episodes import Stream, UserError, load_stream
-from metacl.checkpoint import read_json, write_json
+from metacl.checkpoint import must_be_new, read_json, read_lines, write_json, write_lines
 from metacl.config import built, to_json
 from metacl.display import bar, say
 from metacl.environment import environment
@@ -29,8 +29,7 @@ from metacl.online_report import write_report
 
 def start(config: FollowConfig, folder: Path) -> None:
     """A new run in `folder`, to its end."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not overwritten. Go on with --resume {folder}, or name another with --out.")
+    must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
     stream = load_stream(config.stream)
     check_length(config, stream)
     config.learner.build(stream.spec)  # what cannot be built fails before a folder is made
@@ -66,10 +65,8 @@ def read_config(folder: Path) -> FollowConfig:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that was cut off is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of metrics.jsonl, one for each task."""
+    return read_lines(folder / "metrics.jsonl")
 
 
 def _run(config: FollowConfig, stream: Stream, folder: Path) -> None:
@@ -77,7 +74,7 @@ def _run(config: FollowConfig, stream: Stream, folder: Path) -> None:
     config = _with_rate(config, stream, folder, device)
     learner = config.learner.build(stream.spec).to(device)
     follower = Follower(config, stream, learner, config.seeds)
-    first, state = _load(folder, learner, len(config.seeds))
+    first, state = _load(folder, learner)
     if state is None:
         state = learner.start(config.seeds)
     words = f"{config.learner_name} on {stream.name}"
@@ -85,7 +82,11 @@ def _run(config: FollowConfig, stream: Stream, folder: Path) -> None:
     with bar(words) as progress, (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
         shown = progress.add_task("", total=config.tasks, completed=first, now="tasks")
         for index in range(first, config.tasks):
-            state, record = follower.task(state, index)
+            try:
+                state, record = follower.task(state, index)
+            except KeyboardInterrupt:
+                say(f"Stopped in task {index + 1}. Go on from the last checkpoint with: python evaluate.py --resume {folder}")
+                raise
             file.write(json.dumps(plain(record)) + "\n")
             progress.update(shown, completed=index + 1, now=_now(record))
             if (index + 1) % config.save_every == 0 or index + 1 == config.tasks:
@@ -135,15 +136,14 @@ def _save(folder: Path, task: int, state: Any) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load(folder: Path, learner: Any, seeds: int) -> tuple[int, Any]:
+def _load(folder: Path, learner: Any) -> tuple[int, Any]:
     """How many tasks are done, and the state after them; metrics of tasks that will be done again are dropped."""
     place = next((folder / name for name in ("checkpoint", "checkpoint.old") if (folder / name).is_dir()), None)
     done, state = 0, None
     if place is not None:
         done, state = read_json(place / "progress.json")["tasks"], load_state(place / "state.safetensors", learner)
         say(f"{done} tasks are done.")
-    kept = [record for record in records(folder) if record["task"] < done]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    write_lines(folder / "metrics.jsonl", [record for record in records(folder) if record["task"] < done])
     return done, state
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from episodes import DataConfig, UserError
+from episodes import STREAMS, DataConfig, UserError
 from metacl.config import TrainConfig
 from metacl.learners import FROM_SCRATCH, LEARNERS, ONLINE
 from metacl.online_recipes import FollowConfig, online_recipe_for
@@ -46,6 +46,10 @@ def parse_scratch(argv: list[str]) -> tuple[ScratchConfig, Path]:
     """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the results."""
     data, learner, *rest = argv
     recipe = _take(rest, "--recipe")
+    if learner in ONLINE:
+        raise UserError(
+            f"{data} is no stream ({', '.join(STREAMS)}). To meta-train {learner} on data: python train.py {data} {learner}"
+        )
     if learner in LEARNERS:
         raise UserError(f"{learner} is meta-trained first: python train.py {data} {learner}; then python evaluate.py RUN")
     default = scratch_recipe_for(learner, recipe, DataConfig(name=data))

@@ -23,7 +23,7 @@ LONG = 4
 CURVED = 100
 """Queries on whose loss Hessians are found, the same for every method: full attention copies its support for each."""
 RIDGE, FLOOR = 1e-6, 1e-12
-"""The paper's, for the last layer (its code; section 5.3 of Bekal et al. does not mention them)."""
+"""The paper's, for the last layer (its code; Bekal et al. do not mention them)."""
 
 
 def singular_values(matrix: Tensor) -> Tensor:

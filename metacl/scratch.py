@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from episodes import Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
 from episodes.errors import at_least
+from metacl.checkpoint import must_be_new
 from metacl.config import to_json
 from metacl.display import bar, console, say
 from metacl.environment import environment
@@ -111,8 +112,7 @@ def scratch_recipe_for(learner: str, recipe: str | None, data: DataConfig) -> Sc
 
 def evaluate_scratch(config: ScratchConfig, folder: Path) -> None:
     """Chooses the learning rates, evaluates, shows the table and writes it into `folder`."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not overwritten. Name another folder with --out.")
+    must_be_new(folder, "Name another folder with --out.")
     accelerator, lengths = make_accelerator("fp32"), list(dict.fromkeys(config.tasks))
     benchmarks = [load_benchmark(config.data, config.shape(tasks).symbols) for tasks in lengths]
     for benchmark, tasks in zip(benchmarks, lengths, strict=True):  # what cannot be drawn or built fails at once

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_a_folder_of_images_end_to_end(cli, pictures, learner):
     found = results("mine")["results"][0]
     assert found["score"] == "accuracy" and found["episodes"]["address"] == f"pictures/train/{2**32}"
     assert 0 <= found["measures"]["final"]["mean"] <= 1
+
+
+def test_classes_that_were_meta_trained_are_never_held_out(cli, tmp_path, cache):
+    """Other classes in the folder, another cut: a run of the old one is not tested on what it was trained on."""
+    folder = labelled_folder(tmp_path / "pictures", classes=10, each=4)
+    options = [*FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "16", "--run", "mine"]
+    assert cli(train_main, folder, "pn", *options)[0] == 0
+    shutil.rmtree(folder)
+    labelled_folder(tmp_path / "pictures", classes=9, each=4)
+    status, text = cli(evaluate_main, "mine", "--episodes", "4")
+    assert status == 2 and re.search(
+        r"The data have changed: meta-[a-z]+ has \d+ classes that this run was meta-trained on", text
+    )
 
 
 def test_the_same_evaluation_twice_is_the_same(cli):

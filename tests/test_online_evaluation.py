@@ -33,7 +33,7 @@ def config(**options) -> FollowConfig:
 
 
 def pictures() -> Splits:
-    return Splits("pictures", small_pool((9,) * 5, (1, 10, 10)), small_pool((4,) * 5, (1, 10, 10), seed=1), block=4)
+    return Splits("pictures", small_pool((9,) * 5, (1, 10, 10)), small_pool((4,) * 5, (1, 10, 10), seed=1))
 
 
 def follower(stream, **options) -> Follower:
@@ -110,12 +110,34 @@ def test_labels_of_a_block_do_not_show_in_its_score(monkeypatch):
 
 
 def test_backward_every_and_tasks_of_unequal_size():
-    unequal = Splits("unequal", small_pool((9, 7, 8, 5), (1, 10, 10)), small_pool((3, 2, 1, 4), (1, 10, 10)), block=4)
+    unequal = Splits("unequal", small_pool((9, 7, 8, 5), (1, 10, 10)), small_pool((3, 2, 1, 4), (1, 10, 10)))
     run = follower(unequal, backward_every=2, lags=(1,), learner=replace(LEARNER, block=4))
     state = run.learner.start(run.seeds)
     for index in range(4):
         state, record = run.task(state, index)
         assert ("backward" in record) == (index % 2 == 1)
+
+
+def test_tasks_of_unequal_size_with_fewer_examples_than_support():
+    unequal = Splits("unequal", small_pool((3, 1, 2, 1), (1, 10, 10)), small_pool((3, 2, 1, 4), (1, 10, 10)))
+    run = follower(unequal, lags=(1,))
+    state = run.learner.start(run.seeds)
+    for index in range(4):
+        state, record = run.task(state, index)
+    assert record["backward_with_support"]["1"]["loss"].shape == (2,)
+
+
+def test_compute_of_a_method_that_does_not_learn_from_every_example():
+    learner = replace(online_recipe_for("online-maml", "slowly-changing-regression").learner, support=2, queries=2, regions=2)
+    run = follower(SlowlyChangingRegression(train=200, held_out=5), learner=replace(learner, buffer=10, updates=0.01))
+    state = run.learn(run.learner.start(run.seeds), run.tasks(0))[0]
+    assert run.compute(state)["multiply_adds_to_learn"] > 0
+
+
+def test_rates_are_not_compared_where_nothing_is_learnt():
+    learner = online_recipe_for("online-maml", "slowly-changing-regression").learner
+    with pytest.raises(UserError, match=r"No update was made in 2 tasks.*Raise --sweep-tasks"):
+        sweep(config(learner=learner, rates=(1e-3, 1e-2), sweep_tasks=2), STREAM["regression"], "cpu", lambda: None)
 
 
 def test_compute_is_linear_in_the_support():
@@ -186,7 +208,8 @@ def test_a_run_goes_on_where_it_stopped(cli, monkeypatch, done):
 
     with monkeypatch.context() as patched:
         patched.setattr(Follower, "task", stop)
-        assert cli(evaluate_main, *words, "--out", "part")[0] == 130
+        status, text = cli(evaluate_main, *words, "--out", "part")
+        assert status == 130 and "evaluate.py --resume part" in text
     with Path("part/metrics.jsonl").open("a") as file:
         file.write('{"task": 3, "cut off')
     status, text = cli(evaluate_main, "--resume", "part")
@@ -212,7 +235,7 @@ def test_recipes():
 
 
 BAD = {
-    "stream": ("permuted-mnits query-only --tasks 3", "Unknown data set 'permuted-mnits'|meta-trained first"),
+    "stream": ("permuted-mnits query-only --tasks 3", "permuted-mnits is no stream .*permuted-mnist.* meta-train query-only"),
     "learner": ("slowly-changing-regression qury-only", "Unknown online learner 'qury-only'. Did you mean 'query-only'"),
     "no learner": ("permuted-mnist --tasks 3", "After permuted-mnist comes the name of a learner.*query-only"),
     "option": ("slowly-changing-regression query-only --learner.suport 3", "--learner.suport.*--learner.support"),

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from episodes import UserError
 from metacl.learners import check_learner
 from metacl.learners.backprop import Backprop, BackpropConfig
-from metacl.learners.online_networks import NetworkConfig
+from metacl.learners.online_networks import NetworkConfig, over_examples
 from metacl.learners.online_state import Work
 from metacl.learners.online_units import ContinualConfig, RedoConfig, replace_units
 
@@ -127,6 +127,22 @@ def test_a_replaced_unit_that_was_constant_changes_no_answer():
     before = learner.network(weights, x)[0]
     replace_units(learner, work, 0, 0, torch.tensor([3]), np.random.default_rng(0), torch.tensor([0.7]))
     assert_close(learner.network(learner.named(work.flat), x)[0], before)
+
+
+def test_a_replaced_channel_that_was_constant_once_pooled_changes_no_answer():
+    """What the next layer sees of it is the maximum of each window."""
+    learner = CBP.build(IMAGES)
+    work, x = work_of(learner), noise(IMAGES, 4, 1).x
+    x[:, :, 0] = 255 * (torch.arange(12)[:, None] + torch.arange(12)).remainder(2)  # one in each window, and one nothing
+    weights = learner.named(work.flat)
+    weights["layers.0.weight"][0, 3], weights["layers.0.bias"][0, 3] = 0, 0
+    weights["layers.0.weight"][0, 3, 0, 2, 2] = 0.7
+    hidden = learner.network(weights, x)[1]
+    mean = over_examples(hidden[0]).mean(1)[0, 3:4]
+    replace_units(learner, work, 0, 0, torch.tensor([3]), np.random.default_rng(0), mean)
+    after = learner.network(learner.named(work.flat), x)[1][1]
+    inner = (..., 1, 1)  # elsewhere the next convolution sees zeros beyond the edge as well
+    assert_close(after[inner], hidden[1][inner])
 
 
 def test_each_weight_counts_its_own_steps():

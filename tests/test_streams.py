@@ -93,7 +93,7 @@ def test_pixels_are_permuted_alike_in_a_task():
     task = stream.task(0, 7)
     both = torch.cat([task.train[:].x, task.held_out[:].x], 1)[0]
     y = torch.cat([task.train[:].y, task.held_out[:].y], 1)[0]
-    assert len(task.held_out) == 10 and len(both) == 48 and stream.spec.symbols == CLASSES and stream.block == 400
+    assert len(task.held_out) == 10 and len(both) == 48 and stream.spec.symbols == CLASSES
     pixels, labels = stream.permutations(0, 7)
     assert sorted(pixels) == list(range(60)) and list(labels) == list(range(CLASSES))
     back = (both[:, np.argsort(pixels)] * 255).round()
@@ -176,6 +176,7 @@ BAD = {
     "name": (StreamConfig("permuted-mnits"), r"Unknown stream 'permuted-mnits'. Did you mean 'permuted-mnist'"),
     "data of a computed stream": (StreamConfig(data=DataConfig("glyphs")), "computed, not read"),
     "an option of others": (StreamConfig("split-tiny-imagenet", train=5), r"--stream.train means nothing for split-tiny"),
+    "an option of the incremental one": (StreamConfig("permuted-mnist", cumulative=False), "--stream.cumulative means nothing"),
     "no folder": (StreamConfig("permuted-mnist", DataConfig("nowhere")), "nowhere is no folder"),
     "too few classes": (StreamConfig("online-cifar100", DataConfig("mine"), classes=7), "A task has 7 classes.* has 6 in all"),
     "too few images": (StreamConfig("permuted-mnist", DataConfig("mine"), held_out=24), "24 images: too few for 24 held-out"),
@@ -202,4 +203,4 @@ def test_numbers_below_one_and_pools_of_other_classes():
 def test_the_published_streams_on_real_data(real_data, cache):
     stream = load_stream(StreamConfig("split-tiny-imagenet", DataConfig("", path=real_data("tiny-imagenet"))))
     task = stream.task(0, 0)
-    assert (len(task.train), len(task.held_out), stream.spec.x_shape, stream.block) == (200, 40, (3, 32, 32), 10)
+    assert (len(task.train), len(task.held_out), stream.spec.x_shape) == (200, 40, (3, 32, 32))

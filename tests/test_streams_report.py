@@ -3,6 +3,7 @@
 import pytest
 import streams
 
+from episodes import UserError
 from metacl.parsing import parse_follow
 
 
@@ -31,6 +32,12 @@ def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):
     written = (tmp_path / "kept" / "short" / "bp.json").read_bytes()
     streams.main(streams.Arguments(groups=("short",), runs=tmp_path / "runs"))
     assert (tmp_path / "kept" / "short" / "bp.json").read_bytes() == written
+    with monkeypatch.context() as patched:
+        longer = streams.Group("a short stream", "slowly-changing-regression", None, short.replace("3", "4", 1), {"bp ": "bp"})
+        patched.setattr(streams, "GROUPS", {"short": longer})
+        patched.setattr(streams, "made", lambda group, run: tmp_path / "elsewhere" / "bp.json")
+        with pytest.raises(UserError, match="is a run of other options"):
+            streams.main(streams.Arguments(groups=("short",), runs=tmp_path / "runs"))
     rows = streams.table("short").splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["bp", "nadaraya-watson"]
     mean = values[-1].mean()

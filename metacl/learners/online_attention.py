@@ -72,7 +72,7 @@ class FullAttention(OnlineLearner):
         self.support = config.support
         last = slice(-1, None)
         name = f"layers.{config.layers - 1}.query"
-        self.last_layer = {f"{name}.weight": last, f"{name}.bias": last}  # the last row and bias, as the paper's code
+        self.last_layer = {f"{name}.weight": last, f"{name}.bias": last}  # the last row, as the paper has it on regression
 
     def make(self) -> AttentionNetwork:
         return AttentionNetwork(self.config, self.spec)

@@ -77,16 +77,16 @@ class OnlineNetwork(nn.Module):
         return (6 / fan_in) ** 0.5 if self.config.initial == "kaiming" else (6 / (fan_in + out)) ** 0.5
 
     def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Weights (B, *shape), x (B, N, *x_shape) -> answers (B, N, outputs) and the activations of each hidden layer, each
-        (B, N, W) or (B, N, W, height, width)."""
+        """Weights (B, *shape), x (B, N, *x_shape) -> answers (B, N, outputs) and the activations of each hidden layer, as the
+        next one sees them: (B, N, W), or pooled (B, N, W, height, width)."""
         h, hidden = self.scaled(x), []
         for i, layer in enumerate(self.layers):
             weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
             h = convolved(h, weight, bias) if isinstance(layer, nn.Conv2d) else linear(h.flatten(2), weight, bias)
             if i < self.depth:
                 h = self._activated(weights, i, h)
-                hidden.append(h)
                 h = pooled(h) if isinstance(layer, nn.Conv2d) else h
+                hidden.append(h)
         return h, hidden
 
     def scaled(self, x: Tensor) -> Tensor:

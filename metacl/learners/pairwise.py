@@ -140,13 +140,6 @@ def hidden_units(weights: Weights, q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tens
     return layers
 
 
-def multiply_adds(config: ScoreConfig, width: int, label_width: int, queries: int, support: int) -> int:
-    """Of the scores of `queries` against `support` examples: linear in the support."""
-    first = (queries + support) * width * config.hidden + support * label_width * config.hidden
-    pairs = (config.depth - 2) * config.hidden**2 + config.hidden + (config.pair == "difference") * width * config.hidden
-    return first + queries * support * pairs
-
-
 def read_out(d_BMN: Tensor, y_BNF: Tensor, valid_BN: Tensor | None, config: ScoreConfig, spec: EpisodeSpec) -> Tensor:
     """y = sum_j d_j y_j: (B, M, F) logits or targets. An empty support answers with zeros, or with equal logits.
 
