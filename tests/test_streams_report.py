@@ -2,6 +2,7 @@
 
 import pytest
 import streams
+from stream_groups import Group
 
 from episodes import UserError
 from metacl.parsing import parse_follow
@@ -18,7 +19,7 @@ def test_its_runs_are_command_lines(group):
 def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):
     short = "--tasks 3 --seeds 0 1 --lags 1 --stream.train 120 --stream.held-out 20"
     runs = {"bp": "bp", "nadaraya-watson": "nadaraya-watson"}
-    group = streams.Group("a short stream", "slowly-changing-regression", None, short, runs)
+    group = Group("a short stream", "slowly-changing-regression", None, short, runs)
     monkeypatch.setattr(streams, "GROUPS", {"short": group})
     monkeypatch.setattr(streams, "PUBLISHED", {"short": {"bp": ("1 → 2", "3 → 4")}})
     monkeypatch.setattr(streams, "HERE", tmp_path / "kept")
@@ -33,7 +34,7 @@ def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):
     streams.main(streams.Arguments(groups=("short",), runs=tmp_path / "runs"))
     assert (tmp_path / "kept" / "short" / "bp.json").read_bytes() == written
     with monkeypatch.context() as patched:
-        longer = streams.Group("a short stream", "slowly-changing-regression", None, short.replace("3", "4", 1), {"bp ": "bp"})
+        longer = Group("a short stream", "slowly-changing-regression", None, short.replace("3", "4", 1), {"bp ": "bp"})
         patched.setattr(streams, "GROUPS", {"short": longer})
         patched.setattr(streams, "made", lambda group, run: tmp_path / "elsewhere" / "bp.json")
         with pytest.raises(UserError, match="is a run of other options"):

@@ -11,7 +11,8 @@ from tyro.conf import subcommand
 
 from metacl.benchmarking.attention import AttentionOptions, attention
 from metacl.benchmarking.compare import CompareOptions, compare, comparison_table
-from metacl.benchmarking.learners import EpisodesOptions, LearnersOptions, episodes, learners
+from metacl.benchmarking.episodes import EpisodesOptions, episodes
+from metacl.benchmarking.learners import LearnersOptions, learners
 from metacl.benchmarking.measure import Result
 from metacl.benchmarking.report import result_lines, result_table, show_table, write_result
 from metacl.display import console, with_plain_errors
