@@ -27,9 +27,9 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
         _check_purity(learner, state, episode)
         _check_queries(learner, state, episode)
         _check_padding(learner, state, episode)
-        _check_paces(learner, state, episode)
         _check_saving(learner, state, episode)
         _check_size(learner, state, episode)
+        _check_paces(learner, state, episode)
     _check_meta_loss(learner, episode)
     learner.train(was_training)
 
