@@ -23,3 +23,9 @@ def at_least(least: int, options: Any, prefix: str, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"{prefix}{name.replace('_', '-')} must be at least {least}, not {value}.")
+
+
+def above_zero(what: str, *numbers: float) -> None:
+    """Raises `UserError` where one of the numbers of `what` is not above 0, or not finite."""
+    if not all(0 < number < float("inf") for number in numbers):
+        raise UserError(f"{what} must be above 0, and finite, not {' '.join(f'{number:g}' for number in numbers)}.")

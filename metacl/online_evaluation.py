@@ -15,8 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from episodes import EpisodeSpec, Examples, Stream, StreamTask, UserError, side_by_side
-from metacl.learners.finetune import DivergedError
-from metacl.learners.protocol import query_score
+from metacl.learners.protocol import DivergedError, query_score
 from metacl.online_recipes import FollowConfig
 
 CHUNK = 4_000

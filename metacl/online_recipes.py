@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from episodes import STREAMS, StreamConfig, UserError
-from episodes.errors import at_least, unknown
+from episodes.errors import above_zero, at_least, unknown
 from episodes.online import BLOCKS
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
@@ -54,8 +54,7 @@ class FollowConfig(Generic[L]):
             raise UserError(f"--seeds needs one number or more, from 0, each once, not {' '.join(map(str, self.seeds))}.")
         if any(lag < 1 for lag in self.lags):
             raise UserError(f"--lags counts tasks back from the present one, from 1, not {' '.join(map(str, self.lags))}.")
-        if any(not 0 < rate < float("inf") for rate in self.rates):
-            raise UserError(f"--rates must be above 0, and finite, not {' '.join(f'{rate:g}' for rate in self.rates)}.")
+        above_zero("--rates", *self.rates)
 
 
 def query_only(stream: str) -> OnlineQueryOnlyConfig:

@@ -20,7 +20,7 @@ from metacl.config import built, to_json
 from metacl.display import bar, say
 from metacl.environment import environment
 from metacl.learners import ONLINE
-from metacl.learners.finetune import DivergedError
+from metacl.learners.protocol import DivergedError
 from metacl.learners.state import load_state, save_state
 from metacl.online_evaluation import Follower, check_length, sweep
 from metacl.online_recipes import FollowConfig

@@ -18,7 +18,8 @@ from metacl.display import bar, console, say
 from metacl.environment import environment
 from metacl.evaluation import Evaluation, held_out
 from metacl.learners import Learner
-from metacl.learners.finetune import DivergedError, FinetuneConfig
+from metacl.learners.finetune import FinetuneConfig
+from metacl.learners.protocol import DivergedError
 from metacl.meta_training import make_accelerator, validate
 from metacl.recipes import LIGHT, PUBLISHED, chosen
 from metacl.report import result_table, watched, write_results

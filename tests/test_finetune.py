@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, Examples, UserError
 from metacl.learners import check_learner, state_bytes
 from metacl.learners.check import random_episode
-from metacl.learners.finetune import DivergedError, Finetune, FinetuneConfig
+from metacl.learners.finetune import Finetune, FinetuneConfig
+from metacl.learners.protocol import DivergedError
 from metacl.learners.scratch import adam_, lots, shuffled
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
@@ -198,9 +199,9 @@ def test_a_rate_that_diverges(mode):
         learner.learn(learner.init_state(2), episode.stream)
 
 
-@pytest.mark.parametrize("rates", [(), (1e-3, 0.0)])
+@pytest.mark.parametrize("rates", [(), (1e-3, 0.0), (float("inf"),), (float("nan"),)])
 def test_rates_that_cannot_be(rates):
-    with pytest.raises(UserError, match=r"learner.rates needs"):
+    with pytest.raises(UserError, match=r"learner.rates (needs one|must be above 0, and finite)"):
         finetune(rates=rates)
 
 

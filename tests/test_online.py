@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from episodes import Examples, UserError
 from metacl.learners import check_learner
 from metacl.learners.backprop import Backprop, BackpropConfig
-from metacl.learners.finetune import DivergedError
 from metacl.learners.online_networks import NetworkConfig
 from metacl.learners.online_state import OnlineState, Work
+from metacl.learners.protocol import DivergedError
 
 CONFIG = BackpropConfig(rate=1e-2, block=3, network=NET)
 VARIANTS: dict[str, BackpropConfig] = {

@@ -15,8 +15,8 @@ from episodes import STREAMS, StreamConfig, UserError, load_stream
 from episodes.class_streams import Incremental, Splits
 from episodes.streams import SlowlyChangingRegression
 from metacl.cli import evaluate_main
-from metacl.learners.finetune import DivergedError
 from metacl.learners.pairwise import ScoreConfig
+from metacl.learners.protocol import DivergedError
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
 from metacl.online_evaluation import Follower, check_length, sweep
 from metacl.online_recipes import ONLINE_RECIPES, FollowConfig, online_recipe_for

@@ -14,7 +14,8 @@ from episodes import DataConfig, UserError
 from metacl.cli import evaluate_main, train_main
 from metacl.evaluation import evaluate, held_out
 from metacl.learners import FROM_SCRATCH
-from metacl.learners.finetune import DivergedError, Finetune, FinetuneConfig
+from metacl.learners.finetune import Finetune, FinetuneConfig
+from metacl.learners.protocol import DivergedError
 from metacl.parsing import parse_scratch
 from metacl.recipes import RECIPES
 from metacl.scratch import SCRATCH_RECIPES, ScratchConfig, choose_rate, evaluate_length
@@ -131,7 +132,7 @@ BAD = {
     "recipe": ("sine online --recipe smal", "'smal'.*'small'"),
     "option": ("sine online --learner.widht 3", "--learner.widht.*--learner.width"),
     "name": ("sine online --data.name glyphs", "Leave --data.name out"),
-    "rates": ("sine online --learner.rates 0", "learner.rates needs one learning rate or more, each above 0"),
+    "rates": ("sine online --learner.rates 0", "learner.rates must be above 0, and finite, not 0"),
     "no tasks": ("sine online --tasks 0", "tasks must be at least 1"),
     "no buffer": ("sine replay --learner.buffer 0", "buffer must be at least 1"),
     "no epochs": ("sine offline --learner.epochs 0", "epochs must be at least 1"),

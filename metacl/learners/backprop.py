@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.learners.kernels import RARE, nearest_only, squared_distances, weighted
 from metacl.learners.online import OnlineLearner, check_support
 from metacl.learners.online_networks import NetworkConfig, OnlineNetwork, over_examples
-from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, check_rates, random_numbers
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, random_numbers
 from metacl.learners.scratch import Weights
 
 NOISE, CHOICE, ANEW, REPLAY, KEPT, UNITS = range(6)
@@ -50,7 +50,7 @@ class BackpropConfig(OnlineConfig):
         super().__post_init__()
         at_least(0, self, "learner.", "l2", "l2_init", "shrink", "perturb", "support", "tune_steps")
         at_least(1, self, "learner.", "neighbours")
-        check_rates([self.tune_rate])
+        above_zero("learner.tune-rate", self.tune_rate)
         if self.shrink >= 1:
             raise UserError(f"learner.shrink must be below 1, not {self.shrink}: nothing would be left of the weights.")
 

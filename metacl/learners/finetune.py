@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.encoders import EncoderConfig
-from metacl.learners.protocol import Learner
+from metacl.learners.protocol import DivergedError, Learner
 from metacl.learners.scratch import Network, Weights, adam_, lots, shuffled
 
 
@@ -47,16 +47,13 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width", "epochs", "batch_size", "buffer", "replayed")
-        if not self.rates or min(self.rates) <= 0:
-            raise UserError(f"learner.rates needs one learning rate or more, each above 0, not {self.rates}.")
+        if not self.rates:
+            raise UserError("learner.rates needs one learning rate or more.")
+        above_zero("learner.rates", *self.rates)
 
     def build(self, spec: EpisodeSpec) -> "Finetune":
         """With the first of the rates."""
         return Finetune(self, spec)
-
-
-class DivergedError(UserError):
-    """The learning rate is too high."""
 
 
 class FinetuneState(NamedTuple):

@@ -3,7 +3,6 @@
 This is the plain form, through torch.func, for any network. `fast_mlp.py` is the fast one for heads that are an MLP.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.learners.protocol import Distributed
 
 Fast = dict[str, Tensor]
@@ -45,7 +44,7 @@ class InnerConfig:
 
     def __post_init__(self) -> None:
         at_least(0, self, "learner.", "truncate", "rematerialise")
-        check_rate(self.rate)
+        above_zero("learner.rate", self.rate)
 
 
 class InnerRates(nn.Module):
@@ -134,12 +133,6 @@ def without_padding(z_BND: Tensor, examples: Examples) -> tuple[Tensor, Tensor, 
     valid_BN = examples.valid
     padding = ~valid_BN.view(*valid_BN.shape, *(1,) * (y.ndim - 2))
     return z_BND.masked_fill(~valid_BN[..., None], 0), y.masked_fill(padding, 0), valid_BN
-
-
-def check_rate(rate: float) -> None:
-    """Raises `UserError` where an inner learning rate is not positive and finite."""
-    if not (rate > 0 and math.isfinite(rate)):
-        raise UserError(f"learner.rate must be above 0, and finite, not {rate}.")
 
 
 def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from episodes import EpisodeSpec, Examples, UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.encoders import EncoderConfig, build_encoder
-from metacl.learners.inner_loop import Fast, check_finite, check_rate, check_symbols, initial_fast
+from metacl.learners.inner_loop import Fast, check_finite, check_symbols, initial_fast
 from metacl.learners.networks import PredictionNetwork, mlp, predict_batch
 from metacl.learners.protocol import Distributed, Learner
 
@@ -48,7 +48,7 @@ class MAMLConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width", "batch")
-        check_rate(self.rate)
+        above_zero("learner.rate", self.rate)
 
     def build(self, spec: EpisodeSpec) -> "MAML":
         return MAML(self, spec)

@@ -15,14 +15,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
-from metacl.learners.finetune import DivergedError
-from metacl.learners.online_state import Memory, OnlineState, Work, check_rates
-from metacl.learners.protocol import Learner
+from episodes.errors import above_zero
+from metacl.learners.online_state import Memory, OnlineState, Work
+from metacl.learners.protocol import DivergedError, Learner
 from metacl.learners.scratch import Weights
 
 
 class OnlineLearner(Learner):
-    """Base of learners that train online. A family writes `make` and `answer`, `losses_of` or `update`.
+    """Base of learners that train online. A family writes `make`, `update`, and `answer`; or, where it answers from a support,
+    `support_in` and `answer_from` in place of the last.
 
     The network's parameters are the initial weights of `init_state`; `start` draws others for each seed.
     """
@@ -102,7 +103,7 @@ class OnlineLearner(Learner):
             rates: one for each seed; None: the configuration's for all.
         """
         rates = [self.config.rate] * len(seeds) if rates is None else rates
-        check_rates(rates)
+        above_zero("learner.rate", *rates)
         if not seeds or len(rates) != len(seeds):
             raise UserError(
                 f"There must be as many seeds as learning rates, and one or more, not {len(seeds)} and {len(rates)}."
@@ -198,7 +199,7 @@ class OnlineLearner(Learner):
             one = one if valid_BN is None else one[valid_BN[b].nonzero()[:, 0]]
             rows.append(self._run(pytree.tree_map(lambda t, b=b: t[b : b + 1].clone(), state), one, asked))
         new = pytree.tree_map(lambda *parts: torch.cat(parts), *(own for own, _ in rows))
-        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=False)]
+        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=True)]
 
     def _run(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
         work = self.working(state)

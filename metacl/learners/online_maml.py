@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.learners.buffers import append_, empty_buffer, newest
 from metacl.learners.online import OnlineLearner
 from metacl.learners.online_networks import NetworkConfig, OnlineNetwork, over_examples
-from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, check_rates, random_numbers
+from metacl.learners.online_state import Memory, OnlineConfig, OnlineState, Work, random_numbers
 from metacl.learners.scratch import Weights
 
 REGIONS = 0
@@ -46,7 +46,7 @@ class OnlineMAMLConfig(OnlineConfig):
         super().__post_init__()
         at_least(1, self, "learner.", "support", "queries", "regions", "buffer", "keep_every")
         at_least(0, self, "learner.", "inner_steps", "updates")
-        check_rates([self.inner_rate])
+        above_zero("learner.inner-rate", self.inner_rate)
         if self.buffer < self.regions * (self.support + self.queries):
             raise UserError(
                 f"learner.buffer {self.buffer} is too small: each of {self.regions} regions needs {self.support} examples of "

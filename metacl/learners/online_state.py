@@ -1,14 +1,12 @@
 """What online learners are while they learn: weights, optimiser, rate and random numbers, of B learners side by side."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from episodes import UserError
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.learners.scratch import Weights, adam_step_
 
 Memory = dict[str, Any]
@@ -26,7 +24,7 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "block")
-        check_rates([self.rate])
+        above_zero("learner.rate", self.rate)
 
 
 class OnlineState(NamedTuple):
@@ -69,12 +67,6 @@ class Work:
         """One step, in place."""
         self.steps += 1
         adam_step_(self.flat, self.first, self.second, gradient_BP, self.steps, self.rate[:, None])
-
-
-def check_rates(rates: Sequence[float]) -> None:
-    """Raises `UserError` where a learning rate is not positive and finite."""
-    if not all(0 < rate < float("inf") for rate in rates):
-        raise UserError(f"learner.rate must be above 0, and finite, not {', '.join(f'{rate:g}' for rate in rates)}.")
 
 
 def random_numbers(key: int, step: int, what: int) -> np.random.Generator:

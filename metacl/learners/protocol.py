@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from episodes import Episode, EpisodeSpec, Examples
+from episodes import Episode, EpisodeSpec, Examples, UserError
 
 State = Any
 """A tree (NamedTuple, tuple, dict) of tensors whose first axis is B."""
@@ -16,6 +16,10 @@ State = Any
 
 Distributed = Literal["random", "every"] | None
 """When the meta-loss asks a query: once after a `random` task from its own on, after `every` such task, or at the end."""
+
+
+class DivergedError(UserError):
+    """Learning left the finite numbers: the learning rate is too high."""
 
 
 class MetaLoss(NamedTuple):

@@ -7,12 +7,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from episodes import Episode, EpisodeSpec, Examples
-from episodes.errors import at_least
+from episodes.errors import above_zero, at_least
 from metacl.encoders import EncoderConfig
 from metacl.learners.inner_loop import (
     Fast,
     InnerConfig,
-    check_rate,
     check_symbols,
     example_loss,
     initial_fast,
@@ -35,7 +34,7 @@ class ReptileConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width")
-        check_rate(self.rate)
+        above_zero("learner.rate", self.rate)
 
     def build(self, spec: EpisodeSpec) -> "Reptile":
         return Reptile(self, spec)
