@@ -79,13 +79,14 @@ def in_block(task_T: np.ndarray, block: int) -> int:
 
 def table(found: dict[str, Curve], block: int, title: str, seeds: int) -> Table:
     """A row for each curve but the diagnostics'."""
-    caption = f"mean of the first and the last {block} tasks, ± the standard deviation between {seeds} seeds"
+    caption = f"mean of the first and the last {block} tasks"
+    caption += f", ± the standard deviation between {seeds} seeds" if seeds > 1 else "; one seed"
     shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for words in ("", "first", "last"):
         shown.add_column(words, justify="right" if words else "left", no_wrap=True)
     for name, curve in ((name, curve) for name, curve in found.items() if not name.startswith("diagnostics")):
         found_ends, percent = ends(curve, block), name.endswith("accuracy")
-        shown.add_row(name, *(_cell(found_ends[part], percent) for part in ("first", "last")))
+        shown.add_row(name, *(_cell(found_ends[part], percent, seeds) for part in ("first", "last")))
     return shown
 
 
@@ -127,10 +128,12 @@ def _compute_words(compute: dict[str, float], seconds: float, records: list[dict
     )
 
 
-def _cell(value: dict[str, Any], percent: bool) -> str:
+def _cell(value: dict[str, Any], percent: bool, seeds: int) -> str:
     if value["mean"] is None:
         return "not finite"
-    return f"{100 * value['mean']:.1f} ± {100 * value['std']:.1f}" if percent else f"{value['mean']:.4f} ± {value['std']:.4f}"
+    scale, digits = (100, 1) if percent else (1, 4)
+    spread = f" ± {scale * value['std']:.{digits}f}" if seeds > 1 else ""
+    return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
 def _number(value: float) -> float | None:
