@@ -199,7 +199,7 @@ class OnlineLearner(Learner):
             one = one if valid_BN is None else one[valid_BN[b].nonzero()[:, 0]]
             rows.append(self._run(pytree.tree_map(lambda t, b=b: t[b : b + 1].clone(), state), one, asked))
         new = pytree.tree_map(lambda *parts: torch.cat(parts), *(own for own, _ in rows))
-        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=True)]
+        return new, [torch.cat(parts) for parts in zip(*(answers for _, answers in rows), strict=True)] if asked else []
 
     def _run(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
         work = self.working(state)
