@@ -82,6 +82,10 @@ class Examples:
         """The examples at the positions `part` of every episode."""
         return self._map(lambda t: t[:, part])
 
+    def row(self, b: int) -> "Examples":
+        """Those of episode b alone, B = 1."""
+        return self._map(lambda t: t[b : b + 1])
+
     @staticmethod
     def concatenate(parts: "Sequence[Examples]") -> "Examples":
         """One stream after another. All of them have `valid`, or none."""

@@ -97,14 +97,10 @@ def _check_paces(learner: Learner, state, episode: Episode) -> None:
     late = dataclasses.replace(late, valid=(torch.arange(len(late.x)) != 1)[:, None].expand(late.task.shape).to(late.x.device))
     both = learner.predict(learner.learn(learner.learn(state, late), episode.stream[5:]), episode.queries.x)
     for b in range(len(both)):
-        own, stream = pytree.tree_map(lambda t, b=b: t[b : b + 1], state), _row(episode.stream, b)
+        own, stream = pytree.tree_map(lambda t, b=b: t[b : b + 1], state), episode.stream.row(b)
         own = own if b == 1 else learner.learn(own, stream[:5])
         alone = learner.predict(learner.learn(own, stream[5:]), episode.queries.x[b : b + 1])
         _same(alone, both[b : b + 1], "Streams that were shown unequally much influence each other")
-
-
-def _row(examples: Examples, b: int) -> Examples:
-    return Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))
 
 
 def _check_saving(learner: Learner, state, episode: Episode) -> None:

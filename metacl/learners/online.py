@@ -195,7 +195,7 @@ class OnlineLearner(Learner):
             return self._run(state, examples, asked)
         rows = []
         for b in range(len(state.seen)):
-            one = Examples(*(t[b : b + 1] for t in (examples.x, examples.y, examples.task)))
+            one = examples.row(b)
             one = one if valid_BN is None else one[valid_BN[b].nonzero()[:, 0]]
             rows.append(self._run(pytree.tree_map(lambda t, b=b: t[b : b + 1].clone(), state), one, asked))
         new = pytree.tree_map(lambda *parts: torch.cat(parts), *(own for own, _ in rows))
