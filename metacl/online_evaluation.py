@@ -110,16 +110,19 @@ class Follower:
         return score(torch.cat(parts, 1), examples.y, self.stream.spec)
 
     def compute(self, state: Any) -> dict[str, float]:
-        """Multiply-adds for each learner: of learning an example, and of predicting one, counted from the products done."""
-        examples = next(self.chunks(self.tasks(0), self.learner.config.block))[:COUNTED]
-        with FlopCounterMode(display=False) as learning:
-            self.learner.learn_predict(pytree.tree_map(torch.clone, state), examples, 0)
+        """Multiply-adds of learning an example, and of predicting one, counted from the products done.
+
+        By the first learner alone: of convolutions side by side torch counts the gradients once too often for each.
+        """
+        examples = next(self.chunks(self.tasks(0)[:1], self.learner.config.block))[:COUNTED]
+        state = pytree.tree_map(lambda tensor: tensor[:1].clone(), state)
         with torch.no_grad(), FlopCounterMode(display=False) as predicting:
             self.learner.predict(state, examples.x[:, :1])
-        each = 2 * len(self.seeds)
+        with FlopCounterMode(display=False) as learning:
+            self.learner.learn_predict(state, examples, 0)
         return {
-            "multiply_adds_to_learn": learning.get_total_flops() / each / len(examples),
-            "multiply_adds_to_predict": predicting.get_total_flops() / each,
+            "multiply_adds_to_learn": learning.get_total_flops() / 2 / len(examples),
+            "multiply_adds_to_predict": predicting.get_total_flops() / 2,
         }
 
     def tasks(self, index: int) -> list[StreamTask]:

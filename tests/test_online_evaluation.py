@@ -134,6 +134,15 @@ def test_compute_of_a_method_that_does_not_learn_from_every_example():
     assert run.compute(state)["multiply_adds_to_learn"] > 0
 
 
+def test_compute_is_of_one_learner_however_many_there_are():
+    learner = online_recipe_for("bp", "split-tiny-imagenet").learner
+    for seeds in ((3,), (3, 4, 5)):
+        run = follower(pictures(), learner=learner, seeds=seeds)
+        compute = run.compute(run.learner.start(run.seeds))
+        learn, predict = compute["multiply_adds_to_learn"], compute["multiply_adds_to_predict"]
+        assert 2 * predict < learn < 3 * predict  # no gradient of the input
+
+
 def test_rates_are_not_compared_where_nothing_is_learnt():
     learner = online_recipe_for("online-maml", "slowly-changing-regression").learner
     with pytest.raises(UserError, match=r"No update was made in 2 tasks.*Raise --sweep-tasks"):
