@@ -79,6 +79,8 @@ def follow(arguments: Arguments, group: str, run: str) -> None:
     results["config"]["stream"]["data"]["path"] = None
     results["environment"] = read_json(folder / "environment.json")  # of its start
     results["curves"] = {name: packed(curve) for name, curve in curves(records(folder)).items()}
+    if (folder / "rates.json").exists():
+        results["rates"] = read_json(folder / "rates.json")
     made(group, run).parent.mkdir(parents=True, exist_ok=True)
     write_json(made(group, run), results)
 
@@ -124,7 +126,7 @@ def measure_of(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def table(group: str) -> str:
-    """First and last block of tasks, mean ± standard deviation over seeds."""
+    """First and last block of tasks, mean ± standard deviation over seeds; the learning rate where it was chosen."""
     runs = finished(group)
     measure, published = measure_of(runs), PUBLISHED[group]
     columns = ["", "forward: first", "last", "published", "5 tasks ago: last", "with its support", "published"]
@@ -132,7 +134,8 @@ def table(group: str) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, run in runs.items():
         forward, backward = published.get(name, ("", ""))
-        cells = [name, _end(run, f"forward {measure}", "first"), _end(run, f"forward {measure}", "last"), forward]
+        title = f"{name}, {run['config']['learner']['rate']:g}" if "rates" in run else name
+        cells = [title, _end(run, f"forward {measure}", "first"), _end(run, f"forward {measure}", "last"), forward]
         cells += [_end(run, f"backward 5 {measure}", "last"), _end(run, f"backward 5 with support {measure}", "last"), backward]
         cells += [_both(run, f"diagnostics {rank}") for rank in ("last_layer_rank", "hessian_rank")]
         cells += [f"{run['seconds_a_task']:.2f}"]
