@@ -21,7 +21,7 @@ from metacl.online_recipes import FollowConfig
 CHUNK = 4_000
 """Examples that are fetched, or predicted, at a time."""
 COUNTED = 1_000
-"""Examples over which multiply-adds are averaged: some methods do not learn from every block."""
+"""Examples over which multiply-adds are averaged, or the whole blocks in them: some methods do not learn from every block."""
 SWEEP = 2**32
 """Added to the seeds of the streams on which a learning rate is chosen."""
 Scores = dict[str, Tensor]
@@ -110,12 +110,15 @@ class Follower:
         return score(torch.cat(parts, 1), examples.y, self.stream.spec)
 
     def compute(self, state: Any) -> dict[str, float]:
-        """Multiply-adds of learning an example, and of predicting one, counted from the products done.
+        """Multiply-adds of learning an example, and of predicting one, counted from the products done; and examples, so far,
+        of whose loss a gradient was taken for each one learnt.
 
         By the first learner alone: of convolutions side by side torch counts the gradients once too often for each.
         """
-        examples = next(self.chunks(self.tasks(0)[:1], self.learner.config.block))[:COUNTED]
+        block = self.learner.config.block
+        examples = next(self.chunks(self.tasks(0)[:1], block))[: max(1, COUNTED // block) * block]
         state = pytree.tree_map(lambda tensor: tensor[:1].clone(), state)
+        used, seen = int(state.used), int(state.seen)
         with torch.no_grad(), FlopCounterMode(display=False) as predicting:
             self.learner.predict(state, examples.x[:, :1])
         with FlopCounterMode(display=False) as learning:
@@ -123,6 +126,7 @@ class Follower:
         return {
             "multiply_adds_to_learn": learning.get_total_flops() / 2 / len(examples),
             "multiply_adds_to_predict": predicting.get_total_flops() / 2,
+            "gradient_examples": used / max(1, seen),
         }
 
     def tasks(self, index: int) -> list[StreamTask]:

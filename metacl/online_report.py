@@ -125,6 +125,7 @@ def _compute_words(compute: dict[str, float], seconds: float, records: list[dict
     return (
         f"{seconds:.2f} s to learn a task, {whole:.0f} s in all; multiply-adds: "
         f"{compute['multiply_adds_to_learn']:.3g} to learn an example, {compute['multiply_adds_to_predict']:.3g} to predict one"
+        f"; gradients of {compute['gradient_examples']:.3g} examples for each one learnt"
     )
 
 

@@ -78,7 +78,7 @@ def test_a_linear_loss_has_no_curvature():
 
 def test_lanczos_to_the_end_finds_the_dense_eigenvalues():
     start_BP = torch.randn(B, 26, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    values_BK, weights_BK = lanczos(hessian_product(losses, problem()[0]), start_BP, 100)
+    values_BK, weights_BK, _ = lanczos(hessian_product(losses, problem()[0]), start_BP, 100)
     assert values_BK.shape == (B, 26)
     assert_close(values_BK, torch.linalg.eigvalsh(dense()), rtol=1e-6, atol=1e-8)
     assert_close(weights_BK.sum(1), torch.ones(B, dtype=torch.float64))
@@ -88,8 +88,10 @@ def test_few_steps_of_lanczos_find_the_largest_eigenvalues():
     """And v' f(H) v for polynomials f of a degree below twice the steps."""
     matrix = torch.diag(torch.cat([torch.linspace(0, 1, 198, dtype=torch.float64), torch.tensor([5.0, 9.0])]))[None]
     start = torch.randn(1, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values_BK, weights_BK = lanczos(lambda v: torch.einsum("bpq,bq->bp", matrix, v), start, 20)
+    values_BK, weights_BK, errors_BK = lanczos(lambda v: torch.einsum("bpq,bq->bp", matrix, v), start, 20)
     assert_close(values_BK[0, -2:], torch.tensor([5.0, 9.0], dtype=torch.float64))
+    off_K = (values_BK[0][:, None] - matrix[0].diagonal()).abs().amin(1)
+    assert (off_K <= errors_BK[0] + 1e-12).all() and (errors_BK[0, -2:] < 1e-6).all() and errors_BK.amax() > 1e-3
     v = start[0] / start.norm()
     assert_close((weights_BK * values_BK**5).sum(1)[0], v @ torch.linalg.matrix_power(matrix[0], 5) @ v)
 
@@ -97,24 +99,40 @@ def test_few_steps_of_lanczos_find_the_largest_eigenvalues():
 def test_a_krylov_space_that_ends_early_leaves_no_false_eigenvalues():
     """Row 0 has two eigenvalues, row 1 has six: the spaces end after 2 and 6 steps."""
     values = torch.tensor([[3.0, 3, 3, 7, 7, 7], [1.0, 2, 3, 4, 5, 6]])
-    values_BK, weights_BK = lanczos(lambda v: values * v, torch.ones(2, 6), 6)
+    values_BK, weights_BK, _ = lanczos(lambda v: values * v, torch.ones(2, 6), 6)
     assert_close(values_BK[0][weights_BK[0] > 1e-6], torch.tensor([3.0, 7.0], dtype=torch.float64), rtol=1e-5, atol=1e-5)
     assert_close(weights_BK[0][weights_BK[0] > 1e-6], torch.full((2,), 0.5, dtype=torch.float64), rtol=1e-5, atol=1e-5)
     assert_close(values_BK[1], values[1].double(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_spectrum_counts_all_parameters_and_keeps_the_trace():
-    """Of losses with known eigenvalues: 1/2 w' diag(values) w after a rotation, over two tensors."""
-    exact = torch.tensor([[0.0] * 30 + [1, 1, 2, 3, 5, 8], [1.0] * 30 + [2, 4, 4, 8, -2, 9]], dtype=torch.float64)
-    turn = torch.linalg.qr(torch.randn(36, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
-    start = {"a": torch.ones(2, 4, 5, dtype=torch.float64), "b": torch.ones(2, 16, dtype=torch.float64)}
-    values_BK, counts_BK = spectrum(
-        lambda w: (exact * (torch.cat([w["a"].flatten(1), w["b"]], 1) @ turn).square()).sum(1) / 2, start, 100, steps=8
+def turned(exact_BP: torch.Tensor, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """The spectrum that is found of 1/2 w' diag(exact) w after a rotation, w in two tensors."""
+    rows, P = exact_BP.shape
+    turn = torch.linalg.qr(torch.randn(P, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    start = {"a": torch.ones(rows, 4, 5, dtype=torch.float64), "b": torch.ones(rows, P - 20, dtype=torch.float64)}
+    return spectrum(
+        lambda w: (exact_BP * (torch.cat([w["a"].flatten(1), w["b"]], 1) @ turn).square()).sum(1) / 2, start, **options
     )
+
+
+def test_the_spectrum_counts_all_parameters_and_keeps_the_trace():
+    bulk = torch.linspace(0, 1, 30).tolist()
+    exact = torch.tensor([[0.0] * 30 + [1, 1.5, 2, 3, 5, 8], [*bulk, 2, 3, 4, 6, -2, 9]], dtype=torch.float64)
+    values_BK, counts_BK = turned(exact, probes=100, steps=8)
     assert_close(counts_BK.sum(1), torch.full((2,), 36.0, dtype=torch.float64))
     assert_close((counts_BK * values_BK).sum(1), exact.sum(1), rtol=0.05, atol=0)
     assert_close(values_BK.amax(1), exact.amax(1), rtol=1e-3, atol=0)
     assert_close(spectral_rank(values_BK, counts_BK), spectral_rank(exact), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_probe_tells_the_rank_where_few_eigenvalues_are_large(seed):
+    """As it is in networks; by the weights of one probe alone it is wrong by up to a factor of several."""
+    small = torch.linspace(0, 0.05, 395)
+    exact = torch.stack([torch.cat([small, torch.tensor([2.0, 3, 5, 8, top])]) for top in (90.0, 13.0)]).double()
+    values_BK, counts_BK = turned(exact, seed=seed)
+    assert_close(counts_BK.sum(1), torch.full((2,), 400.0, dtype=torch.float64))
+    assert_close(spectral_rank(values_BK, counts_BK), spectral_rank(exact), rtol=0.1, atol=0)
 
 
 def test_the_trace_by_random_signs():

@@ -134,6 +134,19 @@ def test_compute_of_a_method_that_does_not_learn_from_every_example():
     assert run.compute(state)["multiply_adds_to_learn"] > 0
 
 
+def test_compute_is_of_whole_blocks(monkeypatch):
+    """Of 4 blocks of 3 though 13 examples are counted; each block is one update, from one query."""
+    monkeypatch.setattr("metacl.online_evaluation.COUNTED", 3)
+    per_block, stream = {}, SlowlyChangingRegression(train=30, held_out=5)
+    for counted in (3, 13):
+        monkeypatch.setattr("metacl.online_evaluation.COUNTED", counted)
+        run = follower(stream, learner=replace(LEARNER, block=3, queries="one"))
+        state = run.learn(run.learner.start(run.seeds), run.tasks(0))[0]
+        per_block[counted] = run.compute(state)
+    assert per_block[3] == per_block[13]
+    assert per_block[3]["gradient_examples"] == pytest.approx(1 / 3, rel=0.1)
+
+
 def test_compute_is_of_one_learner_however_many_there_are():
     learner = online_recipe_for("bp", "split-tiny-imagenet").learner
     for seeds in ((3,), (3, 4, 5)):
