@@ -47,6 +47,8 @@ class Splits:
 class Incremental(Splits):
     """Classes arrive a few at a time and keep their labels; the order is drawn by the seed. It ends with the last class.
 
+    Answers are among all classes from the start, those that are still to come too (the paper's code leaves them out).
+
     Arguments:
         cumulative: a task has the images of all classes so far (the paper's code), not of the new ones alone.
     """

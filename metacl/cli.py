@@ -53,7 +53,9 @@ class EvaluateArguments:
 
     Long streams take the name of the stream and of an online learner: python evaluate.py STREAM LEARNER --tasks 1000;
     python evaluate.py --resume FOLDER goes on where such a run stopped. STREAM is slowly-changing-regression, permuted-mnist,
-    label-permuted-mnist, label-permuted-cifar100, split-tiny-imagenet, online-cifar100 or incremental-cifar100.
+    label-permuted-mnist, label-permuted-cifar100, split-tiny-imagenet, online-cifar100 or incremental-cifar100. LEARNER is
+    query-only, full-attention, online-maml, bp (bp-one, bp-same-buffer), cbp, l2, l2-init, shrink-perturb, redo, crelu,
+    layernorm, reinit, ewc, er, der, nadaraya-watson or knn.
 
     The learner takes in each stream task by task and is asked about all tasks so far after each. Written to RUN/results:
     results.json and, for each length, the score by position and the matrix of scores as pictures.

@@ -9,6 +9,7 @@ import tyro
 from episodes import STREAMS, StreamConfig, UserError
 from episodes.errors import above_zero, at_least, unknown
 from episodes.online import BLOCKS
+from metacl.learners import LEARNERS
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
 from metacl.online_baselines import BASELINES, buffer, of_stream, support
@@ -81,6 +82,11 @@ def online_recipe_for(learner: str, stream: str) -> FollowConfig:
     """
     if stream not in STREAMS:
         raise unknown("stream", stream, STREAMS)
+    if learner in LEARNERS and learner not in ONLINE_RECIPES:
+        raise UserError(
+            f"{learner} is meta-trained, on episodes: python train.py DATA {learner}. Along a stream go "
+            f"{', '.join(sorted(ONLINE_RECIPES))}."
+        )
     if learner not in ONLINE_RECIPES:
         raise unknown("online learner", learner, ONLINE_RECIPES)
     asked, held_out = (1, 500) if stream.endswith("mnist") else (None, None)

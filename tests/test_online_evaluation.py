@@ -15,6 +15,7 @@ from episodes import STREAMS, StreamConfig, UserError, load_stream
 from episodes.class_streams import Incremental, Splits
 from episodes.streams import SlowlyChangingRegression
 from metacl.cli import evaluate_main
+from metacl.learners import ONLINE
 from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.protocol import DivergedError
 from metacl.learners.query_only_online import OnlineQueryOnlyConfig
@@ -259,6 +260,7 @@ def test_recipes():
 BAD = {
     "stream": ("permuted-mnits query-only --tasks 3", "permuted-mnits is no stream .*permuted-mnist.* meta-train query-only"),
     "learner": ("slowly-changing-regression qury-only", "Unknown online learner 'qury-only'. Did you mean 'query-only'"),
+    "regression learner on classes": ("permuted-mnist alpaca", "alpaca is meta-trained, on episodes.*Along a stream go bp, "),
     "no learner": ("permuted-mnist --tasks 3", "After permuted-mnist comes the name of a learner.*query-only"),
     "option": ("slowly-changing-regression query-only --learner.suport 3", "--learner.suport.*--learner.support"),
     "name": ("slowly-changing-regression query-only --stream.name permuted-mnist", "Leave --stream.name out"),
@@ -282,7 +284,7 @@ def test_errors(cli, tmp_path, case):
 
 def test_the_page(cli):
     page = cli(evaluate_main, "--help")[1]
-    assert "evaluate.py STREAM LEARNER" in page and all(name in page for name in STREAMS)
+    assert "evaluate.py STREAM LEARNER" in page and all(name in page for name in [*STREAMS, *ONLINE])
     status, page = cli(evaluate_main, "permuted-mnist", "query-only", "--help")
     assert status == 0 and all(option in page for option in ("--tasks", "--seeds", "--rates", "--lags", "--learner.support"))
 

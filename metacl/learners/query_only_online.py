@@ -35,7 +35,7 @@ class OnlineQueryOnlyConfig(OnlineConfig):
     support: int = 100
     """Labelled examples that a query is compared with."""
     buffer: int = 100
-    """Latest examples that are kept, from which the support is taken."""
+    """Latest examples that are kept. The support is the newest of them; while `one` learns, it is drawn from them."""
     queries: Literal["block", "one"] = "block"
     """`block`: every example of a block is a query, before it is stored. `one` (the paper on images): the block is stored; of a
     random window of the buffer the first of each label is set aside, one of them is the query, and the rest is the support."""
