@@ -15,40 +15,48 @@ class Group:
     """Of all runs."""
     runs: dict[str, str]
     """By name: learner and options of its own."""
+    block: int = 10
+    """Tasks whose mean is in the table. The paper's are 10, on MNIST 100, on Tiny ImageNet 90."""
 
 
-COMPARED = {
-    name: name for name in ("query-only", "full-attention", "bp", "cbp", "l2-init", "er", "nadaraya-watson", "bp-same-buffer")
-}
-TUNED = {name: name for name in ("query-only", "bp", "cbp", "l2-init", "er")}
+COMPARED = ("query-only", "full-attention", "bp", "cbp", "l2-init", "er", "nadaraya-watson", "knn", "bp-same-buffer")
+TUNED = ("query-only", "bp", "cbp", "l2-init", "er")
+
+
+def same(*names: str) -> dict[str, str]:
+    """Learners with the settings of their recipes."""
+    return {name: name for name in names}
+
+
 GROUPS = {
     "regression": Group(
         "slowly changing regression",
         "slowly-changing-regression",
         None,
         "--tasks 100 --seeds 0 1 2 --diagnose-every 10",
-        COMPARED | {"label in the pair": "query-only --learner.score.label", "online-maml": "online-maml"},
+        same(*COMPARED) | {"label in the pair": "query-only --learner.score.label", "online-maml": "online-maml"},
     ),
     "mnist": Group(
         "permuted MNIST, 7 x 7",
         "permuted-mnist",
         "mnist",
         "--tasks 300 --seeds 0 1 2 --backward-every 10 --diagnose-every 60",
-        COMPARED,
+        same(*COMPARED, "bp-one"),
+        block=100,
     ),
     "regression-rates": Group(
         "slowly changing regression, each with its best rate",
         "slowly-changing-regression",
         None,
         "--tasks 50 --seeds 0 1 2 --rates 1e-4 3e-4 1e-3 3e-3",
-        TUNED,
+        same(*TUNED),
     ),
     "mnist-rates": Group(
         "permuted MNIST, 7 x 7, each with its best rate",
         "permuted-mnist",
         "mnist",
         "--tasks 100 --seeds 0 1 2 --backward-every 10 --rates 1e-4 3e-4 1e-3 3e-3",
-        TUNED,
+        same(*TUNED),
     ),
     "mnist-options": Group(
         "permuted MNIST, 7 x 7, one seed",
@@ -67,14 +75,24 @@ GROUPS = {
         "permuted-mnist",
         "mnist",
         "--tasks 1000 --backward-every 20 --diagnose-every 200",
-        {name: name for name in ("query-only", "bp", "cbp")},
+        same("query-only", "bp", "cbp"),
+        block=100,
     ),
     "imagenet": Group(
         "split Tiny ImageNet",
         "split-tiny-imagenet",
         "tiny-imagenet",
         "--tasks 100 --seeds 0 1 2 --backward-every 10 --diagnose-every 50",
-        COMPARED,
+        same(*COMPARED, "bp-one"),
+        block=30,
+    ),
+    "imagenet-long": Group(
+        "split Tiny ImageNet, one seed",
+        "split-tiny-imagenet",
+        "tiny-imagenet",
+        "--tasks 500 --backward-every 10",
+        same("query-only", "bp", "cbp", "l2-init", "er", "nadaraya-watson"),
+        block=90,
     ),
 }
 PUBLISHED = {
@@ -101,4 +119,8 @@ PUBLISHED = {
 """Forward and backward of Bekal et al. (2025), read off its curves: the first block (100 tasks on MNIST, 90 on Tiny ImageNet,
 10 on regression), on images the mean of the first five, and the end, after 800 tasks of regression, 7 500 of MNIST and 9 000
 of Tiny ImageNet."""
-PUBLISHED |= {"mnist-long": PUBLISHED["mnist"], "mnist-options": {}, "mnist-rates": {}, "regression-rates": {}}
+PUBLISHED |= {
+    "mnist-long": PUBLISHED["mnist"],
+    "imagenet-long": PUBLISHED["imagenet"],
+    "mnist-options": {"1000 supports": ("36 → 63 → 86.6", "35 → 87.0")},
+}

@@ -28,6 +28,8 @@ from metacl.parsing import parse_follow
 HERE = Path(__file__).with_suffix("")
 DIGITS = 5
 """Significant ones that are kept of each measurement."""
+LAG = 5
+"""Tasks that lie between a task and the look back at it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def finished(group: str) -> dict[str, dict[str, Any]]:
 
 
 def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
-    """streams/GROUP.png: forward, backward without and with the old task's support, and ranks."""
+    """streams/GROUP.png: forward, backward without and with the old task's support, ranks and dormant units."""
     measure = measure_of(runs)
     panels = {
         f"forward {measure}": f"forward {measure}",
@@ -111,7 +113,7 @@ def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
         "the same with its support": f"backward 5 with support {measure}",
         "last layer: Hessian's rank": "diagnostics last_layer_rank",
         "features: rank": "diagnostics feature_rank",
-        "all weights: Hessian's rank": "diagnostics hessian_rank",
+        "dormant units": "diagnostics dormant",
     }
     shown = {
         words: {name: run["curves"][curve] for name, run in runs.items() if curve in run["curves"]}
@@ -127,42 +129,43 @@ def measure_of(runs: dict[str, dict[str, Any]]) -> str:
 
 def table(group: str) -> str:
     """First and last block of tasks, mean ± standard deviation over seeds; the learning rate where it was chosen."""
-    runs = finished(group)
-    measure, published = measure_of(runs), PUBLISHED[group]
+    runs, block = finished(group), GROUPS[group].block
+    measure, published = measure_of(runs), PUBLISHED.get(group, {})
     columns = ["", "forward: first", "last", "published", "5 tasks ago: last", "with its support", "published"]
-    columns += ["last layer's rank", "Hessian's rank", "s a task", "multiply-adds to learn, predict"]
+    columns += ["last layer's rank", "features' rank", "Hessian's rank", "s a task"]
+    columns += ["multiply-adds to learn, predict", "gradients"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, run in runs.items():
-        forward, backward = published.get(name, ("", ""))
         title = f"{name}, {run['config']['learner']['rate']:g}" if "rates" in run else name
-        cells = [title, _end(run, f"forward {measure}", "first"), _end(run, f"forward {measure}", "last"), forward]
-        cells += [_end(run, f"backward 5 {measure}", "last"), _end(run, f"backward 5 with support {measure}", "last"), backward]
-        cells += [_both(run, f"diagnostics {rank}") for rank in ("last_layer_rank", "hessian_rank")]
+        forward, backward = published.get(name, ("", ""))
+        cells = [title, *(_end(run, f"forward {measure}", part, block) for part in ("first", "last")), forward]
+        cells += [_end(run, f"backward 5{support} {measure}", "last", block) for support in ("", " with support")] + [backward]
+        cells += [_course(run, f"diagnostics {rank}") for rank in ("last_layer_rank", "feature_rank", "hessian_rank")]
         cells += [f"{run['seconds_a_task']:.2f}"]
         cells += [", ".join(f"{run['compute'][f'multiply_adds_to_{part}']:.2g}" for part in ("learn", "predict"))]
+        cells += [f"{run['compute']['gradient_examples']:.3g}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _end(run: dict[str, Any], name: str, part: str) -> str:
+def _end(run: dict[str, Any], name: str, part: str, block: int) -> str:
+    """Mean of a block of tasks: of the `first` from task 5 on, where the paper's curves begin, or of the `last`."""
     if name not in run["curves"]:
         return ""
-    found = ends(run["curves"][name], run["tasks_in_a_block"])[part]
+    task_T, values_TB = run["curves"][name]
+    found = ends((task_T[task_T >= LAG], values_TB[task_T >= LAG]), block)[part]
     if found["mean"] is None:
         return "not finite"
     percent = name.endswith("accuracy")
     mean, spread = ((100 * found[key] if percent else found[key]) for key in ("mean", "std"))
-    many = run["curves"][name][1].shape[1] > 1
     digits = 1 if percent else 3
-    return f"{mean:.{digits}f}" + f" ± {spread:.{digits}f}" * many
+    return f"{mean:.{digits}f}" + f" ± {spread:.{digits}f}" * (values_TB.shape[1] > 1)
 
 
-def _both(run: dict[str, Any], name: str) -> str:
-    """First and last measurement."""
-    if name not in run["curves"]:
-        return ""
-    values_TB = run["curves"][name][1]
-    return f"{values_TB[0].mean():.1f} → {values_TB[-1].mean():.1f}"
+def _course(run: dict[str, Any], name: str) -> str:
+    """First and last measurement, means over seeds."""
+    values_TB = run["curves"][name][1] if name in run["curves"] else []
+    return " → ".join(f"{values.mean():.1f}" for values in (values_TB if len(values_TB) < 2 else (values_TB[0], values_TB[-1])))
 
 
 if __name__ == "__main__":
