@@ -66,7 +66,8 @@ def wanted(arguments: Arguments) -> Iterator[tuple[str, str]]:
 def follow(arguments: Arguments, group: str, run: str) -> None:
     """Runs or goes on with one learner along one stream, and keeps what the page needs."""
     folder, about = arguments.runs / group / made(group, run).stem, GROUPS[group]
-    command = ["evaluate.py", about.stream, *about.runs[run].split(), *about.options.split()]
+    learner, *own = about.runs[run].split()
+    command = ["evaluate.py", about.stream, learner, *about.options.split(), *own]
     if about.images:
         command += ["--stream.data.path", str(arguments.data / about.images)]
     if (folder / "config.json").exists():
