@@ -12,14 +12,16 @@ from metacl.parsing import parse_follow
 def test_its_runs_are_command_lines(group):
     about = streams.GROUPS[group]
     for run in about.runs.values():
-        config, _ = parse_follow([about.stream, *run.split(), *about.options.split()])
-        assert config.stream.name == about.stream and config.learner_name == run.split()[0]
+        learner, *own = run.split()
+        config, _ = parse_follow([about.stream, learner, *about.options.split(), *own])
+        assert config.stream.name == about.stream and config.learner_name == learner
 
 
 def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):
     short = "--tasks 3 --seeds 0 1 --lags 1 --stream.train 120 --stream.held-out 20"
-    runs = {"bp": "bp", "nadaraya-watson": "nadaraya-watson"}
-    group = Group("a short stream", "slowly-changing-regression", None, short, runs)
+    runs = {"bp": "bp", "nadaraya-watson": "nadaraya-watson --rates 1 2 --sweep-tasks 1"}
+    group = Group("a short stream", "slowly-changing-regression", None, short, runs, block=1)
+    monkeypatch.setattr(streams, "LAG", 1)
     monkeypatch.setattr(streams, "GROUPS", {"short": group})
     monkeypatch.setattr(streams, "PUBLISHED", {"short": {"bp": ("1 → 2", "3 → 4")}})
     monkeypatch.setattr(streams, "HERE", tmp_path / "kept")
@@ -40,6 +42,9 @@ def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):
         with pytest.raises(UserError, match="is a run of other options"):
             streams.main(streams.Arguments(groups=("short",), runs=tmp_path / "runs"))
     rows = streams.table("short").splitlines()
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["bp", "nadaraya-watson"]
-    mean = values[-1].mean()
-    assert f"| {mean:.3f} ± " in rows[2] and "| 1 → 2 |" in rows[2] and "| 3 → 4 |" in rows[2]
+    rate = min(rates := streams.finished("short")["nadaraya-watson"]["rates"], key=rates.get)
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["bp", f"nadaraya-watson, {float(rate):g}"]
+    first, last = values[1:].mean(1)
+    assert (
+        f"| {first:.3f} ± " in rows[2] and f"| {last:.3f} ± " in rows[2] and "| 1 → 2 |" in rows[2] and "| 3 → 4 |" in rows[2]
+    )
