@@ -112,7 +112,7 @@ def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
     panels = {
         f"forward {measure}": f"forward {measure}",
         f"backward (5) {measure}": f"backward 5 {measure}",
-        "the same with its support": f"backward 5 with support {measure}",
+        "with its support": f"backward 5 with support {measure}",
         "last layer: Hessian's rank": "diagnostics last_layer_rank",
         "features: rank": "diagnostics feature_rank",
         "dormant units": "diagnostics dormant",
@@ -122,6 +122,7 @@ def draw(group: str, runs: dict[str, dict[str, Any]]) -> None:
         for words, curve in panels.items()
     }
     block = max(run["tasks_in_a_block"] for run in runs.values())
+    shown = {words: own for words, own in shown.items() if own}
     plot_curves(shown, block, HERE / f"{group}.png", GROUPS[group].title)
 
 
