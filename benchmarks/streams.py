@@ -22,7 +22,7 @@ from stream_groups import GROUPS, PUBLISHED
 from episodes import UserError
 from metacl.checkpoint import read_json
 from metacl.display import with_plain_errors
-from metacl.online_report import Curve, curves, ends, plot_curves
+from metacl.online_report import Curve, cell, curves, ends, plot_curves
 from metacl.online_run import read_config, records
 from metacl.parsing import parse_follow
 
@@ -66,11 +66,10 @@ def wanted(arguments: Arguments) -> Iterator[tuple[str, str]]:
 
 def follow(arguments: Arguments, group: str, run: str) -> None:
     """Runs or goes on with one learner along one stream, and keeps what the page needs."""
-    folder, about = arguments.runs / group / made(group, run).stem, GROUPS[group]
-    learner, *own = about.runs[run].split()
-    command = ["evaluate.py", about.stream, learner, *about.options.split(), *own]
-    if about.images:
-        command += ["--stream.data.path", str(arguments.data / about.images)]
+    folder, images = arguments.runs / group / made(group, run).stem, GROUPS[group].images
+    command = ["evaluate.py", *words(group, run)]
+    if images:
+        command += ["--stream.data.path", str(arguments.data / images)]
     if (folder / "config.json").exists():
         if read_config(folder) != parse_follow(command[1:])[0]:
             raise UserError(f"{folder} is a run of other options than {' '.join(command)}. Move it away.")
@@ -87,6 +86,13 @@ def follow(arguments: Arguments, group: str, run: str) -> None:
         results["rates"] = read_json(folder / "rates.json")
     made(group, run).parent.mkdir(parents=True, exist_ok=True)
     made(group, run).write_text(json.dumps(results) + "\n")  # in one line, less than half as long
+
+
+def words(group: str, run: str) -> list[str]:
+    """Stream, learner and options, those of the run after those of all."""
+    about = GROUPS[group]
+    learner, *own = about.runs[run].split()
+    return [about.stream, learner, *about.options.split(), *own]
 
 
 def made(group: str, run: str) -> Path:
@@ -157,12 +163,7 @@ def _end(run: dict[str, Any], name: str, part: str, block: int) -> str:
         return ""
     task_T, values_TB = run["curves"][name]
     found = ends((task_T[task_T >= LAG], values_TB[task_T >= LAG]), block)[part]
-    if found["mean"] is None:
-        return "not finite"
-    percent = name.endswith("accuracy")
-    mean, spread = ((100 * found[key] if percent else found[key]) for key in ("mean", "std"))
-    digits = 1 if percent else 3
-    return f"{mean:.{digits}f}" + f" ± {spread:.{digits}f}" * (values_TB.shape[1] > 1)
+    return cell(found, name.endswith("accuracy"), values_TB.shape[1], digits=3)
 
 
 def _course(run: dict[str, Any], name: str) -> str:

@@ -91,7 +91,7 @@ def spectrum(loss: Loss, weights: Weights, probes: int = 1, steps: int = 64, see
 
     The counts of a row add to P. Eigenvalues that are found, most of the largest, count once each, as if none but 0 were
     there twice; the rest of P goes to the other values by their weights. (By weights alone, as in Ubaru, Chen and Saad 2017,
-    the count of an eigenvalue is right in the mean of many probes, and with few of them any number from 0 to 4.)
+    the count of an eigenvalue is right in the mean of many probes alone.)
     """
     product, some = hessian_product(loss, weights), next(iter(weights.values()))
     P = sum(w[0].numel() for w in weights.values())

@@ -86,7 +86,7 @@ def table(found: dict[str, Curve], block: int, title: str, seeds: int) -> Table:
         shown.add_column(words, justify="right" if words else "left", no_wrap=True)
     for name, curve in ((name, curve) for name, curve in found.items() if not name.startswith("diagnostics")):
         found_ends, percent = ends(curve, block), name.endswith("accuracy")
-        shown.add_row(name, *(_cell(found_ends[part], percent, seeds) for part in ("first", "last")))
+        shown.add_row(name, *(cell(found_ends[part], percent, seeds) for part in ("first", "last")))
     return shown
 
 
@@ -129,10 +129,11 @@ def _compute_words(compute: dict[str, float], seconds: float, records: list[dict
     )
 
 
-def _cell(value: dict[str, Any], percent: bool, seeds: int) -> str:
+def cell(value: dict[str, Any], percent: bool, seeds: int, digits: int = 4) -> str:
+    """One of the two of `ends`, in words; a loss with so many digits."""
     if value["mean"] is None:
         return "not finite"
-    scale, digits = (100, 1) if percent else (1, 4)
+    scale, digits = (100, 1) if percent else (1, digits)
     spread = f" ± {scale * value['std']:.{digits}f}" if seeds > 1 else ""
     return f"{scale * value['mean']:.{digits}f}{spread}"
 

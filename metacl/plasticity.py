@@ -89,7 +89,7 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
         attention_entropy: mean over layers.
         last_layer_rank: of the exact Hessian of the loss in `last_layer`, as in the paper.
         hessian_rank: the same for every method, of the positive part of the Hessian of the loss in all weights; an estimate
-            from one probe, which in networks of a thousand weights was within a fifth of the exact one.
+            from one probe, see `spectrum`.
         sharpness: the largest eigenvalue of that.
         Hessians are of the loss on the first `CURVED` queries. A learner without weights has none of all this.
     """

@@ -11,10 +11,9 @@ from metacl.parsing import parse_follow
 @pytest.mark.parametrize("group", streams.GROUPS)
 def test_its_runs_are_command_lines(group):
     about = streams.GROUPS[group]
-    for run in about.runs.values():
-        learner, *own = run.split()
-        config, _ = parse_follow([about.stream, learner, *about.options.split(), *own])
-        assert config.stream.name == about.stream and config.learner_name == learner
+    for run, learner in about.runs.items():
+        config, _ = parse_follow(streams.words(group, run))
+        assert config.stream.name == about.stream and config.learner_name == learner.split()[0]
 
 
 def test_it_keeps_the_curves_and_goes_on(tmp_path, monkeypatch, capsys):

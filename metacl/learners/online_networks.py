@@ -110,7 +110,7 @@ def linear(h_BNI: Tensor, weight_BOI: Tensor, bias_BO: Tensor) -> Tensor:
 def convolved(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, N, C, height, width) by (B, O, C, k, k), padded by 1.
 
-    One after the other, channels last: on a CPU of three networks half as much again as fast as one grouped convolution.
+    One after the other, channels last: on a CPU this is faster than one grouped convolution.
     """
     last = torch.channels_last
     parts = [F.conv2d(x.contiguous(memory_format=last), w, b, padding=1) for x, w, b in zip(h, weight, bias, strict=True)]
