@@ -28,15 +28,15 @@ import tyro
 from accelerate import Accelerator
 
 from episodes import Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
-from metacl.checkpoint import Run
-from metacl.display import with_plain_errors
-from metacl.encoders import EncoderConfig
-from metacl.environment import environment
-from metacl.evaluation import held_out
+from metacl.commands.scratch import choose_rate, scratch_recipe_for
+from metacl.evaluation.episodes import held_out
 from metacl.learners import FROM_SCRATCH, LEARNERS, Learner, state_bytes
-from metacl.meta_training import make_accelerator, meta_train, validate
-from metacl.recipes import recipe_for
-from metacl.scratch import choose_rate, scratch_recipe_for
+from metacl.nets.encoders import EncoderConfig
+from metacl.recipes.recipes import recipe_for
+from metacl.report.display import with_plain_errors
+from metacl.runs.environment import environment
+from metacl.runs.folder import Run
+from metacl.training.meta_training import make_accelerator, meta_train, validate
 
 OUT = Path(__file__).with_suffix(".jsonl")
 KEYS = ("benchmark", "tasks", "learner", "seed", "steps", "batch_size")

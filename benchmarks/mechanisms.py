@@ -19,12 +19,12 @@ import torch
 from episodes import Benchmark, DataConfig, EpisodeShape, load_benchmark
 from metacl import Run, evaluate
 from metacl.attention import ATTENTION
-from metacl.checkpoint import read_json, write_json
-from metacl.config import TrainConfig, ValidationConfig, to_json
-from metacl.environment import environment
 from metacl.learners import Learner
-from metacl.meta_training import make_accelerator, meta_train
-from metacl.recipes import recipe_for
+from metacl.recipes.config import TrainConfig, ValidationConfig, to_json
+from metacl.recipes.recipes import recipe_for
+from metacl.runs.environment import environment
+from metacl.runs.folder import read_json, write_json
+from metacl.training.meta_training import make_accelerator, meta_train
 
 FOLDER = Path(__file__).with_suffix("")
 SEEDS = (0, 1, 2)

@@ -15,10 +15,10 @@ import torch
 from mechanisms import trained
 
 from episodes import DataConfig, EpisodeShape, load_benchmark
-from metacl.checkpoint import read_json, write_json
-from metacl.config import TrainConfig, ValidationConfig
-from metacl.environment import environment
-from metacl.recipes import recipe_for
+from metacl.recipes.config import TrainConfig, ValidationConfig
+from metacl.recipes.recipes import recipe_for
+from metacl.runs.environment import environment
+from metacl.runs.folder import read_json, write_json
 
 FOLDER = Path(__file__).with_suffix("")
 MECHANISMS = ("linear", "mamba2", "gated-delta")

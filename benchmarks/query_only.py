@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from episodes import EpisodeSpec, Examples, StreamConfig, load_stream, side_by_side
 from metacl.benchmarking.measure import peak_bytes
-from metacl.environment import environment
-from metacl.learners.online_attention import FullAttentionConfig
-from metacl.learners.pairwise import PairNetwork, ScoreConfig, pair_scores
-from metacl.online_recipes import online_recipe_for
+from metacl.learners.similarity.full_attention import FullAttentionConfig
+from metacl.learners.similarity.pairwise import PairNetwork, ScoreConfig, pair_scores
+from metacl.recipes.online_recipes import online_recipe_for
+from metacl.runs.environment import environment
 
 MNIST = EpisodeSpec("vector", (49,), "cross_entropy", symbols=10)
 

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from metacl.checkpoint import Run, write_json
-from metacl.display import bar
-from metacl.environment import environment
+from metacl.report.display import bar
+from metacl.runs.environment import environment
+from metacl.runs.folder import Run, write_json
 
 SEEDS = (0, 1, 2)
 NO_CARE = (

@@ -20,11 +20,11 @@ import tyro
 from stream_groups import GROUPS, PUBLISHED
 
 from episodes import UserError
-from metacl.checkpoint import read_json
-from metacl.display import with_plain_errors
-from metacl.online_report import Curve, cell, curves, ends, plot_curves
-from metacl.online_run import read_config, records
-from metacl.parsing import parse_follow
+from metacl.commands.online_run import read_config, records
+from metacl.commands.parsing import parse_follow
+from metacl.report.display import with_plain_errors
+from metacl.report.streams import Curve, cell, curves, ends, plot_curves
+from metacl.runs.folder import read_json
 
 HERE = Path(__file__).with_suffix("")
 DIGITS = 5

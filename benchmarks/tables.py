@@ -16,7 +16,7 @@ import mechanisms
 import plateau
 import streams
 
-from metacl.checkpoint import read_json
+from metacl.runs.folder import read_json
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"

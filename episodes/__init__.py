@@ -1,12 +1,12 @@
 """Data sets turned into continual-learning episodes. Knows nothing of learners: see `load_benchmark` for the way in."""
 
 from episodes.catalog import BENCHMARKS, Benchmark, DataConfig, load_benchmark
-from episodes.episode import Episode, EpisodeShape, EpisodeSpec, Examples
+from episodes.data.pool import ClassPool
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
-from episodes.online import STREAMS, StreamConfig, load_stream
-from episodes.pool import ClassPool
-from episodes.streams import Stream, StreamTask, side_by_side
+from episodes.stream import Stream, StreamTask, side_by_side
+from episodes.stream_catalog import STREAMS, StreamConfig, load_stream
+from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples
 
 __all__ = [
     "BENCHMARKS",

@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from episodes.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
-from episodes.episode import EpisodeShape
+from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
+from episodes.data.glyphs import glyph_pools
+from episodes.data.pool import ClassPool, cached
+from episodes.data.sources import Reading, folder_identity, is_hub_name, read
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
-from episodes.glyphs import glyph_pools
-from episodes.pool import ClassPool, cached
-from episodes.sources import Reading, folder_identity, is_hub_name, read
-from episodes.tasks import Classification, Sine, TaskFamily
+from episodes.tasks.families import Classification, Sine, TaskFamily
+from episodes.types import EpisodeShape
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

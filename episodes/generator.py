@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from episodes.episode import Episode, EpisodeShape, Examples
-from episodes.tasks import TaskFamily
+from episodes.tasks.families import TaskFamily
+from episodes.types import Episode, EpisodeShape, Examples
 
 
 class EpisodeGenerator(Dataset):

@@ -11,17 +11,17 @@ from accelerate import PartialState
 
 from episodes import BENCHMARKS, STREAMS, Benchmark, EpisodeGenerator, UserError, load_benchmark
 from episodes.errors import at_least
-from metacl import online_run
-from metacl.checkpoint import Run, read_json
-from metacl.config import TrainConfig
-from metacl.display import INTERRUPTED, console, say, with_plain_errors
-from metacl.environment import environment
-from metacl.evaluation import held_out
+from metacl.commands import online_run
+from metacl.commands.parsing import parse_follow, parse_scratch, parse_train
+from metacl.commands.scratch import evaluate_scratch
+from metacl.evaluation.episodes import held_out
 from metacl.learners import FROM_SCRATCH, LEARNERS, ONLINE, Learner
-from metacl.meta_training import generators, make_accelerator, meta_train
-from metacl.parsing import parse_follow, parse_scratch, parse_train
-from metacl.report import result_table, watched, write_results
-from metacl.scratch import evaluate_scratch
+from metacl.recipes.config import TrainConfig
+from metacl.report.display import INTERRUPTED, console, say, with_plain_errors
+from metacl.report.results import result_table, watched, write_results
+from metacl.runs.environment import environment
+from metacl.runs.folder import Run, read_json
+from metacl.training.meta_training import generators, make_accelerator, meta_train
 
 TRAIN_HELP = """\
 Meta-train a continual learner on episodes made from a data set.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from episodes.pool import ClassPool, grouped
+from episodes.data.pool import ClassPool, grouped
 
 
 def png(image: Image.Image | np.ndarray) -> bytes:

@@ -3,7 +3,7 @@
 import torch
 
 from episodes import EpisodeSpec, Examples
-from metacl.learners.online_networks import NetworkConfig
+from metacl.nets.side_by_side import NetworkConfig
 
 IMAGES = EpisodeSpec("image", (3, 12, 12), "cross_entropy", symbols=5)
 LABELLED = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.learners import check_learner, state_bytes
-from metacl.learners.alpaca import Alpaca, AlpacaConfig
 from metacl.learners.check import random_episode
+from metacl.learners.statistics.alpaca import Alpaca, AlpacaConfig
 
 MATRICES = EpisodeSpec("vector", (4,), "mse", y_shape=(2, 3))
 WIDTH = 6

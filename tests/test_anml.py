@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
 from metacl.learners import check_learner
-from metacl.learners.anml import ANML, ANMLConfig
 from metacl.learners.check import random_episode
+from metacl.learners.gradient.anml import ANML, ANMLConfig
 
 COLOUR = EpisodeSpec("image", (3, 9, 7), "cross_entropy", symbols=5)
 MATRICES = EpisodeSpec("vector", (4,), "mse", y_shape=(2, 3))

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec
 from metacl.learners import check_learner, query_loss, state_bytes
-from metacl.learners.bayes import BayesConfig, BayesState, SequentialBayes, divergence, product
 from metacl.learners.check import random_episode
+from metacl.learners.statistics.bayes import BayesConfig, BayesState, SequentialBayes, divergence, product
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 SPECS = {"images": IMAGES, "labelled": LABELLED_VECTORS, "regression": VECTORS}

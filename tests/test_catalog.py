@@ -11,8 +11,8 @@ import torch
 from making import hf_folder, labelled_folder, noise, omniglot_zips, png, small_pool
 
 from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
-from episodes.sources import read
-from episodes.tasks import Classification, Sine
+from episodes.data.sources import read
+from episodes.tasks.families import Classification, Sine
 
 SHAPE = EpisodeShape(tasks=1, shots=1, queries=1, vocabulary=8)
 

@@ -11,10 +11,10 @@ from tiny import SHAPE, VECTORS, prototypes, sequence, sequence_config, train_co
 from torch import nn
 
 from episodes import DataConfig, EpisodeSpec, UserError
-from metacl.checkpoint import Run, write_json
-from metacl.config import from_json, to_json
 from metacl.learners import PrototypesConfig
-from metacl.recipes import RECIPES, recipe_for
+from metacl.recipes.config import from_json, to_json
+from metacl.recipes.recipes import RECIPES, recipe_for
+from metacl.runs.folder import Run, write_json
 
 SINE = EpisodeSpec("vector", (50,), "mse", y_shape=(50,))
 ALL_RECIPES = [(learner, recipe) for learner, recipes in RECIPES.items() for recipe in recipes]
@@ -245,7 +245,7 @@ def test_an_interrupted_save_is_not_a_checkpoint(run, monkeypatch):
     def no_room(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("metacl.checkpoint.write_json", no_room)
+    monkeypatch.setattr("metacl.runs.folder.write_json", no_room)
     with pytest.raises(OSError, match="no space"):
         run.save(20, learner, optimiser, 0.9)
     monkeypatch.undo()

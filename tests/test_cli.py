@@ -16,12 +16,12 @@ from making import labelled_folder
 from tiny import without_learn2learn
 
 from episodes import BENCHMARKS
-from metacl.checkpoint import Run
 from metacl.cli import evaluate_main, train_main
-from metacl.display import TrainingDisplay
+from metacl.commands.parsing import parse_train
 from metacl.learners import LEARNERS, PrototypesConfig
-from metacl.parsing import parse_train
-from metacl.recipes import RECIPES
+from metacl.recipes.recipes import RECIPES
+from metacl.report.display import TrainingDisplay
+from metacl.runs.folder import Run
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--steps", "10", "--batch-size", "2", "--validation.every", "5", "--validation.episodes", "2", "--precision", "fp32"]
@@ -368,7 +368,15 @@ def test_the_first_page_of_train(cli, words):
 def test_the_page_of_a_learner(cli, learner):
     status, text = cli(train_main, "omniglot", learner, "--help")
     assert status == 0
-    expected = ["--steps", "--run", "--seed", "--data.path", "--episodes.tasks", "--optimiser.rate", "--validation.every"]
+    expected = [
+        "--steps",
+        "--run",
+        "--seed",
+        "--data.path",
+        "--episodes.tasks",
+        "--optimiser.rate",
+        "--validation.every",
+    ]
     expected += ["--learner.width", *RECIPES[learner], "(default: 1000)"]
     for name in expected:
         assert name in text, name

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import jacrev
 from torch.testing import assert_close
 
-from metacl.curvature import (
+from metacl.evaluation.curvature import (
     block_hessian,
     hessian_product,
     hutchinson_trace,
@@ -60,7 +60,7 @@ def test_a_block_of_the_hessian_is_exact():
 
 
 def test_many_columns_are_found_in_parts(monkeypatch):
-    monkeypatch.setattr("metacl.curvature.CHUNK", 3)
+    monkeypatch.setattr("metacl.evaluation.curvature.CHUNK", 3)
     assert_close(block_hessian(losses, problem()[0], dict.fromkeys(problem()[0], ...)), dense())
 
 

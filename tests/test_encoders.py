@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
-from metacl.recipes import LIGHT, PUBLISHED
+from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
+from metacl.recipes.recipes import LIGHT, PUBLISHED
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:

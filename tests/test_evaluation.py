@@ -10,10 +10,10 @@ from rich.console import Console
 from tiny import ENCODER, SHAPE, image_benchmark, sequence, sine
 
 from episodes import EpisodeGenerator, EpisodeShape, Examples
-from metacl.evaluation import Evaluation, evaluate
+from metacl.evaluation.episodes import Evaluation, evaluate
 from metacl.learners import Learner, PrototypesConfig
-from metacl.learners.prototypes import PrototypicalNetwork
-from metacl.report import result_table, write_results
+from metacl.learners.statistics.prototypes import PrototypicalNetwork
+from metacl.report.results import result_table, write_results
 
 BENCHMARKS = {"images": image_benchmark, "sine": sine}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

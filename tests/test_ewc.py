@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from episodes import UserError
 from metacl.learners import check_learner
-from metacl.learners.backprop import BackpropConfig
-from metacl.learners.ewc import EWCConfig
-from metacl.learners.online_state import Work
+from metacl.learners.trained.backprop import BackpropConfig
+from metacl.learners.trained.ewc import EWCConfig
+from metacl.learners.trained.online_state import Work
 
 CONFIG = EWCConfig(rate=1e-2, block=2, network=NET, stiffness=3.0, tasks=2, fisher_examples=6, fisher_batch=3)
 

@@ -14,9 +14,10 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, Examples, UserError
 from metacl.learners import check_learner, state_bytes
 from metacl.learners.check import random_episode
-from metacl.learners.finetune import Finetune, FinetuneConfig
+from metacl.learners.lots import lots, shuffled
 from metacl.learners.protocol import DivergedError
-from metacl.learners.scratch import adam_, lots, shuffled
+from metacl.learners.trained.adam import adam_
+from metacl.learners.trained.finetune import Finetune, FinetuneConfig
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 SPECS = {"images": IMAGES, "labelled": LABELLED_VECTORS, "regression": VECTORS}
@@ -97,7 +98,7 @@ def test_all_episodes_at_once_is_one_after_another(mode, spec, optimiser):
 def test_the_reservoir_is_a_uniform_sample(monkeypatch):
     """Of 30 examples each is among the 4 kept equally often, over 4 000 streams with lots of their own."""
     rng = torch.Generator().manual_seed(0)
-    monkeypatch.setattr("metacl.learners.finetune.lots", lambda place: torch.rand(place.shape, generator=rng))
+    monkeypatch.setattr("metacl.learners.trained.finetune.lots", lambda place: torch.rand(place.shape, generator=rng))
     learner, everyone = finetune(VECTORS, "replay"), torch.ones(4_000, dtype=torch.bool)
     empty = learner.init_state(4_000)
     for n in range(30):

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, UserError
 from metacl.learners import check_learner, state_bytes
 from metacl.learners.check import random_episode
-from metacl.learners.gemcl import Gemcl, GemclConfig
+from metacl.learners.statistics.gemcl import Gemcl, GemclConfig
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 FORMS: list[dict[str, Any]] = [{}, {"predictive": "gaussian"}, {"official": True}]

@@ -8,7 +8,7 @@ import torch
 from making import small_pool
 
 from episodes import Episode, EpisodeGenerator, EpisodeShape, Examples, UserError
-from episodes.tasks import Classification, Draw, Sine
+from episodes.tasks.families import Classification, Draw, Sine
 
 SHAPE = EpisodeShape(tasks=4, shots=3, queries=2, vocabulary=6)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from episodes.glyphs import FACES, JITTERS, SCRIPTS, draw_glyphs, glyph_letters, glyph_pools
+from episodes.data.glyphs import FACES, JITTERS, SCRIPTS, draw_glyphs, glyph_letters, glyph_pools
 
 PER_LETTER = len(FACES) * JITTERS
 
@@ -58,13 +58,13 @@ def test_letters_keep_their_relative_sizes():
 
 
 def test_splits_are_scripts_and_the_pool_is_cached(cache, monkeypatch):
-    import episodes.glyphs
+    import episodes.data.glyphs
 
-    monkeypatch.setattr(episodes.glyphs, "glyph_letters", lambda: ["A", "b", "ʰ", "Ω", "Ж", "Ա", "ა"])
+    monkeypatch.setattr(episodes.data.glyphs, "glyph_letters", lambda: ["A", "b", "ʰ", "Ω", "Ж", "Ա", "ა"])
     pools = glyph_pools(16)
     assert {split: len(pool.names) for split, pool in pools.items()} == {"train": 3, "validation": 1, "test": 3}
     for split, pool in pools.items():
         assert all(name.removeprefix("glyphs/").startswith(SCRIPTS[split]) for name in pool.names)
         assert pool.source == f"glyphs, meta-{split}" and pool.x_shape == (1, 16, 16)
-    monkeypatch.setattr(episodes.glyphs, "glyph_letters", lambda: pytest.fail("drawn again"))
+    monkeypatch.setattr(episodes.data.glyphs, "glyph_letters", lambda: pytest.fail("drawn again"))
     assert glyph_pools(16)["test"].fingerprint == pools["test"].fingerprint

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples, UserError
 from metacl.benchmarking import peak_bytes
-from metacl.learners import fast_mlp
-from metacl.learners.inner_loop import (
+from metacl.learners.gradient import fast_mlp
+from metacl.learners.gradient.inner_loop import (
     Fast,
     InnerConfig,
     InnerRates,
@@ -25,7 +25,7 @@ from metacl.learners.inner_loop import (
     segments,
     sgd,
 )
-from metacl.learners.networks import mlp, predict_batch
+from metacl.nets.fast import mlp, predict_batch
 
 WIDTH = 5
 ROUNDING: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}

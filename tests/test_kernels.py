@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from episodes import UserError
 from metacl.learners import check_learner
-from metacl.learners.kernels import KernelConfig
+from metacl.learners.similarity.kernels import KernelConfig
 
 CONFIG = KernelConfig(rate=0.3, block=2, support=5)
 

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, UserError
 from metacl.learners import check_learner, query_loss
 from metacl.learners.check import random_episode
-from metacl.learners.inner_loop import InnerConfig, example_loss, sgd
-from metacl.learners.maml import MAML, MAMLConfig
+from metacl.learners.gradient.inner_loop import InnerConfig, example_loss, sgd
+from metacl.learners.gradient.maml import MAML, MAMLConfig
 
 ALGORITHMS = ("maml", "meta-sgd", "anil")
 SPECS = {"images": IMAGES, "regression": VECTORS}

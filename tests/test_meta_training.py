@@ -14,13 +14,13 @@ import torch
 from tiny import accelerator, image_benchmark, sequence, sequence_config, sine, train, train_config
 
 from episodes import EpisodeShape, UserError
-from metacl.checkpoint import Run
-from metacl.config import OptimiserConfig, ValidationConfig
-from metacl.display import TrainingDisplay
 from metacl.learners import MetaLoss, PrototypesConfig
 from metacl.learners.sequence import SequenceLearner
-from metacl.meta_training import MetaTrainingError, generators, learning_rate, make_accelerator, meta_train, validate
-from metacl.meta_training import _step_seed as step_seed
+from metacl.recipes.config import OptimiserConfig, ValidationConfig
+from metacl.report.display import TrainingDisplay
+from metacl.runs.folder import Run
+from metacl.training.meta_training import MetaTrainingError, generators, learning_rate, make_accelerator, meta_train, validate
+from metacl.training.meta_training import _step_seed as step_seed
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("episodes_per_second",)
@@ -345,7 +345,7 @@ def test_precision_is_chosen_by_name(monkeypatch):
 
     assert (chosen("fp32"), chosen("bf16")) == ("no", "bf16")
     for fast, expected in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr("metacl.meta_training.fast_bf16", lambda fast=fast: fast)
+        monkeypatch.setattr("metacl.training.meta_training.fast_bf16", lambda fast=fast: fast)
         assert chosen("auto") == expected
     AcceleratorState._reset_state(True)
 

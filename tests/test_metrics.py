@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metacl.metrics import Estimate, estimate, matrix_json, summary
+from metacl.evaluation.metrics import Estimate, estimate, matrix_json, summary
 
 NAN = float("nan")
 ACCURACY = torch.tensor(

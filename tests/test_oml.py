@@ -9,12 +9,12 @@ from tiny import ENCODER, IMAGES, SHAPE, VECTORS, image_benchmark, train, train_
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.config import OptimiserConfig
 from metacl.learners import check_learner, query_loss, state_bytes
 from metacl.learners.check import random_episode
-from metacl.learners.inner_loop import example_loss, sgd
-from metacl.learners.networks import predict_batch
-from metacl.learners.oml import OML, OMLConfig
+from metacl.learners.gradient.inner_loop import example_loss, sgd
+from metacl.learners.gradient.oml import OML, OMLConfig
+from metacl.nets.fast import predict_batch
+from metacl.recipes.config import OptimiserConfig
 
 LABELLED = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 MATRICES = EpisodeSpec("vector", (4,), "mse", y_shape=(2, 3))

@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 from episodes import Examples, UserError
 from metacl.learners import check_learner
-from metacl.learners.backprop import Backprop, BackpropConfig
-from metacl.learners.online_networks import NetworkConfig
-from metacl.learners.online_state import OnlineState, Work
 from metacl.learners.protocol import DivergedError
+from metacl.learners.trained.backprop import Backprop, BackpropConfig
+from metacl.learners.trained.online_state import OnlineState, Work
+from metacl.nets.side_by_side import NetworkConfig
 
 CONFIG = BackpropConfig(rate=1e-2, block=3, network=NET)
 VARIANTS: dict[str, BackpropConfig] = {

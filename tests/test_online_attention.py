@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import UserError
+from metacl.evaluation.plasticity import diagnose
 from metacl.learners import check_learner
-from metacl.learners.online_attention import FullAttention, FullAttentionConfig
-from metacl.plasticity import diagnose
+from metacl.learners.similarity.full_attention import FullAttention, FullAttentionConfig
 
 CONFIG = FullAttentionConfig(rate=1e-2, block=3, layers=2, support=4, width=7)
 
@@ -45,7 +45,7 @@ def test_promises(spec, block):
 @pytest.mark.parametrize("seen", [2, 9])
 def test_answers_by_a_loop(spec, seen, monkeypatch):
     """With a support that is not full, and queries in parts."""
-    monkeypatch.setattr("metacl.learners.online_attention.NUMBERS", 200)
+    monkeypatch.setattr("metacl.learners.similarity.full_attention.NUMBERS", 200)
     spec = SPECS[spec]
     learner, stream, x = CONFIG.build(spec), noise(spec, seen), noise(spec, 3, seed=1).x
     state = learner.learn_predict(learner.start([0, 1]), stream)[0]

@@ -3,10 +3,10 @@
 import pytest
 
 from episodes import STREAMS, EpisodeSpec
-from episodes.online import BLOCKS
+from episodes.stream_catalog import BLOCKS
 from metacl.learners import ONLINE
-from metacl.learners.backprop import Backprop
-from metacl.online_baselines import BASELINES
+from metacl.learners.trained.backprop import Backprop
+from metacl.recipes.online_baselines import BASELINES
 
 SPECS = {
     "slowly-changing-regression": EpisodeSpec("vector", (20,), "mse", y_shape=(1,)),

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import STREAMS, StreamConfig, UserError, load_stream
-from episodes.class_streams import Incremental, Splits
-from episodes.streams import SlowlyChangingRegression
+from episodes.stream import SlowlyChangingRegression
+from episodes.tasks.splits import Incremental, Splits
 from metacl.cli import evaluate_main
+from metacl.commands.online_run import plain, records
+from metacl.commands.parsing import parse_follow
+from metacl.evaluation.streams import Follower, check_length, sweep
 from metacl.learners import ONLINE
-from metacl.learners.pairwise import ScoreConfig
 from metacl.learners.protocol import DivergedError
-from metacl.learners.query_only_online import OnlineQueryOnlyConfig
-from metacl.online_evaluation import Follower, check_length, sweep
-from metacl.online_recipes import ONLINE_RECIPES, FollowConfig, online_recipe_for
-from metacl.online_run import plain, records
-from metacl.parsing import parse_follow
+from metacl.learners.similarity.online_query_only import OnlineQueryOnlyConfig
+from metacl.learners.similarity.pairwise import ScoreConfig
+from metacl.recipes.online_recipes import ONLINE_RECIPES, FollowConfig, online_recipe_for
 
 LEARNER = OnlineQueryOnlyConfig(rate=1e-3, support=6, buffer=6, score=ScoreConfig(4, normalise="softmax"))
 SMALL = ["--stream.train", "20", "--stream.held-out", "5", "--learner.support", "6", "--learner.buffer", "6"]
@@ -137,10 +137,10 @@ def test_compute_of_a_method_that_does_not_learn_from_every_example():
 
 def test_compute_is_of_whole_blocks(monkeypatch):
     """Of 4 blocks of 3 though 13 examples are counted; each block is one update, from one query."""
-    monkeypatch.setattr("metacl.online_evaluation.COUNTED", 3)
+    monkeypatch.setattr("metacl.evaluation.streams.COUNTED", 3)
     per_block, stream = {}, SlowlyChangingRegression(train=30, held_out=5)
     for counted in (3, 13):
-        monkeypatch.setattr("metacl.online_evaluation.COUNTED", counted)
+        monkeypatch.setattr("metacl.evaluation.streams.COUNTED", counted)
         run = follower(stream, learner=replace(LEARNER, block=3, queries="one"))
         state = run.learn(run.learner.start(run.seeds), run.tasks(0))[0]
         per_block[counted] = run.compute(state)

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
 from metacl.benchmarking.measure import peak_bytes
-from metacl.learners import pairwise
-from metacl.learners.pairwise import PairNetwork, ScoreConfig, pair_scores, read_out
+from metacl.learners.similarity import pairwise
+from metacl.learners.similarity.pairwise import PairNetwork, ScoreConfig, pair_scores, read_out
 
 LABELS = EpisodeSpec("vector", (5,), "cross_entropy", symbols=3)
 FORMS = {

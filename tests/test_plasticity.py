@@ -12,9 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples
-from metacl.learners import Learner
-from metacl.learners.kernels import KernelConfig
-from metacl.plasticity import (
+from metacl.evaluation.plasticity import (
     active_units,
     attention_entropy,
     diagnose,
@@ -25,6 +23,8 @@ from metacl.plasticity import (
     singular_values,
     stable_rank,
 )
+from metacl.learners import Learner
+from metacl.learners.similarity.kernels import KernelConfig
 
 SPEC = EpisodeSpec("vector", (3,), "cross_entropy", symbols=4)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from making import small_pool
 
+from episodes.data.pool import ClassPool, cached, grouped
 from episodes.errors import UserError
-from episodes.pool import ClassPool, cached, grouped
 
 
 @pytest.fixture

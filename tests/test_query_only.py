@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from episodes import UserError
 from metacl.learners import check_learner
 from metacl.learners.check import random_episode
-from metacl.learners.pairwise import ScoreConfig
-from metacl.learners.query_only import QueryOnlyConfig, QueryOnlyLearner
+from metacl.learners.similarity.pairwise import ScoreConfig
+from metacl.learners.similarity.query_only import QueryOnlyConfig, QueryOnlyLearner
 
 SPECS = {"images": IMAGES, "regression": VECTORS}
 SMALL = QueryOnlyConfig(width=10, score=ScoreConfig(8, 3, label=True, normalise="softmax"), support=5, encoder=ENCODER)

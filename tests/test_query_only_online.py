@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples, UserError
+from metacl.evaluation.plasticity import diagnose
 from metacl.learners import check_learner
-from metacl.learners.online_state import Work
-from metacl.learners.pairwise import ScoreConfig
-from metacl.learners.query_only_online import OnlineQueryOnly, OnlineQueryOnlyConfig
-from metacl.plasticity import diagnose
+from metacl.learners.similarity.online_query_only import OnlineQueryOnly, OnlineQueryOnlyConfig
+from metacl.learners.similarity.pairwise import ScoreConfig
+from metacl.learners.trained.online_state import Work
 
 LABELLED = EpisodeSpec("vector", (6,), "cross_entropy", symbols=3)
 PICTURES = EpisodeSpec("image", (1, 10, 10), "cross_entropy", symbols=3)
@@ -239,7 +239,7 @@ def test_hidden_units_and_plasticity(spec, monkeypatch):
     d = torch.einsum("bxh,bh->bx", layers[-1], weights["score.layers.2.weight"][:, 0]) + weights["score.layers.2.bias"]
     answer = torch.einsum("bmn,bnf->bmf", d.view(2, 20, 5), made.targets(examples.y[:, 15:]))
     assert_close(made.shaped(answer), made.predict(state, examples.x), rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr("metacl.learners.query_only_online.PAIRS", 12)
+    monkeypatch.setattr("metacl.learners.similarity.online_query_only.PAIRS", 12)
     assert made.hidden(state, examples.x)[0].shape == (2, 2 * 5, 8)
     found = diagnose(made, state, examples[:10])
     assert all(value.shape == (2,) for value in found.values()) and found["last_layer_rank"].isfinite().all()

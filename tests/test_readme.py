@@ -12,8 +12,8 @@ import tyro
 from episodes import STREAMS
 from metacl.benchmarking import cli as benchmark_cli
 from metacl.cli import EvaluateArguments, train_main
+from metacl.commands.parsing import parse_follow, parse_scratch, parse_train
 from metacl.learners import FROM_SCRATCH
-from metacl.parsing import parse_follow, parse_scratch, parse_train
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "benchmarks/README.md")}

@@ -12,13 +12,13 @@ from tiny import ENCODER, accelerator, image_benchmark, sine
 
 from episodes import DataConfig, UserError
 from metacl.cli import evaluate_main, train_main
-from metacl.evaluation import evaluate, held_out
+from metacl.commands.parsing import parse_scratch
+from metacl.commands.scratch import SCRATCH_RECIPES, ScratchConfig, choose_rate, evaluate_length
+from metacl.evaluation.episodes import evaluate, held_out
 from metacl.learners import FROM_SCRATCH
-from metacl.learners.finetune import Finetune, FinetuneConfig
 from metacl.learners.protocol import DivergedError
-from metacl.parsing import parse_scratch
-from metacl.recipes import RECIPES
-from metacl.scratch import SCRATCH_RECIPES, ScratchConfig, choose_rate, evaluate_length
+from metacl.learners.trained.finetune import Finetune, FinetuneConfig
+from metacl.recipes.recipes import RECIPES
 
 TINY = ["--learner.width", "8", "--shots", "2", "--queries", "2", "--episodes", "4", "--validation-episodes", "2"]
 SMALL_ENCODER = ["--learner.encoder.channels", "4", "4", "--learner.encoder.strides", "2", "2"]

@@ -15,11 +15,11 @@ import pytest
 from making import hf_folder, labelled_folder, noise, omniglot_zips, png
 from PIL import Image
 
-import episodes.archives
-from episodes.archives import omniglot_download, read_omniglot_archive
+import episodes.data.archives
+from episodes.data.archives import omniglot_download, read_omniglot_archive
+from episodes.data.images import decode, look
+from episodes.data.sources import Reading, open_splits, read
 from episodes.errors import UserError
-from episodes.images import decode, look
-from episodes.sources import Reading, open_splits, read
 
 GREY, RGB = 1, 3
 
@@ -235,7 +235,7 @@ def test_a_hub_name_offline():
 
 
 def test_a_hub_that_cannot_be_reached_fails_quickly():
-    code = "from episodes.sources import open_splits; open_splits('someone/pictures')"
+    code = "from episodes.data.sources import open_splits; open_splits('someone/pictures')"
     unreachable = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
     root = str(Path(__file__).parents[1])
     got = subprocess.run(
@@ -283,7 +283,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(episodes.archives, "OMNIGLOT_URL", f"http://127.0.0.1:{running.server_address[1]}/")
+        monkeypatch.setattr(episodes.data.archives, "OMNIGLOT_URL", f"http://127.0.0.1:{running.server_address[1]}/")
         yield files
         running.shutdown()
 

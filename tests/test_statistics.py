@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from metacl.learners.statistics import add_to_means, add_to_moments, no_means, no_moments, seen_symbols
+from metacl.learners.statistics.running import add_to_means, add_to_moments, no_means, no_moments, seen_symbols
 
 V, D = 4, 3
 

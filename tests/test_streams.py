@@ -6,8 +6,8 @@ import torch
 from making import hf_folder, noise, png, small_pool
 
 from episodes import STREAMS, DataConfig, StreamConfig, UserError, load_stream, side_by_side
-from episodes.class_streams import Incremental, Splits, cut_pool
-from episodes.streams import Permuted, SlowlyChangingRegression
+from episodes.stream import Permuted, SlowlyChangingRegression
+from episodes.tasks.splits import Incremental, Splits, cut_pool
 
 CLASSES = 6
 

@@ -5,7 +5,7 @@ import streams
 from stream_groups import Group
 
 from episodes import UserError
-from metacl.parsing import parse_follow
+from metacl.commands.parsing import parse_follow
 
 
 @pytest.mark.parametrize("group", streams.GROUPS)

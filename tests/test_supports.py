@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from episodes import Examples
-from metacl.learners.scratch import lots
-from metacl.learners.supports import Support, add
+from metacl.learners.lots import lots
+from metacl.learners.similarity.supports import Support, add
 
 R, V = 6, 4
 
@@ -54,7 +54,7 @@ def test_a_uniform_sample(bound, monkeypatch):
     """Of 24 examples of two classes each is kept equally often, over 4 000 episodes with lots of their own."""
     rng = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
-        "metacl.learners.supports.lots", lambda place: torch.rand(place.shape, generator=rng, dtype=torch.float64)
+        "metacl.learners.similarity.supports.lots", lambda place: torch.rand(place.shape, generator=rng, dtype=torch.float64)
     )
     y = (torch.arange(24) % 2).expand(4_000, -1)
     support = add(empty(4_000, bound), stream(y).x, stream(y), bound)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from metacl.benchmarking.textbook import textbook_copy
 from metacl.benchmarking.textbook_oml import textbook_oml_loss
-from metacl.learners.oml import OMLConfig
+from metacl.learners.gradient.oml import OMLConfig
 
 
 @pytest.mark.parametrize("rates", ["one", "tensor"])

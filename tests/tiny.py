@@ -11,15 +11,15 @@ from accelerate.state import AcceleratorState
 from making import small_pool
 
 from episodes import Benchmark, DataConfig, EpisodeShape, EpisodeSpec, load_benchmark
-from episodes.pool import ClassPool
-from episodes.tasks import Classification
-from metacl.checkpoint import Run
-from metacl.config import OptimiserConfig, TrainConfig, ValidationConfig
-from metacl.encoders import EncoderConfig
+from episodes.data.pool import ClassPool
+from episodes.tasks.families import Classification
 from metacl.learners import PrototypesConfig, SequenceConfig
-from metacl.learners.prototypes import PrototypicalNetwork
 from metacl.learners.sequence import SequenceLearner
-from metacl.meta_training import meta_train
+from metacl.learners.statistics.prototypes import PrototypicalNetwork
+from metacl.nets.encoders import EncoderConfig
+from metacl.recipes.config import OptimiserConfig, TrainConfig, ValidationConfig
+from metacl.runs.folder import Run
+from metacl.training.meta_training import meta_train
 
 IMAGES = EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=8)
 VECTORS = EpisodeSpec("vector", (5,), "mse", y_shape=(3,))

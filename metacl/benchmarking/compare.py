@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from episodes import UserError
 from metacl.benchmarking.measure import varied
 from metacl.benchmarking.report import seconds_in_words, table_of
-from metacl.checkpoint import read_json
+from metacl.runs.folder import read_json
 
 CAPTION = "time A / B: above 1, B is faster; memory A / B: above 1, B needs less; x row 0: of A and of B"
 Rows = dict[tuple[tuple[str, Any], ...], dict[str, Any]]

@@ -16,13 +16,13 @@ from metacl.benchmarking.measure import Case, Result, Row, calls, measure, progr
 from metacl.benchmarking.options import Options, provenance
 from metacl.benchmarking.textbook import EPISODE_FORMS, textbook_copy, textbook_loss
 from metacl.benchmarking.textbook_oml import textbook_oml_loss
-from metacl.config import TrainConfig, to_json
-from metacl.environment import fast_bf16
 from metacl.learners import Learner, MetaLoss, SequenceConfig, state_bytes
-from metacl.learners.anml import ANMLConfig
-from metacl.learners.oml import OMLConfig
-from metacl.meta_training import make_optimiser
-from metacl.recipes import recipe_for
+from metacl.learners.gradient.anml import ANMLConfig
+from metacl.learners.gradient.oml import OMLConfig
+from metacl.recipes.config import TrainConfig, to_json
+from metacl.recipes.recipes import recipe_for
+from metacl.runs.environment import fast_bf16
+from metacl.training.meta_training import make_optimiser
 
 STEP = "training step"
 DRAWING = "drawing the episodes"

@@ -24,7 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from metacl.benchmarking.products import Product, Products, largest, repeated, repetitions
-from metacl.display import bar
+from metacl.report.display import bar
 
 
 @dataclass(frozen=True)

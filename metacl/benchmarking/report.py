@@ -10,9 +10,9 @@ from rich.table import Table
 
 from metacl.benchmarking.measure import Result, Row, varied
 from metacl.benchmarking.plot import plot
-from metacl.checkpoint import write_json
-from metacl.display import console
-from metacl.environment import environment
+from metacl.report.display import console
+from metacl.runs.environment import environment
+from metacl.runs.folder import write_json
 
 CAPTION = """time: median; spread: (max - min) / median; x row 0: how many times as fast as the first row of its block"""
 X_PRODUCTS = """; x products: time / time of its matrix products alone"""

@@ -19,9 +19,9 @@ from metacl.attention.linear import Performer
 from metacl.attention.recurrent import Recurrent
 from metacl.attention.scan import Tokens
 from metacl.attention.softmax import SoftmaxAttention
-from metacl.encoders import ImageEncoder
 from metacl.learners import Learner, MetaLoss, query_loss
 from metacl.learners.sequence import Block, SequenceLearner, sinusoids
+from metacl.nets.encoders import ImageEncoder
 
 L = TypeVar("L", bound=Learner)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from episodes import Episode, EpisodeSpec
 from metacl.benchmarking.textbook import encode_channels_first
 from metacl.learners import MetaLoss, query_loss
-from metacl.learners.oml import OML
+from metacl.learners.gradient.oml import OML
 
 
 def textbook_oml_loss(learner: OML, episode: Episode) -> MetaLoss:

@@ -3,27 +3,27 @@
 
 from typing import Any
 
-from metacl.learners.alpaca import AlpacaConfig
-from metacl.learners.anml import ANMLConfig
-from metacl.learners.backprop import BackpropConfig
-from metacl.learners.bayes import BayesConfig
 from metacl.learners.check import check_learner
-from metacl.learners.ewc import EWCConfig
-from metacl.learners.finetune import FinetuneConfig
-from metacl.learners.gemcl import GemclConfig
-from metacl.learners.kernels import KernelConfig
-from metacl.learners.maml import MAMLConfig
-from metacl.learners.oml import OMLConfig
-from metacl.learners.online_attention import FullAttentionConfig
-from metacl.learners.online_maml import OnlineMAMLConfig
-from metacl.learners.online_replay import ReplayConfig, SameBufferConfig
-from metacl.learners.online_units import ContinualConfig, RedoConfig
+from metacl.learners.gradient.anml import ANMLConfig
+from metacl.learners.gradient.maml import MAMLConfig
+from metacl.learners.gradient.oml import OMLConfig
+from metacl.learners.gradient.reptile import ReptileConfig
 from metacl.learners.protocol import Learner, MetaLoss, query_loss, query_score, state_bytes, task_parts
-from metacl.learners.prototypes import PrototypesConfig
-from metacl.learners.query_only import QueryOnlyConfig
-from metacl.learners.query_only_online import OnlineQueryOnlyConfig
-from metacl.learners.reptile import ReptileConfig
 from metacl.learners.sequence import SequenceConfig
+from metacl.learners.similarity.full_attention import FullAttentionConfig
+from metacl.learners.similarity.kernels import KernelConfig
+from metacl.learners.similarity.online_query_only import OnlineQueryOnlyConfig
+from metacl.learners.similarity.query_only import QueryOnlyConfig
+from metacl.learners.statistics.alpaca import AlpacaConfig
+from metacl.learners.statistics.bayes import BayesConfig
+from metacl.learners.statistics.gemcl import GemclConfig
+from metacl.learners.statistics.prototypes import PrototypesConfig
+from metacl.learners.trained.backprop import BackpropConfig
+from metacl.learners.trained.ewc import EWCConfig
+from metacl.learners.trained.finetune import FinetuneConfig
+from metacl.learners.trained.online_maml import OnlineMAMLConfig
+from metacl.learners.trained.replay import ReplayConfig, SameBufferConfig
+from metacl.learners.trained.units import ContinualConfig, RedoConfig
 
 LEARNERS: dict[str, type[Any]] = {"transformer": SequenceConfig, "linear-transformer": SequenceConfig, "pn": PrototypesConfig}
 LEARNERS |= {"query-only": QueryOnlyConfig}

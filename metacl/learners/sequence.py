@@ -12,9 +12,9 @@ from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.attention import ATTENTION, Attention, make_attention
 from metacl.attention.backends import BACKENDS
-from metacl.encoders import EncoderConfig, VectorEncoder, build_encoder
 from metacl.learners.protocol import Distributed, Learner, MetaLoss, query_loss
 from metacl.learners.symbols import SYMBOLS
+from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 
 if TYPE_CHECKING:
     Mechanism: TypeAlias = str

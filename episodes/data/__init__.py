@@ -1,0 +1,1 @@
+"""Data sets: readers, and the pools of images that they fill."""

@@ -1,0 +1,1 @@
+"""What a task is: classes of a pool, regressions, permutations."""

@@ -1,0 +1,114 @@
+"""Streams whose tasks are some classes of a pool: a few at random, again and again, or all of them, a few at a time."""
+
+import numpy as np
+import torch
+
+from episodes.data.pool import ClassPool
+from episodes.errors import UserError
+from episodes.stream import Part, StreamTask, labelled, part_of, random_numbers, task_index
+from episodes.types import EpisodeSpec, Examples
+
+
+class Splits:
+    """A few classes of a pool in each task: drawn at random, again and again, and labelled 0, 1, ... in the order drawn.
+
+    Arguments:
+        train, held_out: two pools of the same classes, with other images.
+        classes: of a task.
+    """
+
+    most_tasks: int | None = None
+
+    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
+        _same_classes(train, held_out, classes)
+        self.name, self.pools, self.classes = name, (train, held_out), classes
+        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=classes)
+        self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
+
+    def task(self, seed: int, index: int) -> StreamTask:
+        chosen = self.task_classes(seed, index)
+        return StreamTask(*(self._part(pool, chosen, seed, index) for pool in self.pools))
+
+    def task_classes(self, seed: int, index: int) -> np.ndarray:
+        """The classes (of the pool) of a task; the place of each is its label."""
+        return random_numbers(self, seed, "classes", index).permutation(len(self.pools[0].names))[: self.classes]
+
+    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
+        images, y = labelled(pool, classes)
+        order = random_numbers(self, seed, "order", index).permutation(len(y))
+
+        def fetched(chosen: np.ndarray) -> Examples:
+            x = pool.fetch(images[chosen][None])
+            return Examples(x, torch.from_numpy(y[chosen])[None].to(x.device), task_index(index, chosen, x))
+
+        return part_of(order, fetched)
+
+
+class Incremental(Splits):
+    """Classes arrive a few at a time and keep their labels; the order is drawn by the seed. It ends with the last class.
+
+    Answers are among all classes from the start, those that are still to come too (the paper's code leaves them out).
+
+    Arguments:
+        cumulative: a task has the images of all classes so far (the paper's code), not of the new ones alone.
+    """
+
+    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, cumulative: bool = True):
+        super().__init__(name, train, held_out, classes)
+        self.cumulative, self.most_tasks = cumulative, len(train.names) // classes
+        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
+        self.fingerprint += f"/incremental/{cumulative}"
+
+    def task_classes(self, seed: int, index: int) -> np.ndarray:
+        """All classes so far, in the order in which they came."""
+        if self.most_tasks is not None and index >= self.most_tasks:
+            raise UserError(
+                f"{self.name} runs out of data: {len(self.pools[0].names)} classes are {self.most_tasks} tasks of "
+                f"{self.classes}, so there is no task {index + 1}. Ask for --tasks {self.most_tasks} or fewer."
+            )
+        return random_numbers(self, seed, "classes", 0).permutation(len(self.pools[0].names))[: (index + 1) * self.classes]
+
+    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
+        return super()._part(pool, classes, seed, index) if self.cumulative else self._new(pool, classes, seed, index)
+
+    def _new(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
+        first = len(classes) - self.classes
+        part = super()._part(pool, classes[first:], seed, index)
+
+        def shifted(where: slice) -> Examples:
+            examples = part[where]
+            return Examples(examples.x, examples.y + first, examples.task)
+
+        return Part(len(part), shifted)
+
+
+def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, ClassPool]:
+    """The first images of each class to train on, the last ones held out, for a data set without splits.
+
+    Raises:
+        UserError: a class has one image only.
+    """
+    if (pool.counts < 2).any():
+        name = pool.names[int(pool.counts.argmin())]
+        raise UserError(f"Class {name!r} of {pool.source} has one image: there is nothing to hold out. Drop the class.")
+    last = np.clip(np.round(pool.counts * held_out).astype(np.int64), 1, pool.counts - 1)
+    parts = ((pool.starts, pool.counts - last, "train"), (pool.starts + pool.counts - last, last, "held out"))
+    return tuple(  # type: ignore[return-value]
+        ClassPool(
+            pool.images, starts, counts, pool.names, f"{pool.source}, {words}", f"{pool.fingerprint}/{words}/{held_out:g}"
+        )
+        for starts, counts, words in parts
+    )
+
+
+def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:
+    if train.names != held_out.names:
+        missing = sorted(set(train.names) ^ set(held_out.names))
+        raise UserError(
+            f"{train.source} and {held_out.source} have other classes: {', '.join(missing[:3])} is in one of them only. "
+            "Both splits need images of every class."
+        )
+    if len(train.names) < classes:
+        raise UserError(
+            f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
+        )

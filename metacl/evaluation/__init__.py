@@ -1,0 +1,1 @@
+"""Following tasks and asking questions; measures of what is found."""

@@ -1,0 +1,1 @@
+"""Meta-trained learners with an inner loop of gradient steps."""

@@ -1,0 +1,75 @@
+"""OML: an encoder that holds still and a head of fast weights, trained on the stream by SGD (Javed and White 2019)."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from episodes import Episode, EpisodeSpec, Examples
+from episodes.errors import at_least
+from metacl.learners.gradient import fast_mlp
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast
+from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.nets.encoders import EncoderConfig, build_encoder
+from metacl.nets.fast import mlp, predict_batch
+
+
+@dataclass(frozen=True)
+class OMLConfig(InnerConfig):
+    """SGD on the head, an example at a time; encoder, initial head and inner rate are meta-trained through it."""
+
+    width: int = 128
+    """D, features of an example."""
+    hidden: int = 512
+    """Width of the head's hidden layers."""
+    layers: int = 2
+    """Linear layers of the head; all their weights are fast."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "learner.", "width", "hidden", "layers")
+
+    def build(self, spec: EpisodeSpec) -> "OML":
+        return OML(self, spec)
+
+
+class OML(Learner):
+    """State: the head's weights. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example."""
+
+    def __init__(self, config: OMLConfig, spec: EpisodeSpec):
+        super().__init__(spec, config.distributed)
+        self.config = config
+        self.encoder = build_encoder(config.encoder, spec, config.width)
+        self.head = mlp([config.width, *[config.hidden] * (config.layers - 1), spec.outputs])
+        self.rates = InnerRates(config, [name for name, _ in self.head.named_parameters()])
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x).to(self.rates.log.dtype)  # out of autocast: steps are small
+
+    def init_state(self, batch_size: int) -> Fast:
+        return initial_fast(self.head, batch_size)
+
+    def learn_features(self, state: Fast, z_BND: Tensor, examples: Examples) -> Fast:
+        check_symbols(examples, self.spec)
+        return fast_mlp.learn(state, self.rates(), z_BND, self._flat(examples), self.config)
+
+    def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
+        return self.shaped(predict_batch(self.head, state, z_BMD))
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        """In one go the weights of an episode are not built at all, and the initial ones are shared."""
+        most = min(fast_mlp.PIECE, self.config.truncate or fast_mlp.PIECE)
+        if (self.distributed and self.training) or len(episode.stream) > most:
+            return super().meta_loss(episode)
+        check_symbols(episode.stream, self.spec)
+        z_stream, z_query = self.encode_episode(episode)
+        rates = self.rates()
+        layers = fast_mlp.as_layers(dict(self.head.named_parameters()), rates)
+        updates = fast_mlp.run(layers, rates, z_stream, self._flat(episode.stream), self.config)
+        return query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, self.spec)
+
+    def _flat(self, examples: Examples) -> Examples:
+        """Targets as vectors."""
+        if self.spec.classification:
+            return examples
+        return Examples(examples.x, examples.y.flatten(2), examples.task, examples.valid)

@@ -1,0 +1,83 @@
+"""Reptile: initial weights go part of the way to where SGD on each stream ends (Nichol 2018)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from episodes import Episode, EpisodeSpec, Examples
+from episodes.errors import above_zero, at_least
+from metacl.learners.gradient.inner_loop import (
+    Fast,
+    InnerConfig,
+    check_symbols,
+    example_loss,
+    initial_fast,
+    sgd,
+)
+from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.nets.encoders import EncoderConfig
+from metacl.nets.fast import PredictionNetwork, predict_batch
+
+
+@dataclass(frozen=True)
+class ReptileConfig:
+    """SGD on a whole network, an example at a time; the outer step is interpolation, --optimiser.rate of the way."""
+
+    rate: float = 0.01
+    """Inner learning rate. It is not meta-learned: interpolation gives it no gradient."""
+    width: int = 128
+    """Of the linear layers for vectors; for images the convolutions say it."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The convolutions, without BatchNorm. They are fast too."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "learner.", "width")
+        above_zero("learner.rate", self.rate)
+
+    def build(self, spec: EpisodeSpec) -> "Reptile":
+        return Reptile(self, spec)
+
+
+class Reptile(Learner):
+    """State: all weights, phi_n after n steps from phi. Outer step: phi <- phi + rate * (mean over episodes of phi_n - phi).
+
+    In training the meta-loss has the value of the queries' loss and the gradient phi - mean phi_n, so that plain SGD on it is
+    the interpolation. The queries are only reported: nothing is learnt from them.
+    """
+
+    outer_sgd = True
+
+    def __init__(self, config: ReptileConfig, spec: EpisodeSpec):
+        super().__init__(spec)
+        self.network = PredictionNetwork(config.encoder, spec, config.width)
+        self.inner = InnerConfig(rate=config.rate, order=1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.network.flat(x)
+
+    def init_state(self, batch_size: int) -> Fast:
+        return initial_fast(self.network, batch_size)
+
+    def learn_features(self, state: Fast, z_BND: Tensor, examples: Examples) -> Fast:
+        check_symbols(examples, self.spec)
+        rates = {name: w.new_tensor(self.inner.rate) for name, w in state.items()}
+        return sgd(self._loss, state, rates, z_BND, examples, self.inner)
+
+    def predict_features(self, state: Fast, z_BMD: Tensor) -> Tensor:
+        return self.shaped(predict_batch(self.network, state, z_BMD))
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        if not self.training:
+            return super().meta_loss(episode)
+        with torch.no_grad():
+            z_stream, z_query = self.encode_episode(episode)
+            end = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
+            result = query_loss(self.predict_features(end, z_query), episode.queries.y, self.spec)
+        ways = [(p * (p.detach() - end[name].mean(0))).sum() for name, p in self.network.named_parameters()]
+        surrogate = torch.stack(ways).sum()
+        return MetaLoss(result.loss + surrogate - surrogate.detach(), result.metrics)
+
+    def _loss(self, weights: Fast, z_F: Tensor, y: Tensor) -> Tensor:
+        return example_loss(functional_call(self.network, weights, (z_F,)), y, self.spec)

@@ -1,0 +1,1 @@
+"""Learners that answer by similarity to labelled examples."""

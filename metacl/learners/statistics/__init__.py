@@ -1,0 +1,1 @@
+"""Learners whose state is statistics of the stream, exact in any order."""

@@ -1,0 +1,166 @@
+"""SB-MCL: sequential Bayes in a latent space (Lee, Jeon, Son, Kim, ICML 2024).
+
+An encoder turns each (x, y) into a Gaussian N(mean, 1 / precision) over a latent. The posterior is their product with a learnt
+prior: precisions add, means are weighted with them, exact in any order. A decoder answers from x and a latent.
+Both are MLPs with a linear map past them: an example is a small part of the latent's mean, and through MLPs alone next to no
+gradient reaches it. A latent that tells classes apart adds up features joined with labels. MLPs take very long to find that,
+so products of the two go past them as well (binding: Plate 1995). The paper has neither.
+
+S samples of the latent; E stands for (mean, precision) of one example.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from episodes import Episode, EpisodeSpec, Examples
+from episodes.errors import at_least
+from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.symbols import RandomSymbols
+from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
+
+CERTAIN = 6.0
+"""Logarithm of the precision of one example before meta-training: what one of them says is not drowned by the sampling."""
+
+
+@dataclass(frozen=True)
+class BayesConfig:
+    """A Gaussian posterior over a latent, from an encoder of examples, read by a decoder."""
+
+    width: int = 128
+    """D, of features and of the latent."""
+    hidden: int = 256
+    """Width of the hidden layers of encoder and decoder."""
+    samples: int = 5
+    """Samples of the latent whose predictions are averaged after meta-training; 0: its mode alone (MAP)."""
+    kl_weight: float = 1e-3
+    """Weight of the posterior's KL divergence from the prior in the meta-loss. At 1, the evidence bound, short meta-training
+    ends with a posterior that is the prior and knows nothing of the stream."""
+    bind: bool = True
+    """Add features * label to an example's mean, and features * latent to what is decoded."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "learner.", "width", "hidden")
+        at_least(0, self, "learner.", "samples", "kl_weight")
+
+    def build(self, spec: EpisodeSpec) -> "SequentialBayes":
+        return SequentialBayes(self, spec)
+
+
+class BayesState(NamedTuple):
+    """The posterior N(mean, 1 / precision) of the latent."""
+
+    mean: Tensor
+    """(B, D)"""
+    precision: Tensor
+    """(B, D)"""
+
+
+class SequentialBayes(Learner):
+    """The order of the stream does not matter. In meta-training one random sample of the latent answers queries and stream;
+    afterwards a few, whose randomness is drawn once and is part of the learner."""
+
+    noise_SD: Tensor
+
+    def __init__(self, config: BayesConfig, spec: EpisodeSpec):
+        super().__init__(spec)
+        width, hidden = config.width, config.hidden
+        self.config = config
+        self.encoder = build_encoder(config.encoder, spec, width)
+        if spec.classification:
+            self.symbols = RandomSymbols(spec.symbols, width)
+            nn.init.eye_(self.symbols.write.weight)  # what is bound comes out as it went in
+            nn.init.eye_(self.symbols.answer.weight)
+        else:
+            self.target_encoder = VectorEncoder(spec.y_shape, width)
+            self.answer = nn.Linear(width, spec.outputs)
+        self.recognise = nn.Sequential(
+            nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width)
+        )
+        self.decode_x, self.decode_latent = nn.Linear(width, hidden), nn.Linear(width, hidden, bias=False)
+        self.decode = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.recognise_past = nn.Linear(2 * width, 2 * width, bias=False)
+        self.decode_past = nn.Linear(width, width, bias=False)
+        with torch.no_grad():
+            self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index]
+        self.prior_mean_D = nn.Parameter(torch.zeros(width))
+        self.prior_log_precision_D = nn.Parameter(torch.zeros(width))
+        self.register_buffer("noise_SD", torch.randn(config.samples, width))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+    def init_state(self, batch_size: int) -> BayesState:
+        return BayesState(*(t.expand(batch_size, -1) for t in (self.prior_mean_D, self.prior_log_precision_D.exp())))
+
+    def learn_features(self, state: BayesState, z_BND: Tensor, examples: Examples) -> BayesState:
+        y = examples.y
+        label_BND = self.symbols.embed(y) if self.spec.classification else self.target_encoder(y)
+        pair_BNE = torch.cat([z_BND, label_BND], dim=-1)
+        both_BNE = (self.recognise(pair_BNE) + self.recognise_past(pair_BNE)).to(state.mean)
+        mean_BND, log_precision_BND = both_BNE.chunk(2, dim=-1)
+        if self.config.bind:
+            mean_BND = mean_BND + z_BND * label_BND
+        return product(state, mean_BND, log_precision_BND.exp(), examples.valid)
+
+    def predict_features(self, state: BayesState, z_BMD: Tensor) -> Tensor:
+        if not self.config.samples:
+            return self._decode(z_BMD, state.mean[:, None])[:, 0]
+        latent_BSD = state.mean[:, None] + self.noise_SD * state.precision[:, None].rsqrt()
+        answers_BSM = self._decode(z_BMD, latent_BSD)
+        if self.spec.classification:
+            return answers_BSM.log_softmax(-1).logsumexp(1) - math.log(self.config.samples)
+        return answers_BSM.mean(1)
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        """In training: loss of the queries + (loss of the stream + KL / N), with one sample of the latent."""
+        if not self.training:
+            return super().meta_loss(episode)
+        z_stream, z_query = self.encode_episode(episode)
+        prior, stream = self.init_state(len(z_stream)), episode.stream
+        state = self.learn_features(prior, z_stream, stream)
+        latent_BSD = (state.mean + torch.randn_like(state.mean) * state.precision.rsqrt())[:, None]
+        asked = query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y, self.spec)
+        told = self._stream_loss(self._decode(z_stream, latent_BSD)[:, 0], stream)
+        kl = divergence(state, prior).mean() / len(stream)
+        metrics = asked.metrics | {"stream": told.detach(), "kl": kl.detach()}
+        return MetaLoss(asked.loss + told + self.config.kl_weight * kl, metrics)
+
+    def _decode(self, z_BMD: Tensor, latent_BSD: Tensor) -> Tensor:
+        """Logits (B, S, M, V) or targets (B, S, M, *y_shape), of each query with each latent."""
+        h_BSMD = self.decode(self.decode_x(z_BMD)[:, None] + self.decode_latent(latent_BSD)[:, :, None])
+        h_BSMD = h_BSMD + self.decode_past(latent_BSD)[:, :, None]
+        if self.config.bind:
+            h_BSMD = h_BSMD + z_BMD[:, None] * latent_BSD[:, :, None]
+        if self.spec.classification:
+            return self.symbols.logits(h_BSMD)
+        return self.shaped(self.answer(h_BSMD))
+
+    def _stream_loss(self, prediction: Tensor, stream: Examples) -> Tensor:
+        """Mean over the valid examples."""
+        if stream.valid is None:
+            return query_loss(prediction, stream.y, self.spec).loss
+        keep = stream.valid
+        if self.spec.classification:
+            return F.cross_entropy(prediction[keep].float(), stream.y[keep])
+        return F.mse_loss(prediction[keep].float(), stream.y[keep])
+
+
+def product(state: BayesState, mean_BND: Tensor, precision_BND: Tensor, valid_BN: Tensor | None = None) -> BayesState:
+    """The product of Gaussians, as a correction of the mean: mean' = mean + sum precision_n (mean_n - mean) / precision'."""
+    if valid_BN is not None:
+        precision_BND = precision_BND * valid_BN[..., None]
+    total_BD = state.precision + precision_BND.sum(1)
+    return BayesState(state.mean + (precision_BND * (mean_BND - state.mean[:, None])).sum(1) / total_BD, total_BD)
+
+
+def divergence(state: BayesState, prior: BayesState) -> Tensor:
+    """(B,) KL(state || prior)."""
+    ratio_BD = prior.precision / state.precision
+    far_BD = prior.precision * (state.mean - prior.mean).square()
+    return 0.5 * (ratio_BD - ratio_BD.log() - 1 + far_BD).sum(-1)

@@ -1,0 +1,1 @@
+"""Learners without meta-training: networks that are trained on the stream alone."""

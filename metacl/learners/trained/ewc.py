@@ -1,0 +1,85 @@
+"""Elastic weight consolidation online (Kirkpatrick et al. 2017), which is told where tasks end."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from episodes import EpisodeSpec
+from episodes.errors import at_least
+from metacl.learners.buffers import append_, empty_buffer, newest
+from metacl.learners.trained.backprop import Backprop, BackpropConfig
+from metacl.learners.trained.online_state import Memory, OnlineState, Work
+
+
+@dataclass(frozen=True)
+class EWCConfig(BackpropConfig):
+    """A quadratic penalty around the weights after each of the last tasks, each weight by how much that task needs it."""
+
+    stiffness: float = 1e5
+    """lambda: of the penalty stiffness / 2 * sum of F (weights - weights then)^2."""
+    tasks: int = 5
+    """Last tasks whose weights are remembered."""
+    fisher_examples: int = 1000
+    """Newest examples of a task from which its Fisher information is estimated."""
+    fisher_batch: int = 10
+    """Examples whose mean gradient is squared."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "learner.", "stiffness")
+        at_least(1, self, "learner.", "tasks", "fisher_examples", "fisher_batch")
+
+    def build(self, spec: EpisodeSpec) -> "EWC":
+        return EWC(self, spec)
+
+
+class EWC(Backprop):
+    """loss + stiffness / 2 sum_k sum_i F_ki (w_i - w_ki)^2 over the last tasks k."""
+
+    def __init__(self, config: EWCConfig, spec: EpisodeSpec):
+        super().__init__(config, spec)
+        self.needs_tasks = True
+
+    def remember(self, flat_BP: Tensor) -> Memory:
+        B, P = flat_BP.shape
+        anchors = {name: flat_BP.new_zeros(B, self.config.tasks, P) for name in ("fisher", "weights")}
+        sums = {name: torch.zeros_like(flat_BP) for name in ("stiff", "pull")}  # sum_k F_k, and sum_k F_k w_k
+        recent = empty_buffer(self.spec, flat_BP, B, self.config.fisher_examples)
+        return super().remember(flat_BP) | {"anchors": anchors, "sums": sums, "recent": recent}
+
+    def regularised(self, work: Work, gradient_BP: Tensor) -> Tensor:
+        sums = work.memory["sums"]
+        gradient_BP = gradient_BP + self.config.stiffness * (sums["stiff"] * work.flat - sums["pull"])
+        return super().regularised(work, gradient_BP)
+
+    def after(self, work: Work, x: Tensor, y: Tensor, answers: Tensor, hidden: list[Tensor]) -> None:
+        append_(work.memory["recent"], x=x, y=y)
+
+    @torch.no_grad()
+    def task_ends(self, state: OnlineState) -> OnlineState:
+        """The weights are remembered with their Fisher information, in place of those of the oldest task."""
+        state = super().task_ends(state)
+        if not int(state.memory["recent"]["count"].min()):
+            return state
+        flat_BP = torch.cat([w.flatten(1) for w in state.weights.values()], 1)
+        memory = pytree.tree_map(torch.clone, state.memory)
+        for name, new_BP in (("fisher", self.fisher(state)), ("weights", flat_BP)):
+            memory["anchors"][name] = torch.cat([memory["anchors"][name][:, 1:], new_BP[:, None]], 1)
+        fisher_BKP, weights_BKP = memory["anchors"]["fisher"], memory["anchors"]["weights"]
+        memory["sums"] = {"stiff": fisher_BKP.sum(1), "pull": (fisher_BKP * weights_BKP).sum(1)}
+        memory["recent"]["count"].zero_()
+        return state._replace(memory=memory)
+
+    def fisher(self, state: OnlineState) -> Tensor:
+        """(B, P): mean over batches of the squared gradient of the mean loss, on the newest examples with their labels."""
+        recent = state.memory["recent"]
+        kept = min(int(recent["count"].min()), self.config.fisher_examples)
+        x, y, _ = newest(recent, kept)
+        work = self.working(state)
+        squares = []
+        for first in range(0, kept, self.config.fisher_batch):
+            part = slice(first, first + self.config.fisher_batch)
+            squares.append(self.loss_gradient(work, x[:, part], y[:, part])[0].square())
+        return torch.stack(squares).mean(0)

@@ -1,0 +1,150 @@
+"""Backpropagation that replaces units: continual backpropagation (Dohare et al. 2024) and ReDo (Sokar et al. 2023).
+
+W are the units of a hidden layer; a unit of a convolution is a channel, and each place of an image counts as an example.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodes import EpisodeSpec, UserError
+from episodes.errors import at_least
+from metacl.learners.trained.backprop import UNITS, Backprop, BackpropConfig, drawn_for
+from metacl.learners.trained.online_state import Memory, Work
+from metacl.nets.side_by_side import incoming, outgoing, over_examples
+
+DECAY = 0.99
+"""Of the running means."""
+
+
+@dataclass(frozen=True)
+class ContinualConfig(BackpropConfig):
+    """Continual backpropagation: after each update a small share of the mature units, those of least utility, starts anew."""
+
+    replacement_rate: float = 1e-4
+    """Share of the mature units of each layer that is replaced at each update, on average."""
+    maturity: int = 100
+    """Updates that a new unit is left alone for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "learner.", "replacement_rate", "maturity")
+        _check_relu(self)
+
+    def build(self, spec: EpisodeSpec) -> "Continual":
+        return Continual(self, spec)
+
+
+class Continual(Backprop):
+    """utility = mean |h - running mean of h| * mean |outgoing weights| / mean |incoming weights|, averaged over updates."""
+
+    own_counts = True
+
+    def remember(self, flat_BP: Tensor) -> Memory:
+        zeros = [flat_BP.new_zeros(len(flat_BP), width) for width in self.network.units]
+        units = [{name: zero.clone() for name in ("mean", "utility", "age")} for zero in zeros]
+        return super().remember(flat_BP) | {"units": units, "due": flat_BP.new_zeros(len(flat_BP), len(units))}
+
+    def after(self, work: Work, x: Tensor, y: Tensor, answers: Tensor, hidden: list[Tensor]) -> None:
+        rngs = _generators(work)
+        for i, h in enumerate(hidden):
+            units = work.memory["units"][i]
+            self._watch(work, i, over_examples(h))
+            mature_BW = units["age"] > self.config.maturity
+            due_B = work.memory["due"][:, i]
+            due_B += self.config.replacement_rate * mature_BW.sum(1)
+            number_B = due_B.floor()
+            due_B -= number_B
+            for b in number_B.nonzero()[:, 0].tolist():
+                worst = units["utility"][b].masked_fill(~mature_BW[b], torch.inf) / (1 - DECAY ** units["age"][b])
+                number = min(int(number_B[b]), int(mature_BW[b].sum()))
+                unit = worst.topk(number, largest=False).indices
+                mean = units["mean"][b, unit] / (1 - DECAY ** units["age"][b, unit])
+                replace_units(self, work, i, b, unit, rngs(b), mean)
+                for kept in units.values():
+                    kept[b, unit] = 0
+
+    def _watch(self, work: Work, i: int, h_BNW: Tensor) -> None:
+        """Running means of activation and utility, in place."""
+        units, weights = work.memory["units"][i], self.named(work.flat)
+        units["age"] += 1
+        units["mean"].lerp_(h_BNW.mean(1), 1 - DECAY)
+        mean_BW = units["mean"] / (1 - DECAY ** units["age"])
+        out_BW = outgoing(weights, i, h_BNW.shape[2]).abs().mean((1, 3))
+        in_BW = incoming(weights, i).abs().mean(2)
+        units["utility"].lerp_((h_BNW - mean_BW[:, None]).abs().mean(1) * out_BW / in_BW, 1 - DECAY)
+
+
+@dataclass(frozen=True)
+class RedoConfig(BackpropConfig):
+    """ReDo: from time to time units that are dormant start anew."""
+
+    every: int = 1000
+    """Updates between two looks at the units."""
+    threshold: float = 0.025
+    """A unit is dormant where its mean |activation| is at most this share of its layer's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "learner.", "every")
+        at_least(0, self, "learner.", "threshold")
+        _check_relu(self)
+
+    def build(self, spec: EpisodeSpec) -> "Redo":
+        return Redo(self, spec)
+
+
+class Redo(Backprop):
+    """The activations are running means over updates, since a block may be one example."""
+
+    def remember(self, flat_BP: Tensor) -> Memory:
+        activity = [flat_BP.new_zeros(len(flat_BP), width) for width in self.network.units]
+        return super().remember(flat_BP) | {"activity": activity}
+
+    def after(self, work: Work, x: Tensor, y: Tensor, answers: Tensor, hidden: list[Tensor]) -> None:
+        rngs = _generators(work)
+        look_B = work.steps[:, 0] % self.config.every == 0
+        for i, h in enumerate(hidden):
+            size_BW = work.memory["activity"][i].lerp_(over_examples(h).abs().mean(1), 1 - DECAY)
+            dormant_BW = (size_BW <= self.config.threshold * size_BW.mean(1, keepdim=True)) & look_B[:, None]
+            for b in dormant_BW.any(1).nonzero()[:, 0].tolist():
+                replace_units(self, work, i, b, dormant_BW[b].nonzero()[:, 0], rngs(b))
+
+
+def replace_units(
+    learner: Backprop, work: Work, i: int, b: int, unit: Tensor, rng: np.random.Generator, mean: Tensor | None = None
+) -> None:
+    """Units of hidden layer i of learner b start anew, in place: incoming weights are drawn, outgoing ones are 0, Adam forgets.
+
+    Arguments:
+        mean: of their activations, (len(unit),): what the next layer loses with them goes into its biases.
+    """
+    weights, width = learner.named(work.flat), learner.network.units[i]
+    if mean is not None:
+        lost_O = torch.einsum("owr,w->o", outgoing(weights, i, width)[b, :, unit], mean)
+        weights[f"layers.{i + 1}.bias"][b] += lost_O
+    inputs = incoming(weights, i)[b, unit]
+    bound = learner.network.bound(i)
+    incoming(weights, i)[b, unit] = torch.from_numpy(rng.uniform(-bound, bound, inputs.shape)).to(inputs)
+    weights[f"layers.{i}.bias"][b, unit] = 0
+    outgoing(weights, i, width)[b, :, unit] = 0
+    for flat in [work.first, work.second] + [work.steps] * learner.own_counts:
+        moment = learner.named(flat)
+        incoming(moment, i)[b, unit] = 0
+        moment[f"layers.{i}.bias"][b, unit] = 0
+        outgoing(moment, i, width)[b, :, unit] = 0
+
+
+def _generators(work: Work) -> Callable[[int], np.random.Generator]:
+    """The generator of a learner at this update, made where it is needed; the layers draw from it one after another."""
+    made: dict[int, np.random.Generator] = {}
+    return lambda b: made.get(b) or made.setdefault(b, drawn_for(work, b, UNITS))
+
+
+def _check_relu(config: Any) -> None:
+    if config.network.activation != "relu":
+        raise UserError("Units are replaced in networks with relu only: a unit of crelu has two activations.")

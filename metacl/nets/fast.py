@@ -1,0 +1,77 @@
+"""Networks whose weights are fast: no BatchNorm, because an inner step sees one example."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from episodes import EpisodeSpec
+from metacl.nets.encoders import EncoderConfig
+
+
+def mlp(sizes: list[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them; layer l is number 2l."""
+    layers: list[nn.Module] = []
+    for into, out in pairwise(sizes):
+        layers += [nn.Linear(into, out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class PredictionNetwork(nn.Module):
+    """3x3 convolutions with bias and ReLU, flattened, then a linear layer (ANML); for vectors three linear layers before it.
+
+    Arguments:
+        width: of the linear layers for vectors.
+    """
+
+    def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):
+        super().__init__()
+        self.shape, self.image = spec.x_shape, spec.x_kind == "image"
+        if self.image:
+            into, height, breadth = spec.x_shape
+            self.strides = config.strides
+            channels = pairwise((into, *config.channels))
+            self.layers = nn.ModuleList(
+                nn.Conv2d(a, b, 3, stride, padding=1) for (a, b), stride in zip(channels, self.strides, strict=True)
+            )
+            for stride in self.strides:
+                height, breadth = math.ceil(height / stride), math.ceil(breadth / stride)
+            self.width = config.channels[-1] * height * breadth
+        else:
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([math.prod(spec.x_shape), width, width, width]))
+            self.width = width
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.answer = nn.Linear(self.width, spec.outputs)
+
+    def forward(self, x_MF: Tensor, gate_MD: Tensor | None = None) -> Tensor:
+        """Inputs of `flat`, (..., F) -> (..., outputs). The gate (..., width) multiplies what enters the last layer."""
+        h = x_MF.unflatten(-1, self.shape) if self.image else x_MF
+        for layer in self.layers:
+            h = (convolved(h, layer) if self.image else layer(h)).relu()  # type: ignore[arg-type]
+        h = h.flatten(-3) if self.image else h
+        return self.answer(h if gate_MD is None else h * gate_MD)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """(B, N, *x_shape) -> (B, N, F) in the weights' dtype; images scaled to [-1, 1]."""
+        flat = x.flatten(2).to(self.answer.weight.dtype)
+        return flat / 127.5 - 1 if self.image else flat
+
+
+def convolved(h: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer` (3 x 3, padded by 1) on h (..., C, height, width), as a product of matrices: with weights for each episode, and
+    in the second derivative, that is faster than grouped convolutions."""
+    height, breadth = ((side - 1) // stride + 1 for side, stride in zip(h.shape[-2:], layer.stride, strict=True))
+    patches = F.unfold(h.reshape(-1, *h.shape[-3:]), 3, padding=1, stride=layer.stride)  # (M, 9 C, height * breadth)
+    out = layer.weight.flatten(1) @ patches + layer.bias[:, None]  # type: ignore[index]
+    return out.view(*h.shape[:-3], -1, height, breadth)
+
+
+def predict_batch(network: nn.Module, fast: dict[str, Tensor], z_BMD: Tensor, *more: Tensor) -> Tensor:
+    """The network of each episode on its own queries: (B, M, D) -> (B, M, outputs)."""
+    call = torch.func.vmap(lambda weights, *z: torch.func.functional_call(network, weights, z))
+    with torch.autocast(z_BMD.device.type, enabled=False):
+        return call(fast, z_BMD, *more)

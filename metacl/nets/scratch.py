@@ -1,0 +1,37 @@
+"""The network that `online`, `offline` and `replay` train from scratch: an encoder without BatchNorm, and a linear layer."""
+
+import torch
+from torch import Tensor, nn
+
+from episodes import EpisodeSpec
+from metacl.nets.encoders import EncoderConfig, ImageEncoder, build_encoder
+
+Weights = dict[str, Tensor]
+"""Tensors by the name of the network's parameter, each (B, *shape)."""
+
+
+class Network(nn.Module):
+    """The encoder and a linear layer. BatchNorm gives way to GroupNorm with one group: an example on its own has no batch.
+
+    Arguments:
+        width: D, features before the last layer.
+    """
+
+    def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):
+        super().__init__()
+        encoder = build_encoder(config, spec, width)
+        layers = encoder.convolutions if isinstance(encoder, ImageEncoder) else encoder.layers
+        self.layers = nn.Sequential(*(_without_batch(layer) for layer in layers))  # type: ignore[union-attr]
+        self.layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.linear = nn.Sequential(encoder.linear, nn.ReLU()) if isinstance(encoder, ImageEncoder) else nn.Identity()
+        self.answer = nn.Linear(width, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, height, width) in [-1, 1] or (N, F) -> (N, outputs)."""
+        return self.answer(self.linear(self.layers(x).flatten(1)))
+
+
+def _without_batch(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        return nn.GroupNorm(1, layer.num_features)
+    return nn.ReLU() if isinstance(layer, nn.ReLU) else layer

@@ -1,0 +1,1 @@
+"""Complete configurations, and the one table of names."""

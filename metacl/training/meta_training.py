@@ -1,0 +1,243 @@
+"""The outer loop: episodes in, meta-parameters out. Every step is a function of (seed, step), so a resume changes nothing."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from episodes import Benchmark, EpisodeGenerator, UserError
+from metacl.learners import Learner
+from metacl.recipes.config import OptimiserConfig, TrainConfig
+from metacl.report.display import TrainingDisplay
+from metacl.runs.environment import fast_bf16
+from metacl.runs.folder import Run
+from metacl.training.tracking import EventWriter
+
+LOG_EVERY = 10
+"""Steps between two lines of metrics.jsonl, each an average over them."""
+
+
+class MetaTrainingError(UserError):
+    """The loss is not finite any more."""
+
+
+def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume: bool = False) -> bool:
+    """Meta-trains the learner of a run, or goes on from its newest checkpoint.
+
+    Returns:
+        Whether all steps were done; False after Ctrl-C, which finishes the step and saves.
+
+    Raises:
+        MetaTrainingError: the loss or the meta-gradient is not finite; the last good checkpoint stays.
+    """
+    config = run.config
+    torch.manual_seed(config.seed)
+    learner = config.learner.build(benchmark.train.spec)
+    optimiser = make_optimiser(learner, config.optimiser)
+    first = run.last() if resume else 0
+    if resume:
+        run.restore(first, learner, optimiser)
+    model, optimiser = accelerator.prepare(learner, optimiser)
+    loop = _Loop(run, accelerator, model, optimiser, benchmark)
+    if accelerator.is_main_process:
+        run.forget_after(first)
+    return loop.run_from(first)
+
+
+@dataclass
+class _Loop:
+    """What the steps of one call of `meta_train` share."""
+
+    run: Run
+    accelerator: Accelerator
+    model: nn.Module
+    optimiser: Any
+    benchmark: Benchmark
+    pending: list[dict[str, Tensor]] = field(default_factory=list)
+    """The metrics of the steps since the last line was logged."""
+
+    def __post_init__(self) -> None:
+        self.config = self.run.config
+        self.learner: Learner = self.accelerator.unwrap_model(self.model)
+        self.train, self.validation = generators(self.config, self.benchmark)
+
+    def run_from(self, first: int) -> bool:
+        config, main = self.config, self.accelerator.is_main_process
+        batches = self._batches(first)
+        display = TrainingDisplay(config.steps, first, config.batch_size, enabled=main)
+        with display, EventWriter(self.run.folder, enabled=main) as events, _interrupts() as interrupted:
+            since = time.perf_counter()
+            for step in range(first, config.steps):
+                self.pending.append(self._step(step, next(batches)))
+                done = step + 1
+                stop = self._agreed(bool(interrupted))
+                validate = done % config.validation.every == 0 or done == config.steps
+                if done % LOG_EVERY == 0 or validate or stop:
+                    record = self._average(done)
+                    elapsed, since = time.perf_counter() - since, time.perf_counter()
+                    record["episodes_per_second"] = len(self.pending) * config.batch_size / elapsed
+                    self.pending.clear()
+                    self._log(record, events, display)
+                if validate:
+                    self._validate(done, events, display)
+                    since = time.perf_counter()
+                elif stop:
+                    self._save(done, None)
+                if stop:
+                    return done == config.steps
+        return True
+
+    def _step(self, step: int, episode: Any) -> dict[str, Tensor]:
+        config = self.config
+        torch.manual_seed(_step_seed(config.seed, step, self.accelerator.process_index))
+        self.model.train()
+        self.learner.step = step
+        rate = learning_rate(config.optimiser, step, config.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        episode = episode.first_tasks(curriculum_tasks(config, step)) if step < config.curriculum else episode
+        result = self.model(episode.to(self.accelerator.device, non_blocking=True))
+        self.optimiser.zero_grad()
+        self.accelerator.backward(result.loss)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimiser.clip or math.inf)
+        self.optimiser.step()
+        return result.metrics | {"gradient_norm": norm, "rate": torch.tensor(rate)}
+
+    def _batches(self, first: int) -> Iterator[Any]:
+        config, accelerator = self.config, self.accelerator
+        workers = config.workers if config.workers is not None else 2 * (accelerator.device.type == "cuda")
+        part = accelerator.process_index, accelerator.num_processes
+        return self.train.batches(config.batch_size, first, config.steps, part, workers)
+
+    def _average(self, done: int) -> dict[str, Any]:
+        """The mean of the pending metrics over steps and processes; raises at the first step that was not finite."""
+        names = sorted({name for metrics in self.pending for name in metrics})
+        table = [
+            torch.stack([m.get(name, torch.tensor(0.0)).float().to(self.accelerator.device) for name in names])
+            for m in self.pending
+        ]
+        values = self.accelerator.reduce(torch.stack(table), "mean").cpu()
+        broken = (~values.isfinite()).any(1).nonzero()
+        if len(broken):
+            self._stop_broken(done - len(self.pending) + int(broken[0]) + 1)
+        return {"step": done} | dict(zip(names, values.mean(0).tolist(), strict=True))
+
+    def _stop_broken(self, step: int) -> None:
+        steps = self.run.steps()
+        kept = f"The checkpoint of step {steps[-1]} is kept in {self.run.folder}." if steps else "There was no checkpoint yet."
+        raise MetaTrainingError(
+            f"The loss or its gradient is not finite at step {step}. {kept} "
+            "Try a lower --optimiser.rate, a longer --optimiser.warmup, --optimiser.clip 1 or --precision fp32."
+        )
+
+    def _validate(self, done: int, events: EventWriter, display: TrainingDisplay) -> None:
+        if self.accelerator.is_main_process:
+            config = self.config
+            metrics = validate(self.learner, self.validation, config.validation.episodes, config.batch_size, self.accelerator)
+            self._log({"step": done} | {f"validation_{name}": value for name, value in metrics.items()}, events, display)
+            self._save(done, metrics["accuracy"] if "accuracy" in metrics else -metrics["mse"])
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, done: int, score: float | None) -> None:
+        if self.accelerator.is_main_process:
+            self.run.save(done, self.learner, self.optimiser, score)
+
+    def _log(self, record: dict[str, Any], events: EventWriter, display: TrainingDisplay) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(record)
+            events.write(record)
+            display.update(record)
+
+    def _agreed(self, stop: bool) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.accelerator.device)) > 0)
+
+
+@torch.no_grad()
+def validate(
+    learner: Learner, generator: EpisodeGenerator, episodes: int, batch_size: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """The learner's mean loss and score over the first `episodes` episodes."""
+    was_training = learner.training
+    learner.eval()
+    totals: dict[str, float] = {}
+    for first in range(0, episodes, batch_size):
+        indices = range(first, min(first + batch_size, episodes))
+        with accelerator.autocast():
+            metrics = learner.meta_loss(generator.batch(indices).to(accelerator.device)).metrics
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / episodes
+    learner.train(was_training)
+    return totals
+
+
+def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
+    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes.
+
+    Raises:
+        UserError: meta-train has too few classes, or a class too few images.
+    """
+    shape, most = config.episodes, benchmark.validation.most_tasks
+    shorter = replace(shape, tasks=shape.tasks if most is None else min(shape.tasks, most))
+    return benchmark.generator("train", shape, config.seed), benchmark.generator("validation", shorter, config.seed)
+
+
+def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """AdamW in one kernel for all tensors, or plain SGD where the learner asks for it; `learning_rate` sets its rate
+    before each step."""
+    if isinstance(learner, Learner) and learner.outer_sgd:
+        return torch.optim.SGD(learner.parameters(), lr=config.rate)
+    return torch.optim.AdamW(learner.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True)
+
+
+def curriculum_tasks(config: TrainConfig, step: int) -> int:
+    """Tasks in the streams of a step: two at first, all of them after `curriculum` steps, as many more at each step between."""
+    full = config.episodes.tasks
+    return full if step >= config.curriculum else min(full, 2 + (full - 1) * step // config.curriculum)
+
+
+def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0): warm-up, then the schedule."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "halving":
+        return config.rate * warm * 0.5 ** (step // config.halve_every)
+    return config.rate * warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """The device and its precision: `auto` takes bf16 where it is fast."""
+    AcceleratorState._reset_state()  # one process may meta-train several runs, each in its own precision
+    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
+    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    """A seed for the randomness inside a step (dropout, attachments): nothing of it need be saved."""
+    return ((seed * 1_000_003 + step) * 1_009 + process) % 2**63
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C: the first only fills the list, the second interrupts at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, previous)
