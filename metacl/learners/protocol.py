@@ -1,14 +1,14 @@
 """The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
+from metacl.learners.losses import MetaLoss, query_loss, query_score
 
 State = Any
 """A tree (NamedTuple, tuple, dict) of tensors whose first axis is B."""
@@ -20,15 +20,6 @@ Distributed = Literal["random", "every"] | None
 
 class DivergedError(UserError):
     """Learning left the finite numbers: the learning rate is too high."""
-
-
-class MetaLoss(NamedTuple):
-    """What one batch of episodes gives the outer loop."""
-
-    loss: Tensor
-    """Scalar, to be minimised over the meta-parameters."""
-    metrics: dict[str, Tensor]
-    """Detached scalars to report: `accuracy` or `mse` on the queries, and the parts of the loss."""
 
 
 class Learner(nn.Module):
@@ -123,23 +114,6 @@ class Learner(nn.Module):
         lost = (score_A[~late_A].mean() - score_A[late_A].mean()).nan_to_num()
         loss.metrics["forgetting"] = lost if self.spec.classification else -lost
         return loss
-
-
-def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> MetaLoss:
-    """Mean loss of predictions (B, M, V) or (B, M, *y_shape), in float32."""
-    prediction = prediction.float() if prediction.dtype == torch.bfloat16 else prediction
-    loss = (
-        F.cross_entropy(prediction.flatten(0, 1), target.flatten()) if spec.classification else F.mse_loss(prediction, target)
-    )
-    name = "accuracy" if spec.classification else "mse"
-    return MetaLoss(loss, {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()})
-
-
-def query_score(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
-    """(B, M) right (1) or wrong (0) in classification, squared error averaged over the target in regression."""
-    if spec.classification:
-        return (prediction.argmax(-1) == target).float()
-    return (prediction - target).float().square().flatten(2).mean(-1)
 
 
 def task_parts(stream: Examples) -> Iterator[slice]:

@@ -1,0 +1,67 @@
+"""What counts as an error of an answer, in one place: cross-entropy of logits, or the squared error of a target.
+
+A prediction is (..., V) logits in classification; in regression it is (..., *y_shape), or flat, (..., F). A target is (...)
+int64 symbols or (..., *y_shape). The dots are B episodes and M queries, M queries, or nothing for one example; all functions
+work under torch.func.vmap. Sums are made in float32 at least, whatever a prediction's dtype.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from episodes import EpisodeSpec
+
+
+class MetaLoss(NamedTuple):
+    """What one batch of episodes gives the outer loop."""
+
+    loss: Tensor
+    """Scalar, to be minimised over the meta-parameters."""
+    metrics: dict[str, Tensor]
+    """Detached scalars to report: `loss`, `accuracy` or `mse` on the queries, and the parts of the loss."""
+
+
+def example_losses(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
+    """The loss of each example, (...): cross-entropy, or the squared error averaged over the target."""
+    prediction = _wide(prediction)
+    if spec.classification:
+        return F.cross_entropy(prediction.movedim(-1, min(1, target.ndim)), target, reduction="none")
+    return _flat(prediction - _as(prediction, target), target, spec).square().mean(-1)
+
+
+def mean_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
+    """The mean of `example_losses`, a scalar, in one call of PyTorch: the last bit of the two may differ."""
+    prediction = _wide(prediction)
+    if spec.classification:
+        return F.cross_entropy(prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1))
+    return F.mse_loss(prediction, _as(prediction, target))
+
+
+def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> MetaLoss:
+    """`mean_loss` of all queries (B, M, ...) of a batch, and the metrics that go with it."""
+    loss = mean_loss(prediction, target, spec)
+    name = "accuracy" if spec.classification else "mse"
+    return MetaLoss(loss, {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()})
+
+
+def query_score(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
+    """What is reported of each query, (...): right (1) or wrong (0) in classification, `example_losses` in regression."""
+    if spec.classification:
+        return (prediction.argmax(-1) == target).float()
+    return example_losses(prediction, target, spec)
+
+
+def _wide(prediction: Tensor) -> Tensor:
+    return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+
+
+def _as(prediction: Tensor, target: Tensor) -> Tensor:
+    """A target of regression in the shape and dtype of its prediction."""
+    return target.reshape(prediction.shape).to(prediction.dtype)
+
+
+def _flat(error: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
+    """(..., *y_shape) or (..., F) -> (..., F)."""
+    return error.reshape(*target.shape[: target.ndim - len(spec.y_shape)], -1)
