@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from episodes.data.pool import ClassPool, cached, grouped
+from episodes.drawing import import_matplotlib
+from episodes.rng import keyed_numbers
 
 SCRIPTS = {"train": ("LATIN", "MODIFIER"), "validation": ("GREEK",), "test": ("CYRILLIC", "ARMENIAN", "GEORGIAN")}
 FACES = tuple(
@@ -54,6 +56,7 @@ def draw_glyphs(size: int, letters: list[str] | None = None) -> ClassPool:
 
 def glyph_letters() -> list[str]:
     """The letters that all twelve faces have and that look different, meta-train's first and each split's in Unicode order."""
+    import_matplotlib()
     from matplotlib.ft2font import FT2Font
 
     in_all = set.intersection(*(set(FT2Font(str(_face_file(face))).get_charmap()) for face in FACES))
@@ -76,7 +79,7 @@ def _drawings(letters: list[str], size: int) -> Iterator[np.ndarray]:
         boxes = [font.getbbox(letter) for font in fonts]
         extents = [(right - left, bottom - top) for left, top, right, bottom in boxes]
         fit = min(1.0, 0.95 * side / max(max(extent) for extent in extents))
-        rng = np.random.Generator(np.random.Philox(key=ord(letter)))
+        rng = keyed_numbers(ord(letter))
         for font, box, extent in zip(fonts, boxes, extents, strict=True):
             ink = _ink(font, letter, box, side)
             for jitter in rng.uniform(-1, 1, (JITTERS, 5)):
@@ -131,6 +134,4 @@ def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _face_file(face: str) -> Path:
-    import matplotlib
-
-    return Path(matplotlib.get_data_path(), "fonts", "ttf", face)
+    return Path(import_matplotlib().get_data_path(), "fonts", "ttf", face)
