@@ -19,12 +19,12 @@ from metacl.learners.gradient.inner_loop import (
     InnerConfig,
     InnerRates,
     check_symbols,
-    example_loss,
     initial_fast,
     rematerialised,
     segments,
     sgd,
 )
+from metacl.learners.losses import mean_loss
 from metacl.nets.fast import mlp, predict_batch
 
 WIDTH = 5
@@ -62,7 +62,7 @@ class Case:
         self.stream = Examples(nothing, y, nothing, torch.rand(2, steps, generator=rng) < 0.8)
 
     def loss(self, weights: Fast, z_D: Tensor, y: Tensor) -> Tensor:
-        return example_loss(functional_call(self.head, weights, (z_D,)), y, self.spec)
+        return mean_loss(functional_call(self.head, weights, (z_D,)), y, self.spec)
 
     def start(self) -> Fast:
         return initial_fast(self.head, 2)

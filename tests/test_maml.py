@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, UserError
 from metacl.learners import check_learner, query_loss
 from metacl.learners.check import random_episode
-from metacl.learners.gradient.inner_loop import InnerConfig, example_loss, sgd
+from metacl.learners.gradient.inner_loop import InnerConfig, sgd
 from metacl.learners.gradient.maml import MAML, MAMLConfig
+from metacl.learners.losses import mean_loss
 
 ALGORITHMS = ("maml", "meta-sgd", "anil")
 SPECS = {"images": IMAGES, "regression": VECTORS}
@@ -50,7 +51,7 @@ def test_learn2learn_agrees_with_the_inner_loop_of_torch_func(algorithm, spec, o
     rates = rates or dict.fromkeys(names, learner.config.rate * learner.log_rate.exp())
 
     def loss(weights, z_D, y):
-        return example_loss(functional_call(learner.network, weights, (z_D,)), y, spec)
+        return mean_loss(functional_call(learner.network, weights, (z_D,)), y, spec)
 
     end = sgd(loss, learner.init_state(2), rates, z_stream, episode.stream, InnerConfig(order=order))
     state = learner.learn_features(learner.init_state(2), z_stream, episode.stream)

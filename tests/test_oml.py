@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from episodes import EpisodeSpec, UserError
 from metacl.learners import check_learner, query_loss, state_bytes
 from metacl.learners.check import random_episode
-from metacl.learners.gradient.inner_loop import example_loss, sgd
+from metacl.learners.gradient.inner_loop import sgd
 from metacl.learners.gradient.oml import OML, OMLConfig
+from metacl.learners.losses import mean_loss
 from metacl.nets.fast import predict_batch
 from metacl.recipes.config import OptimiserConfig
 
@@ -65,7 +66,7 @@ def test_the_meta_loss_is_that_of_the_plain_inner_loop(spec):
     z_stream, z_query = learner.encode_episode(episode)
 
     def loss(weights, z_D, y):
-        return example_loss(torch.func.functional_call(learner.head, weights, (z_D,)), y, spec)
+        return mean_loss(torch.func.functional_call(learner.head, weights, (z_D,)), y, spec)
 
     end = sgd(loss, learner.init_state(2), learner.rates(), z_stream, episode.stream, learner.config)
     prediction = predict_batch(learner.head, end, z_query).reshape(2, 12, *(spec.y_shape or (spec.symbols,)))

@@ -1,5 +1,6 @@
 """Random numbers that are functions of integers: the same on every device, and nothing of them need be kept in a state."""
 
+import torch
 from torch import Tensor
 
 
@@ -20,3 +21,16 @@ def lots(place: Tensor) -> Tensor:
     z = (z ^ shifted(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ shifted(z, 27)) * -0x6B2FB644ECCEEE15
     return shifted(z ^ shifted(z, 31), 11).double() * 2.0**-53
+
+
+def reservoir_places(seen_B: Tensor, lot_B: Tensor, places: int) -> Tensor:
+    """(B,) the place in a reservoir that the next example takes; a place that is not below `places`: it is not kept.
+
+    The n-th example takes one of R places with probability R / n, so what is kept is a uniform sample (Vitter 1985).
+
+    Arguments:
+        seen_B: the examples before it.
+        lot_B: a random number in [0, 1) for it.
+        places: R.
+    """
+    return torch.where(seen_B < places, seen_B, (lot_B * (seen_B + 1)).long())

@@ -12,7 +12,8 @@ from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.attention import ATTENTION, Attention, make_attention
 from metacl.attention.backends import BACKENDS
-from metacl.learners.protocol import Distributed, Learner, MetaLoss, query_loss
+from metacl.learners.losses import MetaLoss, query_loss
+from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.symbols import SYMBOLS
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 

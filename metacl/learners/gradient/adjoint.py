@@ -117,7 +117,7 @@ def _outer(left_BNO: Tensor, right_BNI: Tensor, shared: bool) -> Tensor:
 
 
 def _loss_gradient(o_B1V: Tensor, target_B1V: Tensor, regression: bool) -> Tensor:
-    """Of `inner_loop.example_loss`, at the outputs: p - y in classification, 2 (o - y) / V in regression."""
+    """Of `losses.mean_loss` of one example, at the outputs: p - y in classification, 2 (o - y) / V in regression."""
     return (o_B1V - target_B1V) * (2 / o_B1V.shape[-1]) if regression else o_B1V.softmax(-1) - target_B1V
 
 

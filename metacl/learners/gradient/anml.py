@@ -8,7 +8,8 @@ from torch.func import functional_call
 
 from episodes import EpisodeSpec, Examples
 from episodes.errors import at_least
-from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, example_loss, initial_fast, sgd
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast, sgd
+from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
 from metacl.nets.fast import PredictionNetwork, predict_batch
@@ -62,7 +63,7 @@ class ANML(Learner):
         return self.shaped(predict_batch(self.network, state, *self._parts(z_BMD)))
 
     def _loss(self, weights: Fast, z_D: Tensor, y: Tensor) -> Tensor:
-        return example_loss(functional_call(self.network, weights, self._parts(z_D)), y, self.spec)
+        return mean_loss(functional_call(self.network, weights, self._parts(z_D)), y, self.spec)
 
     def _parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
         gates = self.network.width

@@ -49,7 +49,7 @@ class Updates(NamedTuple):
 
 
 def learn(fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> Fast:
-    """`inner_loop.sgd` of an MLP (`networks.mlp`) under `inner_loop.example_loss`; y must be symbols or flat targets.
+    """`inner_loop.sgd` of an MLP (`nets.fast.mlp`) under `losses.mean_loss`; y must be symbols or flat targets.
 
     Truncated, only the steps after the last cut have a part in the meta-gradient.
     """

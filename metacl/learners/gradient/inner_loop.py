@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
@@ -68,11 +67,6 @@ class InnerRates(nn.Module):
 def initial_fast(module: nn.Module, batch_size: int) -> Fast:
     """The meta-learned initial weights, the same for every episode."""
     return {name: p.expand(batch_size, *p.shape).contiguous() for name, p in module.named_parameters()}
-
-
-def example_loss(prediction: Tensor, y: Tensor, spec: EpisodeSpec) -> Tensor:
-    """Of one example: cross-entropy of logits (V,), or the mean squared error of a target."""
-    return F.cross_entropy(prediction, y) if spec.classification else F.mse_loss(prediction, y.flatten())
 
 
 def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> Fast:

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
 from metacl.learners.gradient.inner_loop import Fast, check_finite, check_symbols, initial_fast
+from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Distributed, Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
 from metacl.nets.fast import PredictionNetwork, mlp, predict_batch
@@ -100,7 +100,7 @@ class MAML(Learner):
         with torch.enable_grad(), torch.autocast(z_ND.device.type, enabled=False):
             clone = self._clone(weights if outer else {name: w.detach().requires_grad_() for name, w in weights.items()})
             for part in self._batches(examples, b):
-                losses.append(self._loss(clone(z_ND[part]), examples.y[b, part]))
+                losses.append(mean_loss(clone(z_ND[part]), examples.y[b, part], self.spec))
                 clone.adapt(losses[-1], first_order=self.config.order == 1 or not outer)
                 if not outer:
                     _put(clone.module, {n: w.detach().requires_grad_() for n, w in clone.module.named_parameters()})
@@ -129,11 +129,6 @@ class MAML(Learner):
             places = places[examples.valid[b]]
         size = 1 if self.config.inner == "sequential" else self.config.batch
         return (part for part in places.split(size) if len(part))
-
-    def _loss(self, prediction_KV: Tensor, y: Tensor) -> Tensor:
-        if self.spec.classification:
-            return F.cross_entropy(prediction_KV, y)
-        return F.mse_loss(prediction_KV, y.flatten(1).to(prediction_KV.dtype))
 
 
 def _put(module: nn.Module, weights: Fast) -> None:

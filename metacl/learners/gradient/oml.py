@@ -8,7 +8,8 @@ from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import at_least
 from metacl.learners.gradient import fast_mlp
 from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast
-from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.losses import MetaLoss, query_loss
+from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
 from metacl.nets.fast import mlp, predict_batch
 

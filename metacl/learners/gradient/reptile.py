@@ -8,15 +8,9 @@ from torch.func import functional_call
 
 from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import above_zero, at_least
-from metacl.learners.gradient.inner_loop import (
-    Fast,
-    InnerConfig,
-    check_symbols,
-    example_loss,
-    initial_fast,
-    sgd,
-)
-from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, check_symbols, initial_fast, sgd
+from metacl.learners.losses import MetaLoss, mean_loss, query_loss
+from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig
 from metacl.nets.fast import PredictionNetwork, predict_batch
 
@@ -80,4 +74,4 @@ class Reptile(Learner):
         return MetaLoss(result.loss + surrogate - surrogate.detach(), result.metrics)
 
     def _loss(self, weights: Fast, z_F: Tensor, y: Tensor) -> Tensor:
-        return example_loss(functional_call(self.network, weights, (z_F,)), y, self.spec)
+        return mean_loss(functional_call(self.network, weights, (z_F,)), y, self.spec)

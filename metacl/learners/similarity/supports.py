@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from episodes import Examples
-from metacl.learners.lots import lots
+from metacl.learners.lots import lots, reservoir_places
 
 Bound = Literal["all", "fifo", "reservoir", "balanced"]
 
@@ -61,8 +61,7 @@ def _reservoir(support: Support, valid_BN: Tensor) -> Tensor:
     places = support.z.shape[1]
     slot_BR, seen_B = _old_places(support), support.seen.clone()
     for n in range(valid_BN.shape[1]):
-        drawn_B = (lots(seen_B) * (seen_B + 1)).long()
-        place_B = torch.where(seen_B < places, seen_B, drawn_B)
+        place_B = reservoir_places(seen_B, lots(seen_B), places)
         taken_B = valid_BN[:, n] & (place_B < places)
         _put(slot_BR, place_B, taken_B, places + n)
         seen_B += valid_BN[:, n]

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import at_least
-from metacl.learners.protocol import Learner, MetaLoss, query_loss
+from metacl.learners.losses import MetaLoss, mean_loss, query_loss
+from metacl.learners.protocol import Learner
 from metacl.learners.symbols import RandomSymbols
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 
@@ -143,12 +143,10 @@ class SequentialBayes(Learner):
 
     def _stream_loss(self, prediction: Tensor, stream: Examples) -> Tensor:
         """Mean over the valid examples."""
-        if stream.valid is None:
-            return query_loss(prediction, stream.y, self.spec).loss
         keep = stream.valid
-        if self.spec.classification:
-            return F.cross_entropy(prediction[keep].float(), stream.y[keep])
-        return F.mse_loss(prediction[keep].float(), stream.y[keep])
+        if keep is None:
+            return mean_loss(prediction, stream.y, self.spec)
+        return mean_loss(prediction[keep], stream.y[keep], self.spec)
 
 
 def product(state: BayesState, mean_BND: Tensor, precision_BND: Tensor, valid_BN: Tensor | None = None) -> BayesState:
