@@ -4,9 +4,9 @@ from episodes.catalog import BENCHMARKS, Benchmark, DataConfig, load_benchmark
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
-from episodes.stream import Stream, StreamTask, side_by_side
+from episodes.stream import EpisodeSource, SeededStream, Stream, side_by_side
 from episodes.stream_catalog import STREAMS, StreamConfig, load_stream
-from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples
+from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
 
 __all__ = [
     "BENCHMARKS",
@@ -17,11 +17,15 @@ __all__ = [
     "Episode",
     "EpisodeGenerator",
     "EpisodeShape",
+    "EpisodeSource",
     "EpisodeSpec",
     "Examples",
+    "Part",
+    "SeededStream",
+    "Source",
     "Stream",
     "StreamConfig",
-    "StreamTask",
+    "Task",
     "UserError",
     "load_benchmark",
     "load_stream",

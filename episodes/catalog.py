@@ -15,7 +15,10 @@ from episodes.data.pool import ClassPool, cached
 from episodes.data.sources import Reading, folder_identity, is_hub_name, read
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
-from episodes.tasks.families import Classification, Sine, TaskFamily
+from episodes.rng import random_numbers
+from episodes.tasks.classification import Classification
+from episodes.tasks.family import TaskFamily
+from episodes.tasks.sine import Sine
 from episodes.types import EpisodeShape
 
 Split = Literal["train", "validation", "test"]
@@ -170,8 +173,7 @@ def _cut(pool: ClassPool, name: str, shares: Sequence[int], splits: Sequence[str
             f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}) "
             f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one?"
         )
-    key = np.frombuffer(hashlib.blake2b(f"classes of {name}".encode(), digest_size=16).digest(), dtype="<u8")
-    shuffled = np.random.Generator(np.random.Philox(key=key)).random(classes).argsort()
+    shuffled = random_numbers(f"classes of {name}").random(classes).argsort()
     ends: list[int] = []
     for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it
         least, most = (ends[-1] if ends else 0) + 1, classes - len(splits) + i

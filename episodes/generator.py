@@ -1,6 +1,5 @@
 """EpisodeGenerator: episode i of (benchmark, split, seed) is a pure function of these four, the same on every machine."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from episodes.tasks.families import TaskFamily
+from episodes.rng import random_numbers
+from episodes.tasks.family import TaskFamily
 from episodes.types import Episode, EpisodeShape, Examples
 
 
@@ -26,19 +26,14 @@ class EpisodeGenerator(Dataset):
         family.check(shape)
         self.family, self.shape = family, shape
         self.address = f"{name}/{split}/{seed}"
-        digest = hashlib.blake2b(self.address.encode(), digest_size=16).digest()
-        self._key = np.frombuffer(digest, dtype="<u8")
 
     def batch(self, indices: Sequence[int]) -> Episode:
         """The episodes at `indices`, stacked along the first axis."""
-        draws = [self.family.draw(self._rng(i), self.shape) for i in indices]
+        draws = [self.family.draw(random_numbers(self.address, i), self.shape) for i in indices]
         stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*draws, strict=True))
         return Episode(self._examples(stream_x, stream_y), self._examples(query_x, query_y), self.family.spec)
 
     __getitems__ = batch
-
-    def _rng(self, index: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, index]))
 
     def _examples(self, x: np.ndarray, y: np.ndarray) -> Examples:
         """(B, T, K, ...) drawn inputs and targets, one task after another."""

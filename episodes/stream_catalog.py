@@ -10,7 +10,9 @@ from episodes.data.glyphs import glyph_pools
 from episodes.data.pool import ClassPool
 from episodes.data.sources import Reading, is_hub_name, open_splits
 from episodes.errors import UserError, at_least, unknown
-from episodes.stream import Permuted, SlowlyChangingRegression, Stream
+from episodes.stream import Stream
+from episodes.tasks.permuted import Permuted
+from episodes.tasks.regression import SlowlyChangingRegression
 from episodes.tasks.splits import Incremental, Splits, cut_pool
 
 HELD_OUT_SPLITS = ("validation", "valid", "val", "test")

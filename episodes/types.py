@@ -7,7 +7,7 @@ V label symbols, D model width, H heads, E head width, C channels.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -121,3 +121,59 @@ class Episode:
 
     def pin_memory(self) -> "Episode":
         return Episode(self.stream.pin_memory(), self.queries.pin_memory(), self.spec)
+
+
+class Part:
+    """Examples of a task that are made when they are looked at: `part[a:b]`.
+
+    Arguments:
+        length: how many examples of each row there are (N).
+        fetch: the examples at some places, a slice with start, stop and step within the length.
+    """
+
+    def __init__(self, length: int, fetch: Callable[[slice], Examples]):
+        self._length, self._fetch = length, fetch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> Examples:
+        return self._fetch(slice(*part.indices(self._length)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: examples to learn from, in their order, and others to be asked about. Both have B rows side by side.
+
+    A half of either type has a length (N) and gives `Examples` for a slice: `task.train[:100]`.
+    """
+
+    train: Part | Examples
+    held_out: Part | Examples
+
+
+class Source(Protocol):
+    """Tasks to follow, one after another, for B rows side by side: a batch of episodes, or a stream for some seeds.
+
+    What of the examples arrives together in time is not the source's: see `episodes.schedule.Schedule`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> EpisodeSpec: ...
+
+    @property
+    def most_tasks(self) -> int | None:
+        """Tasks before it runs out of data; None: endless."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """B, the rows of every task."""
+        ...
+
+    def task(self, index: int) -> Task:
+        """Task `index`, from 0. Raises `UserError` past the last."""
+        ...

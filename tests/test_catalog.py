@@ -12,7 +12,8 @@ from making import hf_folder, labelled_folder, noise, omniglot_zips, png, small_
 
 from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
 from episodes.data.sources import read
-from episodes.tasks.families import Classification, Sine
+from episodes.tasks.classification import Classification
+from episodes.tasks.sine import Sine
 
 SHAPE = EpisodeShape(tasks=1, shots=1, queries=1, vocabulary=8)
 

@@ -127,7 +127,7 @@ def test_no_optional_package_is_needed(package):
 
 def test_importing_episodes_loads_nothing_of_metacl():
     loaded = in_a_new_python("import sys, episodes, episodes.catalog; print(' '.join(sys.modules))").split()
-    assert "episodes.tasks.families" in loaded and not [name for name in loaded if name.split(".")[0] == "metacl"]
+    assert "episodes.tasks.classification" in loaded and not [name for name in loaded if name.split(".")[0] == "metacl"]
 
 
 def test_a_run_needs_no_optional_package(tmp_path):

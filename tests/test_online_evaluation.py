@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import STREAMS, StreamConfig, UserError, load_stream
-from episodes.stream import SlowlyChangingRegression
+from episodes.tasks.regression import SlowlyChangingRegression
 from episodes.tasks.splits import Incremental, Splits
 from metacl.cli import evaluate_main
 from metacl.commands.online_run import plain, records

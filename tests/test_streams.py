@@ -5,8 +5,23 @@ import pytest
 import torch
 from making import hf_folder, noise, png, small_pool
 
-from episodes import STREAMS, DataConfig, StreamConfig, UserError, load_stream, side_by_side
-from episodes.stream import Permuted, SlowlyChangingRegression
+from episodes import (
+    STREAMS,
+    DataConfig,
+    EpisodeGenerator,
+    EpisodeShape,
+    EpisodeSource,
+    Examples,
+    SeededStream,
+    Source,
+    StreamConfig,
+    UserError,
+    load_stream,
+    side_by_side,
+)
+from episodes.tasks.permuted import Permuted
+from episodes.tasks.regression import SlowlyChangingRegression
+from episodes.tasks.sine import Sine
 from episodes.tasks.splits import Incremental, Splits, cut_pool
 
 CLASSES = 6
@@ -55,7 +70,35 @@ def test_a_task_is_an_address(name):
 def test_streams_side_by_side():
     parts = [STREAM["splits"].task(seed, 1).train[:4] for seed in (0, 1, 2)]
     both = side_by_side(parts)
-    assert both.x.shape == (3, 4, 3, 4, 5) and same(both._map(lambda t: t[1:2]), parts[1])
+    assert both.x.shape == (3, 4, 3, 4, 5) and same(both.row(1), parts[1])
+
+
+def test_a_stream_for_several_seeds_is_a_source():
+    unequal = Splits("unequal", small_pool((8, 5, 6, 9)), small_pool((2, 4, 3, 3), seed=1), 2)
+    source: Source = SeededStream(unequal, (3, 1, 3))
+    assert (source.name, source.spec, source.most_tasks, source.rows) == ("unequal", unequal.spec, None, 3)
+    task, alone = source.task(4), [unequal.task(seed, 4) for seed in (3, 1, 3)]
+    for part in ("train", "held_out"):
+        half, rows = getattr(task, part), [getattr(each, part) for each in alone]
+        assert len(half) == min(map(len, rows)) and len({len(row) for row in rows}) == 2, "as long as the shortest"
+        for b, row in enumerate(rows):
+            assert same(half[:].row(b), row[: len(half)]) and same(half[1:3].row(b), row[1:3])
+    with pytest.raises(UserError, match="runs out of data"):
+        SeededStream(STREAM["incremental"], (0, 1)).task(3)
+
+
+def test_a_batch_of_episodes_is_a_source():
+    episode = EpisodeGenerator(Sine(), EpisodeShape(tasks=4, shots=3, queries=2), "sine", "train", 0).batch([5, 6])
+    source: Source = EpisodeSource(episode, "sine")
+    assert (source.name, source.spec, source.most_tasks, source.rows) == ("sine", episode.spec, 4, 2)
+    tasks = [source.task(index) for index in range(4)]
+    assert [(len(task.train), len(task.held_out)) for task in tasks] == [(3, 2)] * 4 and source.episode is episode
+    assert same(Examples.concatenate([task.train[:] for task in tasks]), episode.stream)
+    assert same(Examples.concatenate([task.held_out[:] for task in tasks]), episode.queries)
+    assert all((half.task == index).all() for index, task in enumerate(tasks) for half in (task.train, task.held_out))
+    for index in (4, -1):
+        with pytest.raises(UserError, match="the episodes have 4"):
+            source.task(index)
 
 
 def test_the_network_of_threshold_units_against_a_loop():

@@ -12,7 +12,7 @@ from making import small_pool
 
 from episodes import Benchmark, DataConfig, EpisodeShape, EpisodeSpec, load_benchmark
 from episodes.data.pool import ClassPool
-from episodes.tasks.families import Classification
+from episodes.tasks.classification import Classification
 from metacl.learners import PrototypesConfig, SequenceConfig
 from metacl.learners.sequence import SequenceLearner
 from metacl.learners.statistics.prototypes import PrototypicalNetwork

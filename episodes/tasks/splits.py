@@ -5,8 +5,9 @@ import torch
 
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError
-from episodes.stream import Part, StreamTask, labelled, part_of, random_numbers, task_index
-from episodes.types import EpisodeSpec, Examples
+from episodes.rng import stream_numbers
+from episodes.tasks.parts import labelled, part_of, task_index
+from episodes.types import EpisodeSpec, Examples, Part, Task
 
 
 class Splits:
@@ -25,17 +26,17 @@ class Splits:
         self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
 
-    def task(self, seed: int, index: int) -> StreamTask:
+    def task(self, seed: int, index: int) -> Task:
         chosen = self.task_classes(seed, index)
-        return StreamTask(*(self._part(pool, chosen, seed, index) for pool in self.pools))
+        return Task(*(self._part(pool, chosen, seed, index) for pool in self.pools))
 
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """The classes (of the pool) of a task; the place of each is its label."""
-        return random_numbers(self, seed, "classes", index).permutation(len(self.pools[0].names))[: self.classes]
+        return stream_numbers(self.name, seed, "classes", index).permutation(len(self.pools[0].names))[: self.classes]
 
     def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
         images, y = labelled(pool, classes)
-        order = random_numbers(self, seed, "order", index).permutation(len(y))
+        order = stream_numbers(self.name, seed, "order", index).permutation(len(y))
 
         def fetched(chosen: np.ndarray) -> Examples:
             x = pool.fetch(images[chosen][None])
@@ -66,7 +67,7 @@ class Incremental(Splits):
                 f"{self.name} runs out of data: {len(self.pools[0].names)} classes are {self.most_tasks} tasks of "
                 f"{self.classes}, so there is no task {index + 1}. Ask for --tasks {self.most_tasks} or fewer."
             )
-        return random_numbers(self, seed, "classes", 0).permutation(len(self.pools[0].names))[: (index + 1) * self.classes]
+        return stream_numbers(self.name, seed, "classes", 0).permutation(len(self.pools[0].names))[: (index + 1) * self.classes]
 
     def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
         return super()._part(pool, classes, seed, index) if self.cumulative else self._new(pool, classes, seed, index)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from episodes import EpisodeSpec, Examples, Stream, StreamTask, UserError, side_by_side
+from episodes import EpisodeSpec, Examples, Stream, UserError, side_by_side
+from episodes import Task as StreamTask
 from metacl.learners.protocol import DivergedError, query_score
 from metacl.recipes.online_recipes import FollowConfig
 

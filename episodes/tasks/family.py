@@ -1,0 +1,41 @@
+"""A family of tasks: what a task is, and how the examples of one episode are drawn. All randomness is the generator's given."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from episodes.types import EpisodeShape, EpisodeSpec
+
+
+class Draw(NamedTuple):
+    """One episode before its inputs are fetched. The inputs are pool indices or finished vectors, a row for each task."""
+
+    stream_x: np.ndarray
+    """(T, K) pool indices or (T, K, F)."""
+    stream_y: np.ndarray
+    """(T, K) symbols or (T, K, F)."""
+    query_x: np.ndarray
+    query_y: np.ndarray
+
+
+class TaskFamily(Protocol):
+    """What an `EpisodeGenerator` asks of a family."""
+
+    @property
+    def spec(self) -> EpisodeSpec: ...
+
+    @property
+    def most_tasks(self) -> int | None:
+        """Tasks that an episode can have; None: any number."""
+        ...
+
+    def check(self, shape: EpisodeShape) -> None:
+        """Raises `UserError` when episodes of this shape cannot be drawn."""
+        ...
+
+    def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw: ...
+
+    def fetch(self, x: np.ndarray) -> Tensor:
+        """The inputs (B, N, *x_shape) for drawn `x` of shape (B, N, ...)."""
+        ...

@@ -1,0 +1,24 @@
+"""What streams over the images of a pool share: which images a task has, and how they become examples."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodes.data.pool import ClassPool
+from episodes.types import Examples, Part
+
+
+def labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tuple[np.ndarray, np.ndarray]:
+    """(I,) the places of the images of some classes, and the label of each: the place of its class in `classes`."""
+    runs = [np.arange(pool.starts[c], pool.starts[c] + pool.counts[c]) for c in classes]
+    return np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+
+
+def part_of(order: np.ndarray, fetched: Callable[[np.ndarray], Examples]) -> Part:
+    return Part(len(order), lambda where: fetched(order[where]))
+
+
+def task_index(index: int, chosen: np.ndarray, like: Tensor) -> Tensor:
+    return torch.full((1, len(chosen)), index, device=like.device)

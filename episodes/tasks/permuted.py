@@ -1,0 +1,59 @@
+"""Streams whose tasks are all images of a pool, under a new permutation of their pixels, of their labels or of both."""
+
+import numpy as np
+import torch
+
+from episodes.data.pool import ClassPool
+from episodes.errors import UserError
+from episodes.rng import stream_numbers
+from episodes.tasks.parts import labelled, part_of, task_index
+from episodes.types import EpisodeSpec, Examples, Task
+
+
+class Permuted:
+    """All images of a pool in each task, in a new order, under a new permutation of their pixels, of their labels or of both.
+
+    Arguments:
+        flat: inputs are vectors of pixels in [0, 1]; otherwise they stay images, for a permutation of the labels.
+        held_out: the last images of each task; None: one in thirty.
+    """
+
+    most_tasks: int | None = None
+
+    def __init__(
+        self,
+        name: str,
+        pool: ClassPool,
+        pixels: bool = True,
+        labels: bool = False,
+        flat: bool = True,
+        held_out: int | None = None,
+    ):
+        self.name, self.pool, self.pixels, self.labels, self.flat = name, pool, pixels, labels, flat
+        self.images, self.y = labelled(pool, range(len(pool.names)))
+        self.held_out = max(1, len(self.y) // 30) if held_out is None else held_out
+        if len(self.y) <= self.held_out:
+            raise UserError(f"{pool.source} has {len(self.y)} images: too few for {self.held_out} held-out ones in each task.")
+        shape = (int(np.prod(pool.x_shape)),) if flat else pool.x_shape
+        self.spec = EpisodeSpec("vector" if flat else "image", shape, "cross_entropy", symbols=len(pool.names))
+        self.fingerprint = f"{name}-1/{pool.fingerprint}/{pixels}/{labels}/{flat}/{self.held_out}"
+
+    def task(self, seed: int, index: int) -> Task:
+        order = stream_numbers(self.name, seed, "order", index).permutation(len(self.y))
+        pixels, labels = self.permutations(seed, index)
+
+        def fetched(chosen: np.ndarray) -> Examples:
+            x = self.pool.fetch(self.images[chosen][None])
+            if self.flat:
+                x = x.flatten(2)[..., torch.from_numpy(pixels).to(x.device)].float() / 255
+            return Examples(x, torch.from_numpy(labels[self.y[chosen]])[None].to(x.device), task_index(index, chosen, x))
+
+        cut = len(order) - self.held_out
+        return Task(part_of(order[:cut], fetched), part_of(order[cut:], fetched))
+
+    def permutations(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of a task: the places from which its pixels are taken, and the label that each class has."""
+        pixels, labels = int(np.prod(self.pool.x_shape)), len(self.pool.names)
+        rng = stream_numbers(self.name, seed, "permutations", index)
+        drawn = rng.permutation(pixels), rng.permutation(labels)
+        return drawn[0] if self.pixels else np.arange(pixels), drawn[1] if self.labels else np.arange(labels)

@@ -1,0 +1,66 @@
+"""Regression whose inputs change slowly, as a stream."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodes.rng import stream_numbers
+from episodes.types import EpisodeSpec, Examples, Part, Task
+
+
+class SlowlyChangingRegression:
+    """Bits that change from task to task, and a fixed random net to be learnt (Dohare et al. 2024, after the query-only paper).
+
+    x is 20 bits: the first 15 are constant within a task, the others are fair coins. y = v.h + c over 100 threshold units,
+    h_i = [w_i.x + b_i > 0.7 * 21 - S_i] with S_i = (20 - sum_j w_ij + b_i) / 2; w, b, v and c are -1 or 1, drawn by the seed.
+
+    Arguments:
+        rule: at a new task `redraw` draws all 15 bits anew (the paper's code), `flip-one` flips one of them (Dohare).
+        train, held_out: examples of a task.
+    """
+
+    bits, changing, units, beta = 20, 15, 100, 0.7
+    most_tasks: int | None = None
+    spec = EpisodeSpec("vector", (20,), "mse", y_shape=(1,))
+
+    def __init__(self, rule: Literal["redraw", "flip-one"] = "redraw", train: int = 9_000, held_out: int = 1_000):
+        self.name, self.rule, self.train, self.held_out = "slowly-changing-regression", rule, train, held_out
+        self.fingerprint = f"{self.name}-1/{rule}/{train}/{held_out}"
+
+    def task(self, seed: int, index: int) -> Task:
+        free = stream_numbers(self.name, seed, "samples", index).integers(
+            0, 2, (self.train + self.held_out, self.bits - self.changing)
+        )
+        fixed = np.broadcast_to(self.task_bits(seed, index), (len(free), self.changing))
+        x = np.concatenate([fixed, free], axis=1)
+        y = self.target(seed, x)
+        both = Examples(_floats(x)[None], _floats(y)[None, :, None], torch.full((1, len(x)), index))
+        train, held_out = both[: self.train], both[self.train :]
+        return Task(Part(self.train, train.__getitem__), Part(self.held_out, held_out.__getitem__))
+
+    def task_bits(self, seed: int, index: int) -> np.ndarray:
+        """(15,) the bits that are constant in a task."""
+        if self.rule == "redraw":
+            return stream_numbers(self.name, seed, "bits", index).integers(0, 2, self.changing)
+        start = stream_numbers(self.name, seed, "bits", 0).integers(0, 2, self.changing)
+        flips = stream_numbers(self.name, seed, "flips", 0).integers(0, self.changing, index)
+        return (start + np.bincount(flips, minlength=self.changing)) % 2
+
+    def target(self, seed: int, x: np.ndarray) -> np.ndarray:
+        """(N, 20) bits -> (N,) integers."""
+        w, b, v, c = self.network(seed)
+        threshold = self.beta * (self.bits + 1) - (self.bits - w.sum(1) + b) / 2
+        return (x @ w.T + b > threshold) @ v + c
+
+    def network(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """w (100, 20), b (100,), v (100,), c (), each -1 or 1."""
+        rng = stream_numbers(self.name, seed, "network", 0)
+        shapes: tuple[tuple[int, ...], ...] = ((self.units, self.bits), (self.units,), (self.units,), ())
+        w, b, v, c = (2 * rng.integers(0, 2, shape) - 1 for shape in shapes)
+        return w, b, v, np.asarray(c)
+
+
+def _floats(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
