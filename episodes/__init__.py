@@ -1,11 +1,17 @@
-"""Data sets turned into continual-learning episodes. Knows nothing of learners: see `load_benchmark` for the way in."""
+"""Data sets turned into continual-learning episodes and streams. Knows nothing of learners.
 
-from episodes.catalog import BENCHMARKS, Benchmark, DataConfig, load_benchmark
+The ways in: `load_benchmark` for episodes, `STREAMS[name].config.load()` for a stream.
+"""
+
+from episodes.catalog import BENCHMARKS, Benchmark, load_benchmark
+from episodes.data.config import DataConfig
+from episodes.data.images import decode
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
+from episodes.schedule import Schedule
 from episodes.stream import EpisodeSource, SeededStream, Stream, side_by_side
-from episodes.stream_catalog import STREAMS, StreamConfig, load_stream
+from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, load_stream
 from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
 
 __all__ = [
@@ -20,13 +26,16 @@ __all__ = [
     "EpisodeSource",
     "EpisodeSpec",
     "Examples",
+    "NamedStream",
     "Part",
+    "Schedule",
     "SeededStream",
     "Source",
     "Stream",
     "StreamConfig",
     "Task",
     "UserError",
+    "decode",
     "load_benchmark",
     "load_stream",
     "side_by_side",

@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
+from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
 from episodes.data.glyphs import glyph_pools
 from episodes.data.pool import ClassPool, cached
-from episodes.data.sources import Reading, folder_identity, is_hub_name, read
+from episodes.data.sources import Reading, is_hub_name
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
 from episodes.rng import random_numbers
@@ -23,26 +24,6 @@ from episodes.types import EpisodeShape
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which data set, and how it is read."""
-
-    name: str = "glyphs"
-    """A named benchmark (glyphs, sine, omniglot, cifar100), a folder (parquet files, or a sub-folder of images for each class),
-    or a Hugging Face hub name like owner/data-set."""
-    path: str | None = None
-    """A local copy of a named benchmark; without it the usual source is downloaded once."""
-    size: int | None = None
-    """Side of the images in pixels, to which they are resized. Default: the benchmark's own; for others the first
-    image's, at most 64."""
-    image: str | None = None
-    """Image column. Default: the only one."""
-    label: str | None = None
-    """Label column. Default: the only class-label column, or the one called label."""
-    channels: int | None = None
-    """1 (grey) or 3 (RGB). Default: the benchmark's own; for others by the first images."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +163,6 @@ def _cut(pool: ClassPool, name: str, shares: Sequence[int], splits: Sequence[str
     return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
 
 
-def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
-    """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
-    identity = folder_identity(where) if isinstance(where, Path) else where
-    key = {"source": identity, "name": name, "splits": splits, **vars(reading)}
-    return cached(key, partial(read, str(where), name, splits, reading, words))
-
-
 def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
     if not archive.is_file():
         raise missing_archive(archive)
@@ -196,26 +170,6 @@ def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
     size, channels = reading.size or 28, reading.channels or 1
     key = {"source": [str(archive.resolve()), about.st_size, about.st_mtime_ns], "size": size, "channels": channels}
     return cached(key, partial(read_omniglot_archive, archive, f"omniglot, {split}", size, channels))
-
-
-def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Reading:
-    """What is asked, and the benchmark's own where nothing is. Raises `UserError` for values that cannot be."""
-    return Reading(
-        config.image,
-        config.label,
-        size if config.size is None else config.size,
-        channels if config.channels is None else config.channels,
-    )
-
-
-def local_copy(config: DataConfig) -> Path | None:
-    """The folder of `--data.path`."""
-    if config.path is None:
-        return None
-    folder = Path(config.path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"--data.path {config.path} is no folder. Give the folder that holds a copy of {config.name}.")
-    return folder
 
 
 def _refuse(config: DataConfig, *options: str) -> None:

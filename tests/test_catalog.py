@@ -204,6 +204,6 @@ def test_episodes_stands_alone():
 
 
 def test_the_help_names_every_benchmark():
-    source = (Path(__file__).parents[1] / "episodes" / "catalog.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[1] / "episodes" / "data" / "config.py").read_text(encoding="utf-8")
     described = source.split("name: str =")[1].split('"""')[1]
     assert all(name in described for name in BENCHMARKS)

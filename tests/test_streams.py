@@ -1,5 +1,7 @@
 """Streams: what a task of each is, by its definition, and that it is a function of (stream, seed, index) alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,17 +14,18 @@ from episodes import (
     EpisodeShape,
     EpisodeSource,
     Examples,
+    Schedule,
     SeededStream,
     Source,
-    StreamConfig,
+    Stream,
     UserError,
-    load_stream,
     side_by_side,
 )
+from episodes.data.halves import cut_pool
 from episodes.tasks.permuted import Permuted
-from episodes.tasks.regression import SlowlyChangingRegression
+from episodes.tasks.regression import RegressionConfig, SlowlyChangingRegression
 from episodes.tasks.sine import Sine
-from episodes.tasks.splits import Incremental, Splits, cut_pool
+from episodes.tasks.splits import Incremental, Splits
 
 CLASSES = 6
 
@@ -197,10 +200,15 @@ def folder(path, splits=("train", "valid")) -> str:
     return hf_folder(path, features, **dict.fromkeys(splits, columns))
 
 
+def over(name: str, data: DataConfig, **options) -> Stream:
+    """The named stream with other images and options."""
+    return replace(STREAMS[name].config, data=data, **options).load()
+
+
 @pytest.mark.parametrize("name", [name for name in STREAMS if name != "slowly-changing-regression"])
 @pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
 def test_any_data_set(tmp_path, cache, name, splits):
-    stream = load_stream(StreamConfig(name, DataConfig(folder(tmp_path / "mine", splits), size=7)))
+    stream = over(name, DataConfig(folder(tmp_path / "mine", splits), size=7))
     task, (held_out,) = stream.task(0, 0), {len(stream.task(0, 0).held_out)}
     symbols = 2 if name.startswith("split") else 5 if name in ("online-cifar100", "incremental-cifar100") else 6
     assert stream.spec.symbols == symbols and stream.name == name
@@ -209,20 +217,40 @@ def test_any_data_set(tmp_path, cache, name, splits):
     assert task.train[:3].x.shape == (1, 3, *stream.spec.x_shape)
 
 
+def test_a_named_data_set_is_read_as_the_stream_wants_it(tmp_path, cache):
+    stream = over("permuted-mnist", DataConfig("ylecun/mnist", path=folder(tmp_path / "mine")))
+    assert stream.spec.x_shape == (49,), "7 x 7, as published, not 12 x 12"
+    assert over("permuted-mnist", DataConfig(folder(tmp_path / "other"))).spec.x_shape == (144,)
+
+
+def test_the_table_of_streams():
+    known = {name: (stream.schedule.block, stream.family) for name, stream in STREAMS.items()}
+    assert known == {
+        "slowly-changing-regression": (1, "regression"),
+        "permuted-mnist": (400, "mnist"),
+        "label-permuted-mnist": (400, "mnist"),
+        "label-permuted-cifar100": (10, "images"),
+        "split-tiny-imagenet": (10, "tiny-imagenet"),
+        "online-cifar100": (10, "images"),
+        "incremental-cifar100": (10, "images"),
+    }
+    with pytest.raises(UserError, match=r"schedule.block must be at least 1"):
+        Schedule(0)
+
+
 def test_options_of_regression():
-    short = load_stream(StreamConfig(bits="flip-one", train=50, held_out=7))
+    short = RegressionConfig(bits="flip-one", train=50, held_out=7).load()
     assert (short.rule, len(short.task(0, 1).train), len(short.task(0, 1).held_out)) == ("flip-one", 50, 7)
-    assert len(load_stream(StreamConfig()).task(0, 0).train) == 9_000
+    assert len(STREAMS["slowly-changing-regression"].config.load().task(0, 0).train) == 9_000
 
 
 BAD = {
-    "name": (StreamConfig("permuted-mnits"), r"Unknown stream 'permuted-mnits'. Did you mean 'permuted-mnist'"),
-    "data of a computed stream": (StreamConfig(data=DataConfig("glyphs")), "computed, not read"),
-    "an option of others": (StreamConfig("split-tiny-imagenet", train=5), r"--stream.train means nothing for split-tiny"),
-    "an option of the incremental one": (StreamConfig("permuted-mnist", cumulative=False), "--stream.cumulative means nothing"),
-    "no folder": (StreamConfig("permuted-mnist", DataConfig("nowhere")), "nowhere is no folder"),
-    "too few classes": (StreamConfig("online-cifar100", DataConfig("mine"), classes=7), "A task has 7 classes.* has 6 in all"),
-    "too few images": (StreamConfig("permuted-mnist", DataConfig("mine"), held_out=24), "24 images: too few for 24 held-out"),
+    "no folder": ("permuted-mnist", DataConfig("nowhere"), {}, "'nowhere' is no folder"),
+    "no name": ("permuted-mnist", DataConfig(""), {}, "'' is no folder"),
+    "too few classes": ("online-cifar100", DataConfig("mine"), {"classes": 7}, "A task has 7 classes.* has 6 in all"),
+    "too few images": ("permuted-mnist", DataConfig("mine"), {"held_out": 24}, "24 images: too few for 24 held-out"),
+    "no class": ("incremental-cifar100", DataConfig("mine"), {"classes": 0}, "stream.classes must be at least 1"),
+    "none held out": ("permuted-mnist", DataConfig("mine"), {"held_out": 0}, "stream.held-out must be at least 1"),
 }
 
 
@@ -230,20 +258,20 @@ BAD = {
 def test_bad_input(case, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "mine")
-    config, expected = BAD[case]
+    name, data, options, expected = BAD[case]
     with pytest.raises(UserError, match=expected):
-        load_stream(config)
+        over(name, data, **options)
 
 
 def test_numbers_below_one_and_pools_of_other_classes():
     with pytest.raises(UserError, match=r"stream.held-out must be at least 1"):
-        StreamConfig(held_out=0)
+        RegressionConfig(held_out=0)
     with pytest.raises(UserError, match="have other classes: small/5"):
         Splits("x", pools()[0], pools()[1].select(range(5)))
 
 
 @pytest.mark.slow
 def test_the_published_streams_on_real_data(real_data, cache):
-    stream = load_stream(StreamConfig("split-tiny-imagenet", DataConfig("", path=real_data("tiny-imagenet"))))
+    stream = over("split-tiny-imagenet", DataConfig("zh-plus/tiny-imagenet", path=real_data("tiny-imagenet")))
     task = stream.task(0, 0)
     assert (len(task.train), len(task.held_out), stream.spec.x_shape) == (200, 40, (3, 32, 32))

@@ -1,13 +1,29 @@
 """What streams over the images of a pool share: which images a task has, and how they become examples."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import Suppress
 
+from episodes.data.config import DataConfig
+from episodes.data.halves import HubImages
 from episodes.data.pool import ClassPool
 from episodes.types import Examples, Part
+
+
+@dataclass(frozen=True)
+class ImageStreamConfig:
+    """The options that every stream over images has."""
+
+    name: Suppress[str]
+    """The name of the stream."""
+    data: DataConfig
+    """The data set whose images the stream has: `glyphs`, a folder or a hub name."""
+    own: Suppress[HubImages]
+    """The data set that the stream is named after, and how it is read."""
 
 
 def labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,39 @@
 """Streams whose tasks are all images of a pool, under a new permutation of their pixels, of their labels or of both."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from tyro.conf import Suppress
 
+from episodes.data.halves import published_halves
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError
+from episodes.errors import UserError, at_least
 from episodes.rng import stream_numbers
-from episodes.tasks.parts import labelled, part_of, task_index
+from episodes.tasks.parts import ImageStreamConfig, labelled, part_of, task_index
 from episodes.types import EpisodeSpec, Examples, Task
+
+
+@dataclass(frozen=True)
+class PermutedConfig(ImageStreamConfig):
+    """A stream whose tasks are all images of a data set, under a new permutation of their pixels or labels."""
+
+    pixels: Suppress[bool] = True
+    """The pixels of the images are permuted."""
+    labels: Suppress[bool] = False
+    """The labels of the images are permuted."""
+    flat: Suppress[bool] = True
+    """The inputs are vectors of pixels, not images."""
+    held_out: int | None = None
+    """Held-out images of a task of the stream, which are not learnt from. None: one image in thirty."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "stream.", "held_out")
+
+    def load(self) -> "Permuted":
+        """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
+        pool = published_halves(self.data, self.own)[0]
+        return Permuted(self.name, pool, self.pixels, self.labels, self.flat, self.held_out)
 
 
 class Permuted:

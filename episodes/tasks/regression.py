@@ -1,13 +1,37 @@
 """Regression whose inputs change slowly, as a stream."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import Suppress
 
+from episodes.errors import at_least
 from episodes.rng import stream_numbers
 from episodes.types import EpisodeSpec, Examples, Part, Task
+
+
+@dataclass(frozen=True)
+class RegressionConfig:
+    """A stream of regression whose inputs are bits, most of which change from task to task only."""
+
+    name: Suppress[str] = "slowly-changing-regression"
+    """The name of the stream."""
+    bits: Literal["redraw", "flip-one"] = "redraw"
+    """How a new task of the stream differs: all 15 constant bits are drawn anew, or one of them is flipped."""
+    train: int = 9_000
+    """Examples of a task of the stream that are learnt from."""
+    held_out: int = 1_000
+    """Held-out examples of a task of the stream, which are not learnt from."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "stream.", "train", "held_out")
+
+    def load(self) -> "SlowlyChangingRegression":
+        """The stream."""
+        return SlowlyChangingRegression(self.bits, self.train, self.held_out)
 
 
 class SlowlyChangingRegression:

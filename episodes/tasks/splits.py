@@ -1,13 +1,48 @@
 """Streams whose tasks are some classes of a pool: a few at random, again and again, or all of them, a few at a time."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
+from episodes.data.halves import halves
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError
+from episodes.errors import UserError, at_least
 from episodes.rng import stream_numbers
-from episodes.tasks.parts import labelled, part_of, task_index
+from episodes.tasks.parts import ImageStreamConfig, labelled, part_of, task_index
 from episodes.types import EpisodeSpec, Examples, Part, Task
+
+
+@dataclass(frozen=True)
+class SplitsConfig(ImageStreamConfig):
+    """A stream whose tasks are a few classes of a data set, drawn again and again."""
+
+    classes: int = 2
+    """Classes of a task of the stream."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "stream.", "classes")
+
+    def load(self) -> "Splits":
+        """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
+        return Splits(self.name, *halves(self.data, self.own), self.classes)
+
+
+@dataclass(frozen=True)
+class IncrementalConfig(ImageStreamConfig):
+    """A stream in which the classes of a data set arrive a few at a time."""
+
+    classes: int = 5
+    """Classes that are new in each task of the stream."""
+    cumulative: bool = True
+    """A task of the stream has the images of all classes so far, as published, not those of the new ones alone."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "stream.", "classes")
+
+    def load(self) -> "Incremental":
+        """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
+        return Incremental(self.name, *halves(self.data, self.own), self.classes, self.cumulative)
 
 
 class Splits:
@@ -81,25 +116,6 @@ class Incremental(Splits):
             return Examples(examples.x, examples.y + first, examples.task)
 
         return Part(len(part), shifted)
-
-
-def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, ClassPool]:
-    """The first images of each class to train on, the last ones held out, for a data set without splits.
-
-    Raises:
-        UserError: a class has one image only.
-    """
-    if (pool.counts < 2).any():
-        name = pool.names[int(pool.counts.argmin())]
-        raise UserError(f"Class {name!r} of {pool.source} has one image: there is nothing to hold out. Drop the class.")
-    last = np.clip(np.round(pool.counts * held_out).astype(np.int64), 1, pool.counts - 1)
-    parts = ((pool.starts, pool.counts - last, "train"), (pool.starts + pool.counts - last, last, "held out"))
-    return tuple(  # type: ignore[return-value]
-        ClassPool(
-            pool.images, starts, counts, pool.names, f"{pool.source}, {words}", f"{pool.fingerprint}/{words}/{held_out:g}"
-        )
-        for starts, counts, words in parts
-    )
 
 
 def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:
