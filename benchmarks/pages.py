@@ -1,0 +1,34 @@
+"""The tables and pictures of the pages in benchmarks/, made from the raw figures beside them.
+
+    python benchmarks/pages.py               # writes the tables between their marks, and draws the pictures
+    python benchmarks/pages.py --tables      # the tables alone
+
+A table stands between <!-- table: NAME --> and <!-- end -->. A test holds that each page has what the raw figures say.
+"""
+
+import re
+import sys
+
+from studies import episodes, learners, mechanisms, plateau, recipes, speed, streams
+from studies.words import BENCHMARKS
+
+TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | speed.TABLES | streams.TABLES
+PICTURES = learners.PICTURES | mechanisms.PICTURES | plateau.PICTURES | streams.PICTURES
+PAGES = sorted(BENCHMARKS.rglob("*.md"))
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """The page with every table as the raw figures have it."""
+    return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", page)
+
+
+def main(pictures: bool) -> None:
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, draw in PICTURES.items() if pictures else ():
+        draw(BENCHMARKS / name)
+
+
+if __name__ == "__main__":
+    main(pictures="--tables" not in sys.argv[1:])

@@ -1,0 +1,87 @@
+"""Each attention mechanism as a continual learner: the same episodes, budget and shell on Omniglot, three seeds."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metacl.report.figures import figure
+from studies.words import deviation, kib, raw, spread, table
+
+MECHANISMS = ("softmax", "linear", "performer", "retention", "gla", "mamba2", "delta", "gated-delta", "longhorn")
+MECHANISMS += ("ttt-linear", "mesa", "log-linear")
+SEEDS = (0, 1, 2)
+TRAINED, LONGER = 10, 40
+"""Tasks in the streams that a learner is meta-trained on, and in those that are four times as long."""
+
+TICKS = (32, 64, 128, 256, 512)
+
+
+def runs(mechanism: str) -> list[dict[str, Any]]:
+    return [raw(f"mechanisms/{mechanism}-{seed}.json") for seed in SEEDS]
+
+
+def errors(mechanism: str, tasks: int) -> list[float]:
+    """Per cent of wrong answers at the end of the stream, for each seed."""
+    return [100 * (1 - run["test"][str(tasks)]["measures"]["final"]["mean"]) for run in runs(mechanism)]
+
+
+def state_bytes(mechanism: str) -> float:
+    return runs(mechanism)[0]["test"][str(LONGER)]["state_bytes"]
+
+
+def results() -> str:
+    """Error and forgetting in %, mean ± standard deviation over seeds."""
+    lines = []
+    for mechanism in MECHANISMS:
+        lost = [100 * run["test"][str(LONGER)]["measures"]["forgetting"]["mean"] for run in runs(mechanism)]
+        found = [errors(mechanism, TRAINED), errors(mechanism, LONGER), lost]
+        lines.append([mechanism, *map(spread, found), kib(state_bytes(mechanism))])
+    columns = [f"error, {TRAINED} tasks", f"error, {LONGER} tasks", f"forgetting, {LONGER} tasks", f"state at {LONGER} tasks"]
+    return table(["mechanism", *columns], lines)
+
+
+def training() -> str:
+    """When each seed left the plateau, and what meta-training took."""
+    lines = []
+    for mechanism in MECHANISMS:
+        left = [run["left_plateau_at"] for run in runs(mechanism)]
+        steps = ", ".join("never" if step is None else str(step) for step in left)
+        seconds = statistics.mean(run["seconds"] for run in runs(mechanism))
+        lines.append([mechanism, steps, f"{seconds:.0f} s", f"{runs(mechanism)[0]['parameters']:,}"])
+    return table(["mechanism", "off the plateau at step", "training", "parameters"], lines)
+
+
+def draw(path: Path) -> None:
+    """Error against the size of the state after 40 tasks, at both lengths of stream."""
+    picture = figure(10, 4.6)
+    for axes, tasks in zip(picture.subplots(1, 2), (TRAINED, LONGER), strict=True):
+        for number, mechanism in enumerate(MECHANISMS):
+            found, size = errors(mechanism, tasks), state_bytes(mechanism) / 1024
+            axes.errorbar(size, statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
+        _label(axes, tasks)
+        axes.set_xscale("log")
+        axes.set_xlim(25, 900)
+        axes.set_xticks(TICKS, map(str, TICKS))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.set(title=f"streams of {tasks} tasks", xlabel=f"KiB of state after {LONGER} tasks", ylabel="error in %")
+    picture.savefig(path, dpi=120)
+
+
+def _label(axes: Any, tasks: int) -> None:
+    """The names beside their dots; those of states of the same size are pushed apart."""
+    least = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 24
+    sizes = {mechanism: state_bytes(mechanism) / 1024 for mechanism in MECHANISMS}
+    for size in {round(size, -1) for size in sizes.values()}:
+        places = sorted((statistics.mean(errors(m, tasks)), m) for m in MECHANISMS if round(sizes[m], -1) == size)
+        heights: list[float] = []
+        for place, _ in places:
+            heights.append(max(place, heights[-1] + least) if heights else place)
+        off = statistics.mean(heights) - statistics.mean(place for place, _ in places)
+        for height, (_, mechanism) in zip(heights, places, strict=True):
+            axes.annotate(mechanism, (sizes[mechanism] * 1.08, height - off), fontsize="small", va="center")
+
+
+TABLES: dict[str, Callable[[], str]] = {"mechanisms": results, "mechanisms-training": training}
+PICTURES: dict[str, Callable[[Path], None]] = {"mechanisms/errors.png": draw}
