@@ -4,6 +4,7 @@ The ways in: `load_benchmark` for episodes, `STREAMS[name].config.load()` for a 
 """
 
 from episodes.catalog import BENCHMARKS, Benchmark, load_benchmark
+from episodes.check import check_stream
 from episodes.data.config import DataConfig
 from episodes.data.images import decode
 from episodes.data.pool import ClassPool
@@ -35,6 +36,7 @@ __all__ = [
     "StreamConfig",
     "Task",
     "UserError",
+    "check_stream",
     "decode",
     "load_benchmark",
     "load_stream",
