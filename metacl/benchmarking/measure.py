@@ -192,7 +192,7 @@ def _allocations(profiler: profile) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
     return [event["args"]["Bytes"] for event in memory if event["args"]["Device Type"] == 0]
 

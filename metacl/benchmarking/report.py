@@ -115,7 +115,7 @@ def _write_csv(values: dict[str, Any], path: Path) -> None:
     around |= values["environment"]["packages"] | values.get("kernels", {})
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in values["rows"]]
     columns = list(dict.fromkeys(name for row in (*rows, around) for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # a command may name any file
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | around for row in rows)

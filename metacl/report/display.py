@@ -1,5 +1,7 @@
 """What a person sees while something runs: progress with time left, and plain lines where no terminal is."""
 
+import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
@@ -10,8 +12,8 @@ from rich.text import Text
 
 from episodes import UserError
 
-MISTAKEN, INTERRUPTED = 2, 130
-"""Exit statuses."""
+MISTAKEN, INTERRUPTED, UNHEARD = 2, 130, 1
+"""Exit statuses. UNHEARD: the program that read what was printed has ended, as `head` does."""
 console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
@@ -66,9 +68,20 @@ class TrainingDisplay:
 
 
 def with_plain_errors(work: Callable[[], None]) -> None:
-    """Runs `work`; what is the user's to mend is said without a traceback, and ends the program."""
+    """Runs `work`; what is the user's to mend is said without a traceback, and ends the program.
+
+    Printing never fails: what the terminal cannot show becomes '?', and a pipe that nobody reads any more ends the program.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
-        work()
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(UNHEARD) from None
     except UserError as error:
         _fail(str(error), MISTAKEN)
     except KeyboardInterrupt:
