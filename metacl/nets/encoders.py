@@ -1,4 +1,4 @@
-"""Encoders: inputs to feature vectors, every example on its own (but for BatchNorm's statistics in training)."""
+"""Encoders make a feature vector of each input. Examples influence each other only through BatchNorm, and only in training."""
 
 import itertools
 import math
@@ -12,12 +12,12 @@ from episodes import EpisodeSpec, UserError
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The convolutions of the image encoder. Vectors go through three linear layers, which need no options."""
+    """Convolutions of the image encoder. Vectors pass three linear layers instead, which have no options."""
 
     channels: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """Channels of each 3x3 convolution."""
+    """Channels of each 3 x 3 convolution of the image encoder."""
     strides: tuple[int, ...] = (1, 2, 2, 2, 2)
-    """Stride of each; the first at 1 costs half of the encoder's time."""
+    """Stride of each 3 x 3 convolution of the image encoder. A first stride of 1 takes half of the encoder's time."""
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.strides) or min(self.channels + self.strides) < 1:
@@ -28,7 +28,7 @@ class EncoderConfig:
 
 
 def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Module:
-    """The encoder for the inputs of `spec`, to `width` features."""
+    """The encoder that makes `width` features of inputs such as `spec` describes."""
     if spec.x_kind == "image":
         return ImageEncoder(spec.x_shape, width, config.channels, config.strides)
     return VectorEncoder(spec.x_shape, width)
@@ -39,8 +39,8 @@ class ImageEncoder(nn.Module):
 
     Arguments:
         shape: (C, height, width) of the uint8 images; they are scaled to [-1, 1].
-        width: D, features out.
-        channels, strides: of each convolution.
+        width: features that come out (D).
+        channels, strides: one number for each convolution.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int, channels: tuple[int, ...], strides: tuple[int, ...]):
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         self.linear = nn.Linear(into * height * breadth, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C, height, width) uint8 -> (B, N, D). Channels last: on a CPU that halves the convolutions' time."""
+        """(B, N, C, height, width) uint8 -> (B, N, D). Channels last in memory: on a CPU that takes half the time."""
         images = x.flatten(0, 1).to(memory_format=torch.channels_last)
         images = images.to(self.linear.weight.dtype) / 127.5 - 1
         return self.linear(self.convolutions(images).flatten(1)).unflatten(0, x.shape[:2])
@@ -65,8 +65,8 @@ class VectorEncoder(nn.Module):
     """Three linear layers without bias, each with BatchNorm and ReLU (CL-Seq, appendix).
 
     Arguments:
-        shape: of one vector; it is flattened.
-        width: D, features out.
+        shape: the shape of one input, which is laid flat.
+        width: features that come out (D).
     """
 
     def __init__(self, shape: tuple[int, ...], width: int):
@@ -83,7 +83,7 @@ class VectorEncoder(nn.Module):
 class FeatureEncoder(nn.Module):
     """The encoder of the query-only paper: images through three convolutions, vectors as they are.
 
-    Convolutions (channels, kernel) 32 x 5, 64 x 3, 128 x 3, each padded by 1, with ReLU and 2 x 2 max-pooling, then flattened.
+    Three convolutions of (channels, kernel) 32 x 5, 64 x 3 and 128 x 3, each padded by 1, with ReLU and 2 x 2 max-pooling.
     There is no BatchNorm: one example is as good as many. `width` features come out, 1152 of a 32 x 32 image.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Networks whose weights are fast: no BatchNorm, because an inner step sees one example."""
+"""Networks whose weights change in an inner loop. They have no BatchNorm, because an inner step sees one example."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from metacl.nets.encoders import EncoderConfig
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them; layer l is number 2l."""
+    """Linear layers of these sizes with ReLU between them. In the sequence linear layer l has the index 2l."""
     layers: list[nn.Module] = []
     for into, out in pairwise(sizes):
         layers += [nn.Linear(into, out), nn.ReLU()]
@@ -20,10 +20,12 @@ def mlp(sizes: list[int]) -> nn.Sequential:
 
 
 class PredictionNetwork(nn.Module):
-    """3x3 convolutions with bias and ReLU, flattened, then a linear layer (ANML); for vectors three linear layers before it.
+    """3 x 3 convolutions with bias and ReLU, then a linear layer on all that comes out (ANML, Beaulieu 2020).
+
+    Vectors pass three linear layers with ReLU in place of the convolutions.
 
     Arguments:
-        width: of the linear layers for vectors.
+        width: features of each of these three layers.
     """
 
     def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):
@@ -48,7 +50,7 @@ class PredictionNetwork(nn.Module):
         self.answer = nn.Linear(self.width, spec.outputs)
 
     def forward(self, x_MF: Tensor, gate_MD: Tensor | None = None) -> Tensor:
-        """Inputs of `flat`, (..., F) -> (..., outputs). The gate (..., width) multiplies what enters the last layer."""
+        """Inputs (..., F) as `flat` gives them -> (..., outputs). The gate (..., width) multiplies what the last layer sees."""
         h = x_MF.unflatten(-1, self.shape) if self.image else x_MF
         for layer in self.layers:
             h = (convolved(h, layer) if self.image else layer(h)).relu()  # type: ignore[arg-type]
@@ -56,14 +58,16 @@ class PredictionNetwork(nn.Module):
         return self.answer(h if gate_MD is None else h * gate_MD)
 
     def flat(self, x: Tensor) -> Tensor:
-        """(B, N, *x_shape) -> (B, N, F) in the weights' dtype; images scaled to [-1, 1]."""
+        """(B, N, *x_shape) -> (B, N, F) in the dtype of the weights. Images are scaled to [-1, 1]."""
         flat = x.flatten(2).to(self.answer.weight.dtype)
         return flat / 127.5 - 1 if self.image else flat
 
 
 def convolved(h: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer` (3 x 3, padded by 1) on h (..., C, height, width), as a product of matrices: with weights for each episode, and
-    in the second derivative, that is faster than grouped convolutions."""
+    """(..., C, height, width) through a convolution (3 x 3, padded by 1), as a product of matrices.
+
+    Where each episode has weights of its own, and in the second derivative, that is faster than grouped convolutions.
+    """
     height, breadth = ((side - 1) // stride + 1 for side, stride in zip(h.shape[-2:], layer.stride, strict=True))
     patches = F.unfold(h.reshape(-1, *h.shape[-3:]), 3, padding=1, stride=layer.stride)  # (M, 9 C, height * breadth)
     out = layer.weight.flatten(1) @ patches + layer.bias[:, None]  # type: ignore[index]
@@ -71,7 +75,7 @@ def convolved(h: Tensor, layer: nn.Conv2d) -> Tensor:
 
 
 def predict_batch(network: nn.Module, fast: dict[str, Tensor], z_BMD: Tensor, *more: Tensor) -> Tensor:
-    """The network of each episode on its own queries: (B, M, D) -> (B, M, outputs)."""
+    """(B, M, D) -> (B, M, outputs): each episode answers its own queries with its own weights `fast`, each (B, *shape)."""
     call = torch.func.vmap(lambda weights, *z: torch.func.functional_call(network, weights, z))
     with torch.autocast(z_BMD.device.type, enabled=False):
         return call(fast, z_BMD, *more)

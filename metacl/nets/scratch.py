@@ -7,14 +7,14 @@ from episodes import EpisodeSpec
 from metacl.nets.encoders import EncoderConfig, ImageEncoder, build_encoder
 
 Weights = dict[str, Tensor]
-"""Tensors by the name of the network's parameter, each (B, *shape)."""
+"""The weights of B networks: by the name of a parameter a tensor (B, *shape)."""
 
 
 class Network(nn.Module):
-    """The encoder and a linear layer. BatchNorm gives way to GroupNorm with one group: an example on its own has no batch.
+    """The encoder and a linear layer. GroupNorm with one group replaces BatchNorm: a single example has no batch.
 
     Arguments:
-        width: D, features before the last layer.
+        width: features before the last layer (D).
     """
 
     def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):

@@ -1,11 +1,11 @@
-"""The network of the BP-type online learners, B of them computed side by side: a pure function of stacked weights.
+"""The network that `bp` and its relatives train online. B networks are computed side by side, by a pure function of weights.
 
-P is the number of parameters of one network, W the units of a layer, R the inputs that one unit of it makes in the next layer.
+P parameters of one network, W units of a layer, R inputs of the next layer that come from one unit.
 """
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,17 @@ from metacl.nets.scratch import Weights
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Hidden layers on the inputs, or on three convolutions where they are images."""
+    """Hidden layers on the inputs; images pass three convolutions first."""
 
     hidden: tuple[int, ...] = (200, 200, 200, 200)
-    """Units of the hidden layers."""
+    """Units of the hidden layers, one number for each layer."""
     activation: Literal["relu", "crelu"] = "relu"
-    """`crelu`: half as many units, each as relu(h) and relu(-h) (Shang et al. 2016)."""
+    """Activation of the hidden units. `crelu` has half as many units and passes each on as relu(h) and relu(-h) (Shang et al.
+    2016)."""
     normalise: bool = False
-    """LayerNorm before each activation."""
+    """Put LayerNorm before each activation."""
     initial: Literal["kaiming", "xavier"] = "kaiming"
-    """Of the linear layers: uniform, for ReLU in the hidden ones; their biases are 0."""
+    """Uniform distribution from which initial weights of linear layers are drawn. Their biases start at 0."""
 
     def __post_init__(self) -> None:
         share = 2 if self.activation == "crelu" else 1
@@ -42,7 +43,7 @@ class OnlineNetwork(nn.Module):
         super().__init__()
         self.config, self.image = config, spec.x_kind == "image"
         encoder, share = FeatureEncoder(spec), 2 if config.activation == "crelu" else 1
-        layers: list[nn.Module] = []
+        layers: list[nn.Conv2d | nn.Linear] = []
         into = spec.x_shape[0]
         for convolution in encoder.layers:
             if isinstance(convolution, nn.Conv2d):
@@ -53,6 +54,8 @@ class OnlineNetwork(nn.Module):
         layers += [_linear(a, b // share, config.initial, "relu") for a, b in itertools.pairwise(sizes)]
         layers.append(_linear(sizes[-1], spec.outputs, config.initial, "linear"))
         self.layers = nn.ModuleList(layers)
+        self.units = [len(layer.weight) for layer in layers[:-1]]
+        """Units that each hidden layer computes."""
         if config.normalise:
             self.scales = nn.ParameterList(nn.Parameter(torch.ones(width)) for width in self.units)
             self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in self.units)
@@ -62,23 +65,18 @@ class OnlineNetwork(nn.Module):
         """Hidden layers, the convolutions among them."""
         return len(self.layers) - 1
 
-    @property
-    def units(self) -> list[int]:
-        """Units that each hidden layer computes."""
-        layers: Any = self.layers
-        return [len(layer.weight) for layer in layers][:-1]
-
     def bound(self, i: int) -> float:
-        """Incoming weights of hidden layer i are drawn from U(-bound, bound)."""
-        layer: Any = self.layers[i]
-        out, fan_in = layer.weight.flatten(1).shape
-        if isinstance(layer, nn.Conv2d):
+        """The weights that enter hidden layer i are drawn from U(-bound, bound)."""
+        out, fan_in = self.get_parameter(f"layers.{i}.weight").flatten(1).shape
+        if isinstance(self.layers[i], nn.Conv2d):
             return fan_in**-0.5
         return (6 / fan_in) ** 0.5 if self.config.initial == "kaiming" else (6 / (fan_in + out)) ** 0.5
 
     def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Weights (B, *shape), x (B, N, *x_shape) -> answers (B, N, outputs) and the activations of each hidden layer, as the
-        next one sees them: (B, N, W), or pooled (B, N, W, height, width)."""
+        """Weights (B, *shape) and inputs (B, N, *x_shape) -> answers (B, N, outputs), and what each hidden layer passes on.
+
+        That is (B, N, W) for a linear layer, (B, N, W, height, width) after pooling for a convolution.
+        """
         h, hidden = self.scaled(x), []
         for i, layer in enumerate(self.layers):
             weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
@@ -90,9 +88,9 @@ class OnlineNetwork(nn.Module):
         return h, hidden
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Images to [0, 1], vectors as they are but flat."""
-        some: Tensor = self.layers[0].weight  # type: ignore[assignment]
-        return x.to(some.dtype) / 255 if self.image else x.to(some.dtype).flatten(2)
+        """Images (B, N, C, height, width) scaled to [0, 1], or vectors (B, N, F), flat."""
+        dtype = self.get_parameter("layers.0.weight").dtype
+        return x.to(dtype) / 255 if self.image else x.to(dtype).flatten(2)
 
     def _activated(self, weights: Weights, i: int, h: Tensor) -> Tensor:
         if self.config.normalise:
@@ -103,14 +101,14 @@ class OnlineNetwork(nn.Module):
 
 
 def linear(h_BNI: Tensor, weight_BOI: Tensor, bias_BO: Tensor) -> Tensor:
-    """(B, N, O), each network with weights of its own."""
+    """(B, N, O): a linear layer of each network on its own inputs."""
     return torch.baddbmm(bias_BO[:, None], h_BNI, weight_BOI.mT)
 
 
 def convolved(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(B, N, C, height, width) by (B, O, C, k, k), padded by 1.
+    """(B, N, C, height, width) -> (B, N, O, ...): a convolution of each network, (B, O, C, k, k), padded by 1.
 
-    One after the other, channels last: on a CPU this is faster than one grouped convolution.
+    The networks come one after the other, with channels last in memory: on a CPU that is faster than one grouped convolution.
     """
     last = torch.channels_last
     parts = [F.conv2d(x.contiguous(memory_format=last), w, b, padding=1) for x, w, b in zip(h, weight, bias, strict=True)]
@@ -118,22 +116,22 @@ def convolved(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def pooled(h: Tensor) -> Tensor:
-    """2 x 2 max-pooling."""
+    """(B, N, C, height, width) through 2 x 2 max-pooling."""
     return F.max_pool2d(h.flatten(0, 1), 2).unflatten(0, h.shape[:2])
 
 
 def over_examples(h: Tensor) -> Tensor:
-    """Activations (B, N, W, ...) -> (B, N', W): each place of an image counts as an example."""
+    """Activations (B, N, W[, height, width]) -> (B, N', W): each place of an image counts as an example."""
     return h.flatten(3).transpose(2, 3).flatten(1, 2) if h.ndim > 3 else h
 
 
 def incoming(weights: Weights, i: int) -> Tensor:
-    """(B, W, inputs) view of what hidden layer i makes its units from."""
+    """(B, W, inputs), a view of the weights that enter the units of hidden layer i."""
     return weights[f"layers.{i}.weight"].flatten(2)
 
 
 def outgoing(weights: Weights, i: int, units: int) -> Tensor:
-    """(B, O, W, R) view of what the next layer does with the units of hidden layer i."""
+    """(B, O, W, R), a view of the weights that leave the units of hidden layer i for the O units of the next layer."""
     return weights[f"layers.{i + 1}.weight"].flatten(2).unflatten(2, (units, -1))
 
 
