@@ -19,6 +19,7 @@ from episodes.generator import EpisodeGenerator
 from episodes.rng import random_numbers
 from episodes.tasks.classification import Classification
 from episodes.tasks.family import TaskFamily
+from episodes.tasks.regression import RegressionEpisodes
 from episodes.tasks.sine import Sine
 from episodes.types import EpisodeShape
 
@@ -99,6 +100,12 @@ def _sine(config: DataConfig, vocabulary: int) -> Benchmark:
     return Benchmark("sine", Sine(), Sine(), Sine(), fingerprint="sine-1")
 
 
+def _regression(config: DataConfig, vocabulary: int) -> Benchmark:
+    _refuse(config, "path", "size", "image", "label", "channels")
+    family = RegressionEpisodes()
+    return Benchmark("slowly-changing-regression", family, family, family, fingerprint="slowly-changing-regression-episodes-1")
+
+
 def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
     """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey."""
     folder = local_copy(config) or omniglot_download()
@@ -134,6 +141,7 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
     "glyphs": _glyphs,
     "sine": _sine,
+    "slowly-changing-regression": _regression,
     "omniglot": _omniglot,
     "cifar100": _cifar100,
 }

@@ -13,6 +13,7 @@ from making import hf_folder, labelled_folder, noise, omniglot_zips, png, small_
 from episodes import BENCHMARKS, Benchmark, DataConfig, EpisodeShape, UserError, load_benchmark
 from episodes.data.sources import read
 from episodes.tasks.classification import Classification
+from episodes.tasks.regression import RegressionEpisodes, SlowlyChangingRegression
 from episodes.tasks.sine import Sine
 
 SHAPE = EpisodeShape(tasks=1, shots=1, queries=1, vocabulary=8)
@@ -60,6 +61,28 @@ def test_sine():
     assert isinstance(benchmark.test, Sine) and benchmark.fingerprint == load_benchmark(DataConfig("sine"), 9).fingerprint
     x = [benchmark.generator(split, SHAPE, 0).batch([0]).stream.x for split in ("train", "validation", "test")]
     assert not torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
+
+
+def test_slowly_changing_regression():
+    benchmark, shape = load_benchmark(DataConfig("slowly-changing-regression"), vocabulary=8), EpisodeShape(4, 9, 3)
+    first, again = (benchmark.generator("train", shape, 0).batch(indices) for indices in ([5, 2], [2, 0]))
+    assert first.stream.x.shape == (2, 36, 20) and first.queries.y.shape == (2, 12, 1)
+    assert first.stream.task[0].tolist() == [task for task in range(4) for _ in range(9)]
+    assert torch.equal(first.stream.x[1], again.stream.x[0]) and torch.equal(first.queries.y[1], again.queries.y[0])
+    fixed = torch.cat([first.stream.x.unflatten(1, (4, 9)), first.queries.x.unflatten(1, (4, 3))], dim=2)[..., :15]
+    assert (fixed == fixed[:, :, :1]).all() and len(fixed[:, :, 0].flatten(0, 1).unique(dim=0)) == 8, "redrawn in each task"
+    assert (first.stream.x[..., 15:].mean((0, 1)) - 0.5).abs().max() < 0.25 and first.stream.y.std() > 0
+    x = [benchmark.generator(split, shape, 0).batch([0]).stream.x for split in ("train", "validation", "test")]
+    assert not torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
+    with pytest.raises(UserError, match=r"--data.size means nothing for slowly-changing-regression"):
+        load_benchmark(DataConfig("slowly-changing-regression", size=3), 8)
+
+
+def test_an_episode_of_regression_is_a_stream():
+    rng, shape = np.random.default_rng(0), EpisodeShape(3, 6, 2)
+    draw, seed = RegressionEpisodes().draw(rng, shape), int(np.random.default_rng(0).integers(2**63))
+    task = SlowlyChangingRegression(train=6, held_out=2).task(seed, 1)
+    assert np.array_equal(draw.stream_x[1], task.train[:].x[0]) and np.array_equal(draw.query_y[1], task.held_out[:].y[0])
 
 
 def test_omniglot_from_archives(tmp_path, cache):

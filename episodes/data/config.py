@@ -14,8 +14,8 @@ class DataConfig:
     """Which data set, and how it is read."""
 
     name: str = "glyphs"
-    """A named benchmark (glyphs, sine, omniglot, cifar100), a folder (parquet files, or a sub-folder of images for each class),
-    or a Hugging Face hub name like owner/data-set."""
+    """A named benchmark (glyphs, sine, slowly-changing-regression, omniglot, cifar100), a folder (parquet files, or a
+    sub-folder of images for each class), or a Hugging Face hub name like owner/data-set."""
     path: str | None = None
     """The folder of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None

@@ -1,4 +1,4 @@
-"""Regression whose inputs change slowly, as a stream."""
+"""Regression whose inputs change slowly: as a stream, and as episodes to meta-train on."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,8 @@ from tyro.conf import Suppress
 
 from episodes.errors import at_least
 from episodes.rng import stream_numbers
-from episodes.types import EpisodeSpec, Examples, Part, Task
+from episodes.tasks.family import Draw
+from episodes.types import EpisodeShape, EpisodeSpec, Examples, Part, Task
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,17 @@ class SlowlyChangingRegression:
         self.fingerprint = f"{self.name}-1/{rule}/{train}/{held_out}"
 
     def task(self, seed: int, index: int) -> Task:
-        free = stream_numbers(self.name, seed, "samples", index).integers(
-            0, 2, (self.train + self.held_out, self.bits - self.changing)
-        )
-        fixed = np.broadcast_to(self.task_bits(seed, index), (len(free), self.changing))
-        x = np.concatenate([fixed, free], axis=1)
+        x = self.inputs(seed, index)
         y = self.target(seed, x)
         both = Examples(_floats(x)[None], _floats(y)[None, :, None], torch.full((1, len(x)), index))
         train, held_out = both[: self.train], both[self.train :]
         return Task(Part(self.train, train.__getitem__), Part(self.held_out, held_out.__getitem__))
+
+    def inputs(self, seed: int, index: int) -> np.ndarray:
+        """(N, 20) the bits of a task's examples, those held out at the end."""
+        fixed, examples = self.task_bits(seed, index), self.train + self.held_out
+        free = stream_numbers(self.name, seed, "samples", index).integers(0, 2, (examples, self.bits - self.changing))
+        return np.concatenate([np.broadcast_to(fixed, (examples, self.changing)), free], axis=1)
 
     def task_bits(self, seed: int, index: int) -> np.ndarray:
         """(15,) the bits that are constant in a task."""
@@ -73,7 +76,7 @@ class SlowlyChangingRegression:
         return (start + np.bincount(flips, minlength=self.changing)) % 2
 
     def target(self, seed: int, x: np.ndarray) -> np.ndarray:
-        """(N, 20) bits -> (N,) integers."""
+        """(..., 20) bits -> (...) integers."""
         w, b, v, c = self.network(seed)
         threshold = self.beta * (self.bits + 1) - (self.bits - w.sum(1) + b) / 2
         return (x @ w.T + b > threshold) @ v + c
@@ -84,6 +87,31 @@ class SlowlyChangingRegression:
         shapes: tuple[tuple[int, ...], ...] = ((self.units, self.bits), (self.units,), (self.units,), ())
         w, b, v, c = (2 * rng.integers(0, 2, shape) - 1 for shape in shapes)
         return w, b, v, np.asarray(c)
+
+
+class RegressionEpisodes:
+    """Episodes of slowly changing regression, to meta-train on: the first T tasks of a stream whose seed the episode draws.
+
+    So each episode has a network of its own, and each of its tasks 15 constant bits of its own. K shots of a task are the
+    first of its training examples, Q queries are held out.
+    """
+
+    most_tasks: int | None = None
+    spec = SlowlyChangingRegression.spec
+
+    def check(self, shape: EpisodeShape) -> None:
+        """Any shape can be drawn."""
+
+    def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw:
+        seed = int(rng.integers(2**63))
+        stream = SlowlyChangingRegression(train=shape.shots, held_out=shape.queries)
+        x = np.stack([stream.inputs(seed, index) for index in range(shape.tasks)])
+        y = stream.target(seed, x)[..., None]
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        return Draw(x[:, : shape.shots], y[:, : shape.shots], x[:, shape.shots :], y[:, shape.shots :])
+
+    def fetch(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x)
 
 
 def _floats(values: np.ndarray) -> Tensor:
