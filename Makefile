@@ -6,6 +6,8 @@ ARGS ?=
 python := .venv/bin/python
 # Named by what it depends on: the same files in the same folder need no second set-up, and no network.
 ready := .venv/ready-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | cut -d ' ' -f 1)
+pip := $(python) -m pip --disable-pip-version-check --no-input install
+log := .venv/setup.log
 offline := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .PHONY: help setup demo test lint format
@@ -51,13 +53,13 @@ $(ready):
 	fi
 	@$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make setup: .venv holds $$($(python) -V 2>&1), and 3.11 or later is needed. Remove .venv and try again." >&2; exit 1; }
-	@$(python) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,tensorboard]' || { \
-		echo "make setup: pip could not install the packages; the lines above say why (the first time needs a network" \
-			"and a few GB of disk). Then try again: make setup" >&2; exit 1; }
-	@{ $(python) -m pip install --disable-pip-version-check -q -c constraints.txt requests tqdm && \
-		$(python) -m pip install --disable-pip-version-check -q --no-deps --no-cache-dir \
-			--config-settings=--build-option=build_ext learn2learn==0.2.0; } || \
-		echo "make setup: a note: learn2learn could not be built (it needs a C compiler), so the learners maml, meta-sgd and anil are" \
-			"missing. All the others work. To try again: rm .venv/ready-* and make setup"
+	@echo "make setup: installing the packages into .venv, once; this takes some minutes. What pip says goes to $(log)."
+	@$(pip) -c constraints.txt -e '.[test,tensorboard]' > $(log) 2>&1 || { tail -n 15 $(log) >&2; \
+		echo "make setup: pip could not install the packages; the lines above, the last of $(log), say why (the first time needs a" \
+			"network and a few GB of disk). Then try again: make setup" >&2; exit 1; }
+	@{ $(pip) -c constraints.txt requests tqdm && \
+		$(pip) --no-deps --no-cache-dir --config-settings=--build-option=build_ext learn2learn==0.2.0; } >> $(log) 2>&1 || \
+		echo "make setup: a note: learn2learn could not be built (it needs a C compiler; $(log) says more), so the learners maml," \
+			"meta-sgd and anil are missing. All the others work. To try again: rm .venv/ready-* and make setup"
 	@rm -f .venv/ready-*
 	@touch $@
