@@ -11,8 +11,8 @@ from tiny import without_learn2learn
 from metacl.attention import ATTENTION
 from metacl.benchmarking import Case, Result, Row, interleaved, measure, peak_bytes, result_table, slope
 from metacl.benchmarking.attention import AttentionOptions, attention
-from metacl.benchmarking.cli import benchmark_main
 from metacl.benchmarking.measure import FEWEST, ROUNDS, UNTIMED, calls, slopes, varied
+from metacl.cli import benchmark_main
 from metacl.learners import LEARNERS
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from episodes import UserError
-from metacl.benchmarking.cli import benchmark_main
 from metacl.benchmarking.compare import compare, comparison_table
 from metacl.benchmarking.measure import Result, Row
 from metacl.benchmarking.report import write_result
+from metacl.cli import benchmark_main
 
 
 def result(folder, seconds: dict[str, float], peak: int | None = 100, subject: str = "attention", **options):
