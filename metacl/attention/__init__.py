@@ -27,7 +27,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "mesa": Mesa,
     "log-linear": LogLinear,
 }
-"""To add one: a class like those, and its name here. The tests, the learners and benchmark.py then know it."""
+"""The mechanisms. To add one, write a class like these and name it here: then tests, learners and benchmark.py know it."""
 
 
 def make_attention(
@@ -36,7 +36,7 @@ def make_attention(
     """A mechanism by name, on D = `width` and H = `heads`.
 
     Arguments:
-        options: head_width, key_width, and what the mechanism has of its own; None: its default.
+        options: head_width, key_width, and options that only this mechanism has; None: its default.
 
     Raises:
         UserError: there is no such mechanism, or it has no such option or kernels.

@@ -23,8 +23,12 @@ from metacl.attention.scan import scan as scan_in_chunks
 BACKENDS = ("auto", "torch", "flash", "fla")
 
 
+Run = Callable[..., Any]
+"""A function of a package that may not be installed."""
+
+
 class Kernel(NamedTuple):
-    """A function of an optional package."""
+    """Where such a function is found."""
 
     package: str
     module: str
@@ -40,7 +44,7 @@ FLA = {
     ("no", "delta"): Kernel("fla-core", "fla.ops.delta_rule", "chunk_delta_rule"),
     ("scalar", "delta"): Kernel("fla-core", "fla.ops.gated_delta_rule", "chunk_gated_delta_rule"),
 }
-"""By decay and rule of writing, see `scan.py`."""
+"""The kernel for each decay and rule (see `scan.py`)."""
 INSTALL = {
     "flash": "pip install --no-build-isolation 'metacl[flash]' builds flash-attn from source, with nvcc; for Hopper and newer "
     "pip install --pre flash-attn-4 is enough. Both need an NVIDIA GPU",
@@ -49,7 +53,7 @@ INSTALL = {
 
 
 def scan(tokens: Tokens, state_BHEF: Tensor, backend: str = "auto", divide: bool = False) -> tuple[Tensor, Tensor]:
-    """`metacl.attention.scan.scan`, by the kernels of `backend`.
+    """`metacl.attention.scan.scan` by the kernels that `backend` names.
 
     Raises:
         UserError: `backend` is unknown, or it is asked for by name and is not installed or cannot take the tokens.
@@ -89,7 +93,7 @@ def softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
 
 
-def choose(what: str, backend: str, kernels: Sequence[tuple[Kernel, str]]) -> Callable[..., Any] | None:
+def choose(what: str, backend: str, kernels: Sequence[tuple[Kernel, str]]) -> Run | None:
     """The first of `kernels` that has no obstacle beside it and can be imported; None: PyTorch is to do it.
 
     Raises:
@@ -115,8 +119,8 @@ def choose(what: str, backend: str, kernels: Sequence[tuple[Kernel, str]]) -> Ca
 
 
 @functools.cache
-def load(kernel: Kernel) -> Callable[..., Any] | str:
-    """The function, or why it cannot be imported. Found out once."""
+def load(kernel: Kernel) -> Run | str:
+    """The function, or why it cannot be imported. It is tried once."""
     try:
         return getattr(import_module(kernel.module), kernel.function)
     except Exception as error:  # what was built for another torch or CUDA fails in many ways
@@ -124,12 +128,12 @@ def load(kernel: Kernel) -> Callable[..., Any] | str:
 
 
 def ground(t: Tensor) -> tuple[int, torch.dtype]:
-    """The compute capability (its major number; 0: no GPU) of where a tensor is, and its dtype. The tests replace this."""
+    """The major compute capability of the GPU that holds a tensor (0: none does), and its dtype. The tests replace this."""
     return torch.cuda.get_device_capability(t.device)[0] if t.is_cuda else 0, t.dtype
 
 
 def obstacle_of(t: Tensor) -> str:
-    """Why no kernel can take a tensor, or nothing."""
+    """Why no kernel can take a tensor; empty where one can."""
     capability, dtype = ground(t)
     if capability == 0:
         return f"the tensors are on the {t.device.type.upper()}, and it runs on NVIDIA GPUs"
@@ -141,10 +145,11 @@ def obstacle_of(t: Tensor) -> str:
 
 
 def too_wide(width: int, most: int) -> str:
+    """Why a kernel for heads of at most `most` features cannot take heads of `width`; empty where it can."""
     return f"the heads have {width} features, and it takes up to {most}" if width > most else ""
 
 
-def scan_by_fla(run: Callable[..., Any], tokens: Tokens, state_BHEF: Tensor) -> tuple[Tensor, Tensor]:
+def scan_by_fla(run: Run, tokens: Tokens, state_BHEF: Tensor) -> tuple[Tensor, Tensor]:
     """fla has tokens before heads, and multiplies tiles of 16 x 16 and more: widths are filled up with zeros."""
     E, width = state_BHEF.shape[2:]
     q, k, v = (filled(t.transpose(1, 2), 16) for t in tokens[:3])
@@ -156,7 +161,7 @@ def scan_by_fla(run: Callable[..., Any], tokens: Tokens, state_BHEF: Tensor) -> 
     return out_BNHF[..., :width].transpose(1, 2), end_BHEF[:, :, :E, :width].contiguous()
 
 
-def softmax_by_flash(run: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def softmax_by_flash(run: Run, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """flash-attn has tokens before heads, and one width for keys and values, a multiple of 8: filled up with zeros."""
     width = max(q.shape[-1], v.shape[-1])
     parts = (F.pad(t.transpose(1, 2), (0, width - t.shape[-1] + -width % 8)) for t in (q, k, v))
@@ -167,7 +172,7 @@ def softmax_by_flash(run: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, d
 
 
 def filled(t: Tensor, multiple: int) -> Tensor:
-    """With zeros, to a multiple of features."""
+    """A tensor with zeros behind its features, so that their number is a multiple of `multiple`."""
     missing = -t.shape[-1] % multiple
     return F.pad(t, (0, missing)) if missing else t
 

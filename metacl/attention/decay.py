@@ -1,21 +1,22 @@
-"""How a state forgets within one chunk: not at all, by a scalar a token, or by a vector over the key features a token.
+"""How a state forgets within one chunk: not at all, by one number a token, or by one number for each key feature of a token.
 
-One class each, with the four places where decay enters a chunk and the gradients of each. b_i is the sum of log decays up
-to and with token i, C the last token, G = B * H streams and heads side by side:
+Each way is a class with the four places where decay enters a chunk, and their gradients. b_i is the sum of log decays up to
+and with token i, C the last token, G = B * H streams and heads side by side:
 
     rows(x)_i = x_i * exp(b_i)                     token i looks at the state before the chunk
     ends(k)_j = k_j * exp(b_C - b_j)               what token j wrote, seen at the end of the chunk
     over(S)   = S * exp(b_C)                       the state before the chunk, seen at its end
     pair(x, k)_ij = x_i . (k_j * exp(b_i - b_j))   token i looks at what token j wrote (only j <= i has a meaning)
 
-`..._back` takes the gradient of a result to that of its argument, and adds what the decays are due to a running sum.
+`..._back` makes the gradient of an argument from the gradient of the result, and adds the part that belongs to the decays to
+a running sum.
 """
 
 import torch
 from torch import Tensor
 
 LEAST_LOG_DECAY = -2.5
-"""Bound for vector decays: over half a chunk of 64, exp(80) is still a float32. To keep 8 % at each token is to forget."""
+"""Least vector decay: over half a chunk of 64, exp(80) is still a float32. What keeps 8 % at each token forgets anyway."""
 
 
 class NoDecay:
@@ -42,7 +43,7 @@ class NoDecay:
         return grad_GCC @ k_GCE, grad_GCC.mT @ x_GCE
 
     def gradient(self) -> Tensor | None:
-        """Of the log decays."""
+        """The gradient of the log decays, in their shape; None where there are none."""
         return None
 
 

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.interface import Width
 from metacl.attention.recurrent import Gate, Recurrent, unit
 from metacl.attention.scan import Tokens
 
@@ -10,7 +11,7 @@ from metacl.attention.scan import Tokens
 class DeltaNet(Recurrent):
     """S <- S + beta k (v - S^T k)^T, keys of length 1, beta = sigmoid(w x) (DeltaNet: Schlag 2021; in chunks: Yang 2024)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.beta = Gate(width, heads)
 
@@ -22,7 +23,7 @@ class DeltaNet(Recurrent):
 class GatedDeltaNet(DeltaNet):
     """S <- alpha S, then as DeltaNet; alpha = exp(-dt A) as in Mamba-2 (Gated DeltaNet: Yang 2025, eq. 10)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay = ScalarDecayGate(width, heads)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention.decay import LEAST_LOG_DECAY
-from metacl.attention.interface import wide
+from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Recurrent
 from metacl.attention.scan import Tokens
 
@@ -19,7 +19,7 @@ class Retention(Recurrent):
 
     log_decay_H: Tensor
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.register_buffer("log_decay_H", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))), persistent=False)
 
@@ -31,7 +31,7 @@ class Retention(Recurrent):
 class GatedLinearAttention(Recurrent):
     """S <- Diag(alpha) S + k v^T, alpha = sigmoid(W2 W1 x + b)^(1/16), one for each key feature (GLA, Yang 2024, eq. 3-4)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.gate = Gate(width, heads, self.key_width, rank=16)
 
@@ -43,7 +43,7 @@ class GatedLinearAttention(Recurrent):
 class Mamba2(Recurrent):
     """S <- exp(-dt A) S + dt k v^T, dt = softplus(w x + b) a scalar of each head and token (SSD form, Dao 2024, section 6)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay = ScalarDecayGate(width, heads)
 
@@ -77,7 +77,7 @@ class Longhorn(Recurrent):
     model has one for each value feature.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.beta = Gate(width, heads)
 

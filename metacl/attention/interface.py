@@ -1,7 +1,7 @@
 """What a mechanism is: a state that `learn` extends and `read` looks at."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -11,39 +11,45 @@ from torch.utils import _pytree as pytree
 
 from episodes import UserError
 
-Learn = Callable[[Tensor, Any, Tensor | None], tuple[Tensor, Any]]
+State = TypeVar("State", bound=NamedTuple)
+"""What a mechanism keeps of the stream: a NamedTuple of tensors whose first axis is B, float32 at least."""
+Learn = Callable[[Tensor, State, Tensor | None], tuple[Tensor, State]]
+"""`Attention.extend`, or a form of it."""
+
+Width = int | None
+"""Features of a head; None: the default that `Attention` says."""
 
 
-class Attention(nn.Module):
-    """Base of the mechanisms. Each owns its projections; under it lies a pure function of q, k, v, gates and state.
+class Attention(nn.Module, Generic[State]):
+    """Base of the mechanisms. Each owns its projections, and computes by a pure function of q, k, v, gates and state.
 
     A mechanism writes `init_state`, `extend`, `extend_naive` and `read`. B episodes, N stream tokens, M queries, D width.
 
     Arguments:
-        width: D, the model width.
-        heads: H.
-        dropout: in training, on the attention weights where there are any, else on the outputs of the heads.
-        head_width: F, of values and outputs; None: D / H.
-        key_width: E, of queries and keys; None: as head_width.
-        key_heads: heads that keys and values have, each shared by heads / key_heads queries; None: heads.
+        width: features of a token (D).
+        heads: heads (H).
+        dropout: in training, dropout of softmax's attention weights; in all other mechanisms, of the outputs of the heads.
+        head_width: features of a value and of an output in each head (F); None: D / H.
+        key_width: features of a query and of a key in each head (E); None: as head_width.
+        key_heads: heads of keys and values, each for heads / key_heads heads of queries; None: as many as heads.
     """
 
     constant_state = True
-    """The state does not grow with the stream."""
+    """Whether the state stays as large as it is, however long the stream."""
     has_weights = False
-    """Outputs are weighted means of values, so that `task_mass` has a meaning."""
+    """Whether outputs are weighted means of values, so that `task_mass` has a meaning."""
     backend = "auto"
-    """A name of `metacl.attention.backends.BACKENDS`: the kernels that may take the place of plain PyTorch."""
+    """Which kernels may take the place of plain PyTorch: a name of `metacl.attention.backends.BACKENDS`."""
     kernels: tuple[str, ...] = ()
-    """The back ends beside PyTorch that have kernels for it."""
+    """The back ends that have kernels for the mechanism, beside PyTorch."""
 
     def __init__(
         self,
         width: int,
         heads: int,
         dropout: float = 0.0,
-        head_width: int | None = None,
-        key_width: int | None = None,
+        head_width: Width = None,
+        key_width: Width = None,
         key_heads: int | None = None,
     ):
         super().__init__()
@@ -55,28 +61,28 @@ class Attention(nn.Module):
         self.head_width = head_width or width // heads
         self.key_width = key_width or self.head_width
         self.parts = (heads * self.key_width, self.key_heads * self.key_width, self.key_heads * self.head_width)
-        """Rows of `qkv` that belong to queries, keys and values."""
+        """How many rows of `qkv` make queries, keys and values."""
         self.qkv = nn.Linear(width, sum(self.parts))
         self.out = nn.Linear(heads * self.head_width, width)
-        self._form: Any = None
+        self._fresh: tuple[type, list[torch.Size]] | None = None
 
-    def init_state(self, batch_size: int) -> Any:
-        """The state before the first token: a NamedTuple of tensors whose first axis is B, float32 at least."""
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token."""
         raise NotImplementedError
 
-    def extend(self, x_BND: Tensor, state: Any, valid_BN: Tensor | None) -> tuple[Tensor, Any]:
+    def extend(self, x_BND: Tensor, state: State, valid_BN: Tensor | None) -> tuple[Tensor, State]:
         """`learn`, for at least one token and a state that fits."""
         raise NotImplementedError
 
-    def extend_naive(self, x_BND: Tensor, state: Any, valid_BN: Tensor | None) -> tuple[Tensor, Any]:
-        """The same as a loop over tokens (see `naive.py`)."""
+    def extend_naive(self, x_BND: Tensor, state: State, valid_BN: Tensor | None) -> tuple[Tensor, State]:
+        """`extend` as a loop over tokens (see `naive.py`)."""
         raise NotImplementedError
 
-    def read(self, x_BMD: Tensor, state: Any) -> Tensor:
+    def read(self, x_BMD: Tensor, state: State) -> Tensor:
         """The outputs (B, M, D) of query tokens, each of which sees the state and itself only. Writes nothing."""
         raise NotImplementedError
 
-    def learn(self, x_BND: Tensor, state: Any, valid_BN: Tensor | None = None) -> tuple[Tensor, Any]:
+    def learn(self, x_BND: Tensor, state: State, valid_BN: Tensor | None = None) -> tuple[Tensor, State]:
         """The outputs (B, N, D) of new tokens, each of which sees those before it and itself, and the state after them.
 
         A token that is not valid leaves no trace in the state; its own output means nothing.
@@ -86,24 +92,26 @@ class Attention(nn.Module):
         """
         return self._checked(self.extend, x_BND, state, valid_BN)
 
-    def learn_naive(self, x_BND: Tensor, state: Any, valid_BN: Tensor | None = None) -> tuple[Tensor, Any]:
+    def learn_naive(self, x_BND: Tensor, state: State, valid_BN: Tensor | None = None) -> tuple[Tensor, State]:
         """`learn`, token by token: obviously right and as slow as it looks. The oracle of the tests."""
         return self._checked(self.extend_naive, x_BND, state, valid_BN)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
-        """(B, heads, M, T) share of each query's attention on each task's tokens, for the first `heads` heads.
+        """(B, heads, M, T): how much of its attention a query pays to the tokens of each task, in the first `heads` heads.
 
-        Only where `has_weights`.
+        The shares of a query add to 1: what it pays itself does not count. Only where `has_weights`.
 
         Arguments:
-            x_BMD, x_BND: the inputs of `read` for the queries and of `learn` for the whole stream.
-            task_BN: each token's task. The shares sum to 1: what a query pays itself does not count.
+            x_BMD: the queries, as `read` takes them.
+            x_BND: the whole stream, as `learn` takes it.
+            task_BN: the task of each token.
+            valid_BN: False for padding.
         """
         raise NotImplementedError
 
     @torch.no_grad()
     def start_alike(self) -> None:
-        """Gives keys the projection of queries, so that a token starts by attending to those that are like it."""
+        """Gives keys the projection that queries have, so that a token first attends to those that are like it."""
         share = self.heads // self.key_heads
         for parameter in (self.qkv.weight, self.qkv.bias):
             queries, keys, _ = parameter.split(self.parts)
@@ -115,24 +123,25 @@ class Attention(nn.Module):
         return _heads(q, self.heads), _heads(k, self.key_heads), _heads(v, self.key_heads)
 
     def project_part(self, x_BND: Tensor, part: int, heads: int) -> Tensor:
-        """(B, heads, N, E) queries (part 0) or keys (1) of the first `heads` of their heads only."""
+        """(B, heads, N, E): queries (part 0) or keys (part 1), in the first `heads` of their heads only."""
         start = sum(self.parts[:part])
         rows = slice(start, start + heads * self.key_width)
         return _heads(F.linear(x_BND, self.qkv.weight[rows], self.qkv.bias[rows]), heads)
 
     def zeros(self, *shape: int) -> Tensor:
-        """For a state: float32 at least."""
+        """Zeros for a state: on the device of the weights, float32 at least."""
         weight = self.out.weight
         return torch.zeros(shape, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
 
     def merge(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        """The outputs of the heads, side by side and projected: (B, N, D)."""
+        """(B, N, D): the outputs of the heads, laid side by side and projected."""
         return self.out(rearrange(out_BHNF, "b h n f -> b n (h f)").to(like_BND.dtype))
 
-    def _checked(self, extend: Learn, x_BND: Tensor, state: Any, valid_BN: Tensor | None) -> tuple[Tensor, Any]:
-        if self._form is None:
-            self._form = pytree.tree_map(lambda t: t.shape, self.init_state(1))
-        _check_state(type(self).__name__, state, self._form, len(x_BND))
+    def _checked(self, extend: Learn[State], x_BND: Tensor, state: State, valid_BN: Tensor | None) -> tuple[Tensor, State]:
+        if self._fresh is None:
+            fresh = self.init_state(1)
+            self._fresh = type(fresh), [t.shape for t in fresh]
+        _check_state(type(self).__name__, state, *self._fresh, len(x_BND))
         if x_BND.shape[1] == 0:
             return x_BND, state
         if not self.training and not x_BND.isfinite().all():
@@ -140,11 +149,15 @@ class Attention(nn.Module):
         return extend(x_BND, state, valid_BN)
 
 
-def rows_apart(extend: Learn, x_BND: Tensor, state: Any, valid_BN: Tensor) -> tuple[Tensor, Any]:
-    """`extend` for mechanisms in which the place of a token matters: each stream of a padded batch alone, without padding."""
+def rows_apart(extend: Learn[State], x_BND: Tensor, state: State, valid_BN: Tensor) -> tuple[Tensor, list[State]]:
+    """`extend` of each stream of a padded batch alone, without its padding: for mechanisms where the place of a token matters.
+
+    Returns:
+        The outputs (B, N, D), zeros for padding, and a state with B = 1 for each stream.
+    """
     outputs, states = torch.zeros_like(x_BND), []
     for b, valid_N in enumerate(valid_BN):
-        own = pytree.tree_map(lambda t, b=b: t[b : b + 1], state)
+        own: State = pytree.tree_map(lambda t, b=b: t[b : b + 1], state)
         if valid_N.any():
             out, own = extend(x_BND[b : b + 1, valid_N], own, None)
             outputs = outputs.to(out.dtype).index_put((torch.tensor(b, device=x_BND.device), valid_N.nonzero()[:, 0]), out[0])
@@ -153,13 +166,13 @@ def rows_apart(extend: Learn, x_BND: Tensor, state: Any, valid_BN: Tensor) -> tu
 
 
 def aligned_sizes(seen: int, new: int, chunk: int) -> list[int]:
-    """The sizes of parts of `new` tokens, after `seen` others, that do not cross a multiple of `chunk`."""
+    """How long the parts are into which `new` tokens, after `seen` others, are cut at each multiple of `chunk`."""
     ends = [*range(seen - seen % chunk + chunk, seen + new, chunk), seen + new]
     return [end - start for start, end in zip([seen, *ends], ends, strict=False)]
 
 
 def wide(t: Tensor) -> Tensor:
-    """float32 at least."""
+    """A tensor in float32 at least."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
@@ -167,11 +180,11 @@ def _heads(t_BNX: Tensor, heads: int) -> Tensor:
     return rearrange(t_BNX, "b n (h e) -> b h n e", h=heads)
 
 
-def _check_state(name: str, state: Any, expected: Any, batch_size: int) -> None:
-    """Raises UserError, with the field, where a state's shapes are not those of `expected` (an empty axis may grow)."""
-    if type(state) is not type(expected):
-        raise UserError(f"{name} was given a {type(state).__name__} as state; its own is a {type(expected).__name__}.")
-    for field, found, own in zip(expected._fields, state, expected, strict=True):
+def _check_state(name: str, state: NamedTuple, kind: type, shapes: list[torch.Size], batch_size: int) -> None:
+    """Raises UserError, with the field, where a state is of another type or shape than a fresh one (an empty axis may grow)."""
+    if type(state) is not kind:
+        raise UserError(f"{name} was given a {type(state).__name__} as state; its own is a {kind.__name__}.")
+    for field, found, own in zip(state._fields, state, shapes, strict=True):
         sizes = (batch_size, *own[1:])
         if found.ndim != len(own) or any(size not in (0, there) for size, there in zip(sizes, found.shape, strict=True)):
             raise UserError(

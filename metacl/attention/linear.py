@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, wide
+from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.recurrent import Recurrent, RecurrentState
 from metacl.attention.scan import Tokens, divided, look
 
@@ -20,7 +20,7 @@ class LinearAttention(Recurrent):
 
     has_weights = True
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.norm = nn.Identity()
 
@@ -32,7 +32,7 @@ class LinearAttention(Recurrent):
         return Tokens(F.elu(q) + 1, F.elu(k) + 1, with_one(v))
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
-        """See `Attention`. phi(q) . z_t / sum over tasks, z_t the sum of task t's keys: linear in N, like the mechanism."""
+        """See `Attention`. phi(q) . z_t over its sum over tasks, z_t the sum of phi(k) in task t: linear in N."""
         q, k = (F.elu(wide(self.project_part(x, part, heads))) + 1 for part, x in enumerate((x_BMD, x_BND)))
         return key_mass(q, k, task_BN, valid_BN)
 
@@ -46,14 +46,14 @@ class PerformerState(NamedTuple):
     """(B, H): the largest exponent of any key so far."""
 
 
-class Performer(Attention):
+class Performer(Attention[PerformerState]):
     """FAVOR+: linear attention whose features estimate softmax's exp(q . k / sqrt(E)) without bias (Choromanski 2021, lemma 1).
 
     phi(x)_m = exp(w_m . x - |x|^2 / 2) with x / E^(1/4) for x and orthogonal random directions w_m, drawn once and saved with
     the model. All exponents are kept below 0: for queries their own largest cancels in the quotient, for keys the largest so
     far is a scalar decay of the sums, so that a stream in pieces gives what it gives in one.
 
-    Arguments: see `Attention`; features: M.
+    Arguments: see `Attention`; features: M, the random directions; None: twice as many as a key has features.
     """
 
     has_weights = True
@@ -61,7 +61,14 @@ class Performer(Attention):
     directions_ME: Tensor
 
     def __init__(
-        self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None, *, features: int | None = None
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        head_width: Width = None,
+        key_width: Width = None,
+        *,
+        features: int | None = None,
     ):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.register_buffer("directions_ME", orthogonal_directions(features or 2 * self.key_width, self.key_width))
@@ -122,7 +129,7 @@ class Performer(Attention):
 
 
 def orthogonal_directions(features: int, width: int) -> Tensor:
-    """(features, width): blocks of orthogonal rows, as long as Gaussian vectors (Choromanski 2021, section 3.2)."""
+    """(features, width): blocks of orthogonal rows with the lengths of Gaussian vectors (Choromanski 2021, section 3.2)."""
     blocks = []
     for _ in range(-(-features // width)):
         rotation, triangle = torch.linalg.qr(torch.randn(width, width))
@@ -131,7 +138,7 @@ def orthogonal_directions(features: int, width: int) -> Tensor:
 
 
 def with_one(v_BHNF: Tensor) -> Tensor:
-    """Values with a 1 behind them, which adds up to the normaliser."""
+    """(B, H, N, F) -> (B, H, N, F + 1): values with a 1 behind them, whose sum is the normaliser."""
     return torch.cat([v_BHNF, torch.ones_like(v_BHNF[..., :1])], dim=-1)
 
 

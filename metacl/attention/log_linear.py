@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from metacl.attention import naive
 from metacl.attention.gated import ScalarDecayGate
-from metacl.attention.interface import Attention, aligned_sizes, rows_apart
+from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart
 from metacl.attention.recurrent import Gate, HeadNorm
 from metacl.attention.scan import Tokens
 
 CHUNK = 64
-"""A power of two."""
+"""Tokens that are worked through together, a power of two."""
 
 
 class LogLinearState(NamedTuple):
@@ -35,19 +35,28 @@ class _Bucket(NamedTuple):
     due_BH: Tensor
 
 
-class LogLinear(Attention):
+class LogLinear(Attention[LogLinearState]):
     """out = sum over levels of weight_l(x) S_l^T q, S_l the decayed sum of k v^T over the tokens of level l.
 
     Level 0 is the token itself, level l + 1 the bucket of 2^l tokens (see `LogLinearState`). The weights are softplus(w_l x),
     the decay is that of Mamba-2 (log-linear Mamba-2, section 3 of the paper). The state grows with log N, the cost with
     N log N.
 
-    Arguments: see `Attention`; levels: buckets beyond share the last weight.
+    Arguments: see `Attention`; levels: weights that a token has; levels from there on have the last of them.
     """
 
     constant_state = False
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None, *, levels: int = 16):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        head_width: Width = None,
+        key_width: Width = None,
+        *,
+        levels: int = 16,
+    ):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay, self.weights = ScalarDecayGate(width, heads), Gate(width, heads, levels)
         self.norm = HeadNorm(self.head_width)
@@ -103,8 +112,10 @@ class LogLinear(Attention):
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
         return self.merge(F.dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
-    def _apart(self, extend, x_BND: Tensor, state: LogLinearState, valid_BN: Tensor | None) -> tuple[Tensor, LogLinearState]:
-        """Streams of unequal length: the buckets of each are its own, the axis of levels is as long as the longest needs."""
+    def _apart(
+        self, extend: Learn, x_BND: Tensor, state: LogLinearState, valid_BN: Tensor | None
+    ) -> tuple[Tensor, LogLinearState]:
+        """`extend` for streams of unequal length, each alone. The axis of levels is as long as the longest stream needs."""
         valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device) if valid_BN is None else valid_BN
         out, states = rows_apart(extend, x_BND, state, valid_BN)
         levels = max(own.buckets.shape[2] for own in states)
@@ -160,7 +171,7 @@ def _weights(weights_BHCL: Tensor, level_CC: Tensor) -> Tensor:
 
 
 def _index(level: Tensor, weights_BHCL: Tensor) -> Tensor:
-    """Levels (C, ...) for every stream and head, those past the last as the last."""
+    """Levels (C, ...) -> (B, H, C, ...), for every stream and head; levels past the last weight become the last."""
     return level.clamp_max(weights_BHCL.shape[-1] - 1).expand(*weights_BHCL.shape[:2], *level.shape)
 
 

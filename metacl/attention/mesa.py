@@ -1,4 +1,4 @@
-"""In-context least squares: each output is what the regression of all values so far on all keys so far says for the query."""
+"""In-context least squares: a regression of all values so far on all keys so far answers each query."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,17 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import naive
-from metacl.attention.interface import Attention, wide
+from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.recurrent import HeadNorm, unit
 from metacl.attention.scan import Tokens, look, scan
 
 CHUNK = 64
+"""Tokens that are worked through together."""
 ENOUGH = 1e-6
-"""Conjugate gradients end when no residual is longer than this times its query."""
+"""Conjugate gradients end when every residual is at most this times as long as its query."""
 
 
 class MesaState(NamedTuple):
-    """The sufficient statistics of ridge regression, in float32 whatever the tokens' dtype."""
+    """The sufficient statistics of ridge regression, in float32 at least, whatever the dtype of the tokens."""
 
     keys: Tensor
     """(B, H, E, E): R = sum of k k^T."""
@@ -26,18 +27,27 @@ class MesaState(NamedTuple):
     """(B, H, E, F): G = sum of k v^T."""
 
 
-class Mesa(Attention):
+class Mesa(Attention[MesaState]):
     """out = G^T (R + Diag(ridge))^-1 q with R and G the sums of k k^T and k v^T.
 
     Sources: the mesa-layer (von Oswald 2023) and MesaNet (2025, eq. 6). Queries and keys have length 1, the ridge is learnt.
     The outputs are linear attention with the solutions as queries. The gradient of the solutions needs one more solution with
     the same matrices (the implicit function theorem), however they were found.
 
-    Arguments: see `Attention`; iterations: at most, of conjugate gradients, which need no matrix but R; 0: exact, each token's
-    E x E matrix is factorised.
+    Arguments: see `Attention`; iterations: most iterations of conjugate gradients, which need no matrix but R. 0: exact
+    solutions, for which an E x E matrix is factorised at each token.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None, *, iterations: int = 30):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        head_width: Width = None,
+        key_width: Width = None,
+        *,
+        iterations: int = 30,
+    ):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.iterations = iterations
         self.log_ridge = nn.Parameter(torch.zeros(heads, 1, self.key_width))
@@ -121,7 +131,7 @@ def _in_chunks(q: Tensor, k: Tensor, ridge: Tensor, keys: Tensor, iterations: in
 
 
 def _alone(k: Tensor, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[[Tensor], Tensor]:
-    """The same for queries, each of which sees the state and its own key only."""
+    """`_in_chunks` for queries, each of which sees only the state and its own key."""
 
     def solve(b_BHME: Tensor) -> Tensor:
         if iterations:
@@ -133,7 +143,7 @@ def _alone(k: Tensor, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[
 
 
 def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """x with times(x) = b, for many symmetric positive systems side by side: (..., E) each."""
+    """x (..., E) with times(x) = b, for many symmetric positive systems side by side (Hestenes and Stiefel 1952)."""
     x, residual = torch.zeros_like(b), b
     direction, size = residual, residual.square().sum(-1, keepdim=True)
     enough = size * ENOUGH**2

@@ -1,15 +1,18 @@
-"""The oracles: every mechanism as a plain loop over tokens, obviously right and as slow as it looks. Any dtype.
+"""The oracles of the tests: every mechanism as a plain loop over tokens, obviously right and as slow as it looks. Any dtype.
 
-Shapes: q, k (B, H, N, E), v (B, H, N, F); valid (B, N) bool, or None. Each returns the outputs and the state after them.
+Shapes: q, k (B, H, N, E), v (B, H, N, F); valid (B, N) bool, or None. Each returns the outputs (B, H, N, F) and the state after
+them.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from metacl.attention.scan import Tokens
 
-def recurrence(tokens: Any, state: Tensor) -> tuple[Tensor, Tensor]:
+
+def recurrence(tokens: Tokens, state: Tensor) -> tuple[Tensor, Tensor]:
     """S <- exp(g) S; u = v or beta (v - S^T k); S <- S + k u^T; out = S^T q, for `Tokens` and S (B, H, E, F)."""
     q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in tokens[:3])
     _, _, _, log_decay, beta = tokens
@@ -29,8 +32,8 @@ def recurrence(tokens: Any, state: Tensor) -> tuple[Tensor, Tensor]:
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, window: int | None = None) -> Tensor:
     """out_n = sum_i softmax_i(q_n . k_i / sqrt(E)) v_i over n itself and the valid tokens before it.
 
-    Of these only the last window - 1, where there is a window. The tokens asked are the last of the keys. Heads of q may
-    share heads of k and v.
+    With a window these are only the last window - 1 of them. The tokens of q are the last of k and v. Several heads of q may
+    share one of k and v.
     """
     B, N, share = q.shape[0], k.shape[2], q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
@@ -63,15 +66,18 @@ def least_squares(
     return torch.stack(outputs, dim=2), keys, values
 
 
-def log_linear(tokens: Any, weights: Tensor, buckets: list[tuple[int, Tensor]], count: int) -> tuple[Tensor, list]:
-    """out_n = sum over buckets of weight[level] S_bucket^T q, level 0 for the token itself, as a binary counter of tokens.
+def log_linear(
+    tokens: Tokens, weights: Tensor, buckets: list[tuple[int, Tensor]], count: int
+) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """out_n = sum over buckets of weight[level] S_bucket^T q. Buckets are the bits of a binary counter; level 0 is the token.
 
     Arguments:
-        tokens: q, k, v and a log decay (B, H, N), as for `recurrence`.
-        weights: (B, H, N, L); levels beyond share the last.
-        buckets: (level, S (B, H, E, F)) of the `count` tokens before; level l + 1 holds 2^l of them.
+        tokens: q, k, v and a log decay (B, H, N).
+        weights: (B, H, N, L); levels from L on have the last.
+        buckets: (level, S (B, H, E, F)) for the `count` tokens before these; level l + 1 holds 2^l of them.
     """
     q, k, v, log_decay, _ = tokens
+    assert log_decay is not None
     outputs = []
     for n in range(q.shape[2]):
         rate = log_decay[:, :, n].exp()[..., None, None]
@@ -92,14 +98,28 @@ def log_linear(tokens: Any, weights: Tensor, buckets: list[tuple[int, Tensor]], 
 
 
 def test_time_training(
-    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, model: Any, start: Tensor, now: Tensor, count: int, batch: int
-):
-    """W <- W - rate * gradient of |model(W, k) - v|^2 / 2 at the W that the token's mini-batch started with; out = model(W, q).
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rate: Tensor,
+    model: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    now: Tensor,
+    count: int,
+    batch: int,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """W <- W - rate * gradient of |model(W, k) - v|^2 / 2 at the W with which this mini-batch started; out = model(W, q).
 
     Arguments:
-        rate: (B, H, N). model: (W (B, H, E + 1, E), x (B, H, E)) -> (B, H, E).
-        start, now: W before this mini-batch, and now. count: tokens so far.
-    Returns: outputs, start, now, count.
+        rate: (B, H, N) inner learning rates.
+        model: (W (B, H, E + 1, E), x (B, H, E)) -> (B, H, E).
+        start: W when this mini-batch started.
+        now: W after all tokens so far.
+        count: tokens so far.
+        batch: tokens in a mini-batch.
+
+    Returns:
+        The outputs, then start, now and count after them.
     """
     outputs = []
     for n in range(q.shape[2]):

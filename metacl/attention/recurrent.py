@@ -1,4 +1,4 @@
-"""Mechanisms that are one recurrence: a subclass says what q, k, v, decay and beta are, and no more."""
+"""Mechanisms that are one recurrence. A subclass says only what q, k, v, decay and beta are."""
 
 from typing import NamedTuple
 
@@ -7,33 +7,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, wide
+from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.scan import Tokens, divided, look
 
 
 class RecurrentState(NamedTuple):
-    """What the stream left behind, in float32 whatever the tokens' dtype."""
+    """The sums over the stream, in float32 at least, whatever the dtype of the tokens."""
 
     sums: Tensor
-    """(B, H, E, F): S, what is read is S^T q."""
+    """(B, H, E, F): S. A query reads S^T q."""
 
 
-class Recurrent(Attention):
-    """S <- decay(S) + k u^T, out = RMSNorm(S^T q) for each head (see `scan.py`). Arguments: see `Attention`.
+class Recurrent(Attention[RecurrentState]):
+    """S <- decay(S) + k u^T, out = RMSNorm(S^T q), in each head (see `scan.py`). Arguments: see `Attention`.
 
-    A subclass writes `tokens`. Where there are attention weights, what is read is divided by their sum. The published models
-    add output gates and short convolutions around their recurrences; here all stand in the same shell, so that they differ in
-    nothing else.
+    A subclass writes `tokens`. Where a mechanism `has_weights`, the output is divided by their sum. Published models put output
+    gates and short convolutions around their recurrence. Here all mechanisms have the same surroundings, so that they differ
+    in their recurrence alone.
     """
 
     kernels = ("fla",)
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, key_width=None):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.norm: nn.Module = HeadNorm(self.head_width)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
-        """What the recurrence takes in."""
+        """What the recurrence takes in: the tokens x (B, N, D) as q, k, v, decay and beta."""
         raise NotImplementedError
 
     def init_state(self, batch_size: int) -> RecurrentState:
@@ -58,7 +58,7 @@ class Recurrent(Attention):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm of the outputs of each head, with one scale for all heads, in float32 at least."""
+    """RMSNorm of each head's outputs (B, H, N, F), with one scale (F,) for all heads, in float32 at least."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -69,7 +69,11 @@ class HeadNorm(nn.Module):
 
 
 class Gate(nn.Module):
-    """A number for each head (or `size` of them), from the token, in float32 at least: (B, N, D) -> (B, H, N[, size])."""
+    """(B, N, D) -> (B, H, N), or (B, H, N, size): a linear map of a token to one number a head, or `size`, in float32 at least.
+
+    Arguments:
+        rank: the map is a product of two, with so many features between them; None: it is one matrix.
+    """
 
     def __init__(self, width: int, heads: int, size: int | None = None, rank: int | None = None):
         super().__init__()
@@ -85,5 +89,5 @@ class Gate(nn.Module):
 
 
 def unit(t_BHNE: Tensor) -> Tensor:
-    """SiLU, then length 1: the queries and keys of delta rules, in the dtype they came in."""
+    """SiLU, then scaled to length 1, in the same dtype: what delta rules make of queries and keys (B, H, N, E)."""
     return F.normalize(F.silu(wide(t_BHNE)), dim=-1).to(t_BHNE.dtype)

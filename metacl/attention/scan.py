@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metacl.attention.decay import decay_of
+from metacl.attention.decay import NoDecay, decay_of
 
 ROOM = 2**19
-"""Numbers in the states of heads that are worked through together: 2 MiB."""
+"""How many numbers the states of those heads may have that are worked through together: 2 MiB of float32."""
 
 
 class Tokens(NamedTuple):
-    """What a mechanism makes of N tokens. q, k and v have one dtype, which the products are in."""
+    """What a mechanism makes of N tokens. q, k and v have one dtype, and products are made in it."""
 
     q: Tensor
     """(B, H, N, E)"""
@@ -39,12 +39,12 @@ class Tokens(NamedTuple):
     v: Tensor
     """(B, H, N, F)"""
     log_decay: Tensor | None = None
-    """None, (B, H, N) or (B, H, N, E) with LEAST_LOG_DECAY as bound; at most 0, float32 at least."""
+    """(B, H, N); or (B, H, N, E), not below LEAST_LOG_DECAY; at most 0, float32 at least. None: nothing is forgotten."""
     beta: Tensor | None = None
-    """(B, H, N), float32 at least: the strength of writing by the delta rule. None: the rule is add."""
+    """(B, H, N), float32 at least: how strongly the delta rule writes. None: the rule is add."""
 
     def masked(self, valid_BN: Tensor | None) -> "Tokens":
-        """Tokens that are not valid neither write nor let decay."""
+        """The tokens with padding (not valid) that neither writes into the state nor lets it decay."""
         if valid_BN is None:
             return self
         seen = valid_BN[:, None]
@@ -57,8 +57,8 @@ class Tokens(NamedTuple):
 def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: bool = False) -> tuple[Tensor, Tensor]:
     """The outputs (B, H, N, F) of all tokens and the state after them, float32 at least.
 
-    Cost: N * (C + E) * F a head. Kept for the backward pass: nothing but the inputs (add), or N / C states (delta), and
-    quotients where there are any.
+    It takes N * (C + E) * F products a head. For the backward pass add keeps only its inputs, delta N / C states; `divide`
+    keeps the quotients too.
 
     Arguments:
         divide: the outputs are `divided`, chunk by chunk.
@@ -73,12 +73,12 @@ def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: b
 
 
 def divided(sums: Tensor) -> Tensor:
-    """Sums (..., F) by their normaliser, the last feature: (..., F - 1). What saw no token at all is 0."""
+    """(..., F) -> (..., F - 1): sums divided by their last feature, the normaliser. Sums over no token at all give 0."""
     return sums[..., :-1] / _normaliser(sums)
 
 
 def look(tokens: Tokens, state_BHEF: Tensor) -> Tensor:
-    """The output (B, H, M, F) of each token as if it were the next, and alone."""
+    """(B, H, M, F): the output of each token if it alone came next."""
     q, k, v, log_decay, beta = tokens
     with torch.autocast(q.device.type, enabled=False):
         state = state_BHEF.to(v)
@@ -154,7 +154,7 @@ def _states(tokens: Tokens, S: Tensor, parts: list[slice]) -> list[Tensor]:
     return states
 
 
-def _solve(x: Tokens, decay: Any, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
+def _solve(x: Tokens, decay: NoDecay, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
     """The errors e (G, C, F) that the delta rule writes, and the inverse T (G, C, C)."""
     assert x.beta is not None
     mixed = decay.pair(x.k, x.k).tril_(-1).to(x.beta.dtype) * x.beta[:, None]
@@ -163,7 +163,7 @@ def _solve(x: Tokens, decay: Any, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
     return inverse @ torch.baddbmm(x.v, decay.rows(x.k), state_GEF, alpha=-1), inverse
 
 
-def _chunk_back(x: Tokens, state: Tensor, solved: Any, dout: Tensor, dS: Tensor) -> tuple[Tokens, Tensor]:
+def _chunk_back(x: Tokens, state: Tensor, solved: list[Tensor], dout: Tensor, dS: Tensor) -> tuple[Tokens, Tensor]:
     """The gradients of a chunk's tokens, and of the state before it, from those of its outputs and the state after it."""
     before, after, decay = state.to(x.v), dS.to(x.v), decay_of(x.log_decay, x.v.dtype)
     rows, ends, paired = decay.rows(x.q), decay.ends(x.k), decay.pair(x.q, x.k).tril_()
@@ -199,7 +199,7 @@ def _divided_back(grad: Tensor, out: Tensor, bottom: Tensor) -> Tensor:
 
 
 def _groups(state_BHEF: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Streams and heads that are worked through together: as many as have ROOM in their states."""
+    """Streams and heads that are worked through together: so many that their states have at most ROOM numbers."""
     B, H, E, F = state_BHEF.shape
     together = max(1, ROOM // (E * F))
     rows, heads = max(1, together // H), min(H, together)

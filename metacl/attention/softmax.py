@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from episodes import UserError
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, rows_apart
+from metacl.attention.interface import Attention, Width, rows_apart
 
 
 class KeyValueCache(NamedTuple):
-    """Everything seen so far, or the last window - 1 tokens."""
+    """Keys and values of all tokens so far, or of the last window - 1."""
 
     k: Tensor
     """(B, key heads, N, E)"""
@@ -22,7 +22,7 @@ class KeyValueCache(NamedTuple):
     """(B, N) bool, False for padding, and for the places of a window that are not filled yet."""
 
 
-class SoftmaxAttention(Attention):
+class SoftmaxAttention(Attention[KeyValueCache]):
     """out = softmax(q k^T / sqrt(E)) v.
 
     Arguments: see `Attention`; window: a token sees itself and the window - 1 before it only, and the cache has that many
@@ -36,8 +36,8 @@ class SoftmaxAttention(Attention):
         width: int,
         heads: int,
         dropout: float = 0.0,
-        head_width=None,
-        key_width=None,
+        head_width: Width = None,
+        key_width: Width = None,
         *,
         key_heads: int | None = None,
         window: int | None = None,
@@ -87,7 +87,7 @@ class SoftmaxAttention(Attention):
         return self._outputs(weight_BHMN.to(v) @ state_v.to(v) + own_BHM1.to(v) * v, x_BMD)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
-        """See `Attention`. Over the whole stream, whatever the window."""
+        """See `Attention`. The whole stream counts, whatever the window."""
         share = self.heads // self.key_heads
         q = self.project_part(x_BMD, 0, heads)
         k = self.project_part(x_BND, 1, -(-heads // share)).repeat_interleave(share, dim=1)[:, :heads]
@@ -112,9 +112,9 @@ class SoftmaxAttention(Attention):
 
 
 def windowed(q_BHNE: Tensor, cache: KeyValueCache, window: int, dropout: float = 0.0) -> Tensor:
-    """Causal attention of the last N tokens of a cache to `window` tokens each, in blocks: N * window scores, not N * N.
+    """(B, H, N, F): causal attention in which each of N tokens, the last of the cache, sees `window` tokens.
 
-    No token of the cache is padding but those before the first of a stream.
+    It works in blocks, on N * window scores instead of N * N. Only places before a stream begins may be padding.
     """
     N, block = q_BHNE.shape[2], max(window, 64)
     before = cache.k.shape[2] - N
@@ -135,7 +135,7 @@ def windowed(q_BHNE: Tensor, cache: KeyValueCache, window: int, dropout: float =
 
 
 def query_weights(q_BHME: Tensor, own_BHME: Tensor, k_BHNE: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention weights, float32 at least, of each query on the state (B, H, M, N) and on its own key (B, H, M, 1)."""
+    """How each query attends to the state (B, H, M, N) and to its own key (B, H, M, 1), which add to 1; float32 at least."""
     score_BHMN = stream_scores(q_BHME, k_BHNE, valid_BN)
     own_BHM1 = (q_BHME * own_BHME).sum(-1, keepdim=True).to(score_BHMN) * q_BHME.shape[-1] ** -0.5
     weight = torch.cat([score_BHMN, own_BHM1], dim=-1).softmax(-1)

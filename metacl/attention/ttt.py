@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import naive
-from metacl.attention.interface import Attention, aligned_sizes, rows_apart, wide
+from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart, wide
 from metacl.attention.recurrent import Gate
 
 
 class TestTimeState(NamedTuple):
-    """The inner model, in float32 whatever the tokens' dtype."""
+    """The inner model, in float32 at least, whatever the dtype of the tokens."""
 
     start: Tensor
     """(B, H, E + 1, E): W when the current mini-batch began; the last row is the bias."""
@@ -22,17 +22,17 @@ class TestTimeState(NamedTuple):
     """(B,) int64: tokens so far."""
 
 
-class TestTimeTraining(Attention):
+class TestTimeTraining(Attention[TestTimeState]):
     """out = f(W, q), W <- W - eta * gradient of |f(W, k) - v|^2 / 2, f(W, x) = x + LN(W^T x + b); eta = sigmoid(w x) / E.
 
     The gradients of a mini-batch of `batch` tokens are all taken at the W that it began with, so that within it W is a sum
     and a mini-batch is a few matrix products (the dual form, section 2.5 of the paper). W at the start of a stream, and
-    LN's scale and shift, are meta-learnt.
+    the scale and shift of LN, are meta-learnt.
 
     Arguments: see `Attention`, keys as wide as values; batch: tokens in a mini-batch.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width=None, *, batch: int = 16):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, *, batch: int = 16):
         super().__init__(width, heads, dropout, head_width)
         E = self.head_width
         self.batch = batch
@@ -92,7 +92,7 @@ class TestTimeTraining(Attention):
         return F.layer_norm(hidden_BHNE, hidden_BHNE.shape[-1:]) * wide(self.scale) + wide(self.shift)
 
     def _gradient(self, W: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
-        """Of the inner loss with respect to W^T k + b, (B, H, N, E)."""
+        """(B, H, N, E): the gradient of the inner loss for W^T k + b."""
         hidden = with_bias(k_BHNE) @ W
         spread = (hidden.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
         normed = (hidden - hidden.mean(-1, keepdim=True)) / spread
@@ -102,11 +102,14 @@ class TestTimeTraining(Attention):
     def _outputs(self, out_BHNE: Tensor, like_BND: Tensor) -> Tensor:
         return self.merge(F.dropout(out_BHNE, self.dropout, self.training), like_BND)
 
-    def _apart(self, extend, x_BND: Tensor, state: TestTimeState, valid_BN: Tensor | None) -> tuple[Tensor, TestTimeState]:
+    def _apart(
+        self, extend: Learn, x_BND: Tensor, state: TestTimeState, valid_BN: Tensor | None
+    ) -> tuple[Tensor, TestTimeState]:
         valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device) if valid_BN is None else valid_BN
         out, states = rows_apart(extend, x_BND, state, valid_BN)
         return out, TestTimeState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
 
 
 def with_bias(t_BHNE: Tensor) -> Tensor:
+    """(B, H, N, E) -> (B, H, N, E + 1): inputs with a 1 behind them, for the bias in the last row of W."""
     return F.pad(t_BHNE, (0, 1), value=1.0)
