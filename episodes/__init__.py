@@ -12,7 +12,7 @@ from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule
 from episodes.stream import EpisodeSource, SeededStream, Stream, side_by_side
-from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, load_stream
+from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig
 from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
 
 __all__ = [
@@ -39,6 +39,5 @@ __all__ = [
     "check_stream",
     "decode",
     "load_benchmark",
-    "load_stream",
     "side_by_side",
 ]

@@ -23,7 +23,7 @@ def check_stream(stream: Stream, seed: int = 0) -> None:
     - Past `most_tasks` there is a `UserError`; `name` and `fingerprint` are words.
 
     Arguments:
-        seed: of the tasks that are looked at; `seed + 1` is asked too.
+        seed: the seed whose tasks are looked at; tasks of `seed + 1` are asked for too.
 
     Raises:
         AssertionError: says what is wrong, and where.

@@ -34,7 +34,7 @@ class SeededStream:
     Where classes are of unequal size, tasks are too: a half has as many examples as the least of the seeds' own.
 
     Arguments:
-        seeds: of the streams, one for each row; rows of equal seeds are equal.
+        seeds: one for each row; rows of equal seeds are equal.
     """
 
     def __init__(self, stream: Stream, seeds: Sequence[int]):
@@ -56,7 +56,7 @@ class EpisodeSource:
 
     Arguments:
         episode: B episodes whose tasks come in the same order and sizes.
-        name: of the source, for messages and results.
+        name: what the source is called in messages and results.
     """
 
     def __init__(self, episode: Episode, name: str = ""):

@@ -36,11 +36,11 @@ class NamedStream:
     """A stream that has a name, with its published options."""
 
     config: StreamConfig
-    """Its options, as published; `replace(config, ...).load()` is the stream with others."""
+    """Options of the stream, as published; `dataclasses.replace(config, ...).load()` is the stream with others."""
     schedule: Schedule
-    """What of it arrives together, as published."""
+    """What of the stream arrives together, as published."""
     family: Literal["regression", "mnist", "tiny-imagenet", "images"]
-    """The streams for which the same settings of learners are published."""
+    """Which published settings of learners apply: those for regression, MNIST, Tiny ImageNet or other images."""
 
 
 _STREAMS = (
@@ -60,10 +60,4 @@ _STREAMS = (
 )
 
 STREAMS: dict[str, NamedStream] = {stream.config.name: stream for stream in _STREAMS}
-"""A name -> the stream of this name."""
-
-BLOCKS = {name: stream.schedule.block for name, stream in STREAMS.items()}
-
-
-def load_stream(config: StreamConfig) -> Stream:
-    return config.load()
+"""Every stream that has a name: name -> stream. A new one is a line in the list above."""

@@ -20,20 +20,20 @@ class EpisodeShape:
     """How large an episode is: T tasks one after another, K stream examples and Q queries of each."""
 
     tasks: int = 5
-    """Tasks in the stream (T). In classification a task is one class."""
+    """Tasks of an episode (T), one after another. In classification a task is one class."""
     shots: int = 5
-    """Stream examples of each task (K), in a row."""
+    """Examples of each task (K) that an episode has to learn from, in a row."""
     queries: int = 5
-    """Queries of each task (Q), asked after the stream."""
+    """Queries of each task (Q), which an episode asks after its last task."""
     vocabulary: int = 64
-    """Label symbols from which each episode draws one for each of its classes: V is this, or T where T is larger."""
+    """Label symbols from which an episode draws one for each of its classes; V is this number, or T where T is larger."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "episodes.", "tasks", "shots", "queries", "vocabulary")
 
     @property
     def symbols(self) -> int:
-        """V: a long stream widens the vocabulary."""
+        """V: episodes of more tasks than the vocabulary has symbols widen it."""
         return max(self.vocabulary, self.tasks)
 
 
@@ -42,14 +42,15 @@ class EpisodeSpec:
     """What a learner must know of its episodes to be built."""
 
     x_kind: Literal["image", "vector"]
-    """Images are uint8 (C, height, width); vectors are float32 (F,)."""
+    """What an input is: an image, uint8 (C, height, width), or a vector, float32 (F,)."""
     x_shape: tuple[int, ...]
+    """Shape of an input."""
     loss: Literal["cross_entropy", "mse"]
-    """`cross_entropy`: targets are symbols (int64); `mse`: targets are float32 vectors of shape `y_shape`."""
+    """What answers are scored by. `cross_entropy`: targets are symbols (int64); `mse`: float32 vectors of shape `y_shape`."""
     symbols: int = 0
-    """V, in classification."""
+    """Label symbols in classification (V); 0 in regression."""
     y_shape: tuple[int, ...] = ()
-    """Shape of a target, in regression."""
+    """Shape of a target in regression; empty in classification."""
 
     @property
     def classification(self) -> bool:
@@ -83,7 +84,7 @@ class Examples:
         return self._map(lambda t: t[:, part])
 
     def row(self, b: int) -> "Examples":
-        """Those of episode b alone, B = 1."""
+        """The examples of episode b alone, B = 1."""
         return self._map(lambda t: t[b : b + 1])
 
     @staticmethod

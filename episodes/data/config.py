@@ -19,19 +19,24 @@ class DataConfig:
     path: str | None = None
     """The folder of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None
-    """Side of the images in pixels, to which they are resized. None: the benchmark's own, and for any other data set the
-    side of its first image, at most 64."""
+    """Side of the images in pixels, to which they are resized. None: the usual one of the benchmark or stream, and for any
+    other data set the side of its first image, at most 64."""
     image: str | None = None
-    """The column that holds the images. None: the only one that does."""
+    """The column that holds the images. None: the usual one of the benchmark or stream, or the only one that holds images."""
     label: str | None = None
-    """The column that holds the labels. None: the only class-label column, or the one with a name like label."""
+    """The column that holds the labels. None: the usual one of the benchmark or stream, the only class-label column, or
+    the only one with a name like label."""
     channels: int | None = None
-    """Channels of an image, 1 (grey) or 3 (RGB). None: the benchmark's own, and for any other data set what its first images
-    are."""
+    """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
+    set what its first images have."""
 
 
 def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Reading:
-    """What is asked, and the benchmark's own where nothing is. Raises `UserError` for values that cannot be."""
+    """The reading that `config` asks for, with `size` and `channels` where it leaves them open.
+
+    Raises:
+        UserError: there are no such images.
+    """
     return Reading(
         config.image,
         config.label,

@@ -20,11 +20,11 @@ class HubImages:
     """A data set of the Hugging Face hub, as a stream that is named after it reads it unless it is told otherwise."""
 
     hub: str
-    """Its name there."""
+    """Name of the data set on the hub."""
     size: int
     """Side of the images in pixels."""
     channels: int
-    """1 (grey) or 3 (RGB)."""
+    """Channels of an image, 1 (grey) or 3 (RGB)."""
     image: str = "image"
     """The column that holds the images."""
     label: str = "label"

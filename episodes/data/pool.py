@@ -35,7 +35,7 @@ class ClassPool:
     source: str
     """Where the images come from, in words for messages, e.g. "omniglot, meta-train"."""
     fingerprint: str
-    """Hex digest of images, starts and names (of a selection: of its parent's digest and the classes chosen)."""
+    """Hex digest of images, starts and names; where classes were selected, of the parent's fingerprint and these classes."""
 
     @property
     def x_shape(self) -> tuple[int, int, int]:

@@ -1,1 +1,1 @@
-"""What a task is: classes of a pool, regressions, permutations."""
+"""What a task is: a class, some classes, a permutation, a regression. One file a kind, with the options of its stream."""

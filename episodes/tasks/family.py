@@ -1,4 +1,4 @@
-"""A family of tasks: what a task is, and how the examples of one episode are drawn. All randomness is the generator's given."""
+"""A family of tasks: what a task is, and how the examples of an episode are drawn."""
 
 from typing import NamedTuple, Protocol
 
@@ -23,7 +23,9 @@ class TaskFamily(Protocol):
     """What an `EpisodeGenerator` asks of a family."""
 
     @property
-    def spec(self) -> EpisodeSpec: ...
+    def spec(self) -> EpisodeSpec:
+        """What a learner must know of the episodes."""
+        ...
 
     @property
     def most_tasks(self) -> int | None:
@@ -34,7 +36,9 @@ class TaskFamily(Protocol):
         """Raises `UserError` when episodes of this shape cannot be drawn."""
         ...
 
-    def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw: ...
+    def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw:
+        """An episode, a function of `rng` and `shape` alone."""
+        ...
 
     def fetch(self, x: np.ndarray) -> Tensor:
         """The inputs (B, N, *x_shape) for drawn `x` of shape (B, N, ...)."""

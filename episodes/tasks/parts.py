@@ -33,8 +33,10 @@ def labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tu
 
 
 def part_of(order: np.ndarray, fetched: Callable[[np.ndarray], Examples]) -> Part:
+    """The examples at the places `order`, fetched when they are looked at."""
     return Part(len(order), lambda where: fetched(order[where]))
 
 
 def task_index(index: int, chosen: np.ndarray, like: Tensor) -> Tensor:
+    """(1, N) the index of the task that all N chosen examples belong to."""
     return torch.full((1, len(chosen)), index, device=like.device)

@@ -40,8 +40,13 @@ class Permuted:
     """All images of a pool in each task, in a new order, under a new permutation of their pixels, of their labels or of both.
 
     Arguments:
-        flat: inputs are vectors of pixels in [0, 1]; otherwise they stay images, for a permutation of the labels.
-        held_out: the last images of each task; None: one in thirty.
+        pool: the images, all of which are in each task.
+        pixels, labels: whether these are permuted.
+        flat: inputs are vectors of pixels in [0, 1]; otherwise they stay images, whose labels can be permuted.
+        held_out: how many images of each task, the last ones, are held out; None: one in thirty.
+
+    Raises:
+        UserError: no image is left to learn from.
     """
 
     most_tasks: int | None = None
@@ -78,7 +83,7 @@ class Permuted:
         return Task(part_of(order[:cut], fetched), part_of(order[cut:], fetched))
 
     def permutations(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of a task: the places from which its pixels are taken, and the label that each class has."""
+        """The places from which the pixels of a task are taken, and the label that each class has in it."""
         pixels, labels = int(np.prod(self.pool.x_shape)), len(self.pool.names)
         rng = stream_numbers(self.name, seed, "permutations", index)
         drawn = rng.permutation(pixels), rng.permutation(labels)

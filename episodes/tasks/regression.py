@@ -43,7 +43,7 @@ class SlowlyChangingRegression:
 
     Arguments:
         rule: at a new task `redraw` draws all 15 bits anew (the paper's code), `flip-one` flips one of them (Dohare).
-        train, held_out: examples of a task.
+        train, held_out: how many examples of a task are learnt from, and how many are held out.
     """
 
     bits, changing, units, beta = 20, 15, 100, 0.7

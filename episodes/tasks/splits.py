@@ -50,7 +50,10 @@ class Splits:
 
     Arguments:
         train, held_out: two pools of the same classes, with other images.
-        classes: of a task.
+        classes: how many a task has.
+
+    Raises:
+        UserError: the pools have other classes, or too few.
     """
 
     most_tasks: int | None = None
@@ -86,6 +89,7 @@ class Incremental(Splits):
     Answers are among all classes from the start, those that are still to come too (the paper's code leaves them out).
 
     Arguments:
+        classes: how many are new in each task.
         cumulative: a task has the images of all classes so far (the paper's code), not of the new ones alone.
     """
 
