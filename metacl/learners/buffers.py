@@ -1,7 +1,5 @@
 """Examples that online learners keep, in tensors (B, R, ...) that are written in place: the newest, or a uniform sample."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from episodes import EpisodeSpec
 
 Buffer = dict[str, Tensor]
-"""x (B, R, *x_shape) and y (B, R, *y_shape), what else is kept of each example, and count (B,) int64: examples ever put in."""
+"""x (B, R, *x_shape), y (B, R, *y_shape), whatever else is kept of an example, and count (B,) int64: examples ever put in."""
 
 
 def empty_buffer(spec: EpisodeSpec, like: Tensor, batch_size: int, places: int) -> Buffer:
@@ -22,7 +20,7 @@ def empty_buffer(spec: EpisodeSpec, like: Tensor, batch_size: int, places: int) 
 
 
 def append_(buffer: Buffer, **examples: Tensor) -> None:
-    """First in, first out: (B, N, ...) by name take the places of the oldest."""
+    """Examples (B, N, ...), by name, take the places of the oldest, in place."""
     R = buffer["x"].shape[1]
     N = examples["x"].shape[1]
     kept = min(N, R)
@@ -33,9 +31,9 @@ def append_(buffer: Buffer, **examples: Tensor) -> None:
 
 
 def newest(buffer: Buffer, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y (B, number, ...) in the order in which they came, and filled (B, number): where there are fewer, the first are not.
+    """The newest examples x, y (B, number, ...) in the order in which they came, and whether there is one, (B, number).
 
-    `number` must not be above R.
+    Where there are fewer, places at the start are empty. `number` must not be above R.
     """
     back_N = torch.arange(-number, 0, device=buffer["x"].device)
     place_BN = buffer["count"][:, None] + back_N
@@ -44,7 +42,7 @@ def newest(buffer: Buffer, number: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sampled(buffer: Buffer, generators: list[np.random.Generator], number: int) -> dict[str, Tensor]:
-    """(B, number, ...) by name, drawn with replacement from what is in it, by a generator for each learner. None is empty."""
+    """Examples (B, number, ...), by name, drawn with replacement by a generator for each learner. No buffer may be empty."""
     full_B = buffer["count"].clamp_max(buffer["x"].shape[1]).tolist()
     drawn = [rng.integers(full, size=number) for rng, full in zip(generators, full_B, strict=True)]
     index_BN = torch.from_numpy(np.stack(drawn)).to(buffer["x"].device)
@@ -52,7 +50,14 @@ def sampled(buffer: Buffer, generators: list[np.random.Generator], number: int) 
 
 
 def reservoir_(buffer: Buffer, generators: list[np.random.Generator], **examples: Tensor) -> None:
-    """Reservoir sampling of (B, N, ...) by name: the n-th example takes a place of R with probability R / n (Vitter 1985)."""
+    """The n-th example takes one of R places with probability R / n (reservoir sampling, Vitter 1985), in place.
+
+    What is kept is a uniform sample. `lots.reservoir_places` is the same rule without generators.
+
+    Arguments:
+        generators: one for each learner.
+        examples: (B, N, ...) by name.
+    """
     R, N = buffer["x"].shape[1], examples["x"].shape[1]
     for b, rng in enumerate(generators):
         n_N = int(buffer["count"][b]) + np.arange(N)
@@ -64,5 +69,6 @@ def reservoir_(buffer: Buffer, generators: list[np.random.Generator], **examples
     buffer["count"] += N
 
 
-def _rows(buffer: Buffer) -> Any:
+def _rows(buffer: Buffer) -> Tensor:
+    """(B, 1) row numbers, to index places (B, N) with."""
     return torch.arange(len(buffer["x"]), device=buffer["x"].device)[:, None]

@@ -29,41 +29,45 @@ class SequenceConfig:
     """A transformer over the stream. Queries read its state and never write it."""
 
     attention: Mechanism = "softmax"
-    """How a token looks back: `softmax` keeps every key and value, the others a state of constant size (`log-linear`: of
+    """Attention mechanism. `softmax` keeps every key and value, the others keep a state of constant size (`log-linear`: of
     logarithmic size)."""
     layout: Literal["paired", "interleaved"] = "paired"
-    """`paired`: one token for each example holds x and y. `interleaved`: x1 y1 x2 y2 ..., as published."""
+    """Tokens of an example. `paired`: one token that holds x and y. `interleaved`: one for x, then one for y, as published."""
     width: int = 128
-    """D, the width of tokens."""
+    """Width of a token (D)."""
     layers: int = 2
+    """Blocks of attention and MLP."""
     heads: int = 4
+    """Heads of attention in each block (H)."""
     head_width: int | None = None
-    """Width of a head's values. Default: width / heads."""
+    """Width of a value in a head. None: width / heads."""
     key_width: int | None = None
-    """Width of a head's queries and keys. Default: as its values."""
+    """Width of a query and of a key in a head. None: the width of a value."""
     options: dict[str, int] = field(default_factory=dict)
-    """What a mechanism has of its own, as in `window 64`: softmax: window, key_heads; performer: features; ttt-linear:
+    """Options that only one mechanism has, as in `window 64`. softmax: window, key_heads; performer: features; ttt-linear:
     batch; mesa: iterations (0: exact); log-linear: levels."""
     backend: Backend = "auto"
-    """Kernels of attention: plain PyTorch, flash-attn (softmax), fla (recurrences); `auto`: the fastest installed that fit."""
+    """Kernels that compute attention: plain PyTorch (`torch`), flash-attn (`flash`, for softmax), `fla` (for recurrences), or
+    `auto`, the fastest that are installed and fit."""
     hidden: int = 256
-    """Width of the hidden layer of each block's MLP."""
+    """Width of the hidden layer in the MLP of a block."""
     dropout: float = 0.0
-    """Of what attention and MLP add to a token."""
+    """Dropout of what attention and MLP add to a token."""
     attention_dropout: float = 0.0
-    """Of the attention weights (`linear`: of the outputs of the heads)."""
+    """Dropout of the attention weights in `softmax`, of the outputs of the heads in all other mechanisms."""
     norm: bool = True
-    """LayerNorm before every part of a block, and at the end. The published model has none."""
+    """Put LayerNorm before attention, before the MLP and at the end. The published model has none."""
     start_alike: bool = True
-    """Queries and keys start with one projection: a token first attends to what is like it. Not in the published model."""
+    """Start queries and keys with one projection: a token first attends to those like it. The published model does not."""
     positions: Literal["none", "sinusoidal"] = "none"
-    """Code added to each token for its place. Without one a stream may be longer than those trained on."""
+    """Code for its place that is added to a token. With `none` a stream may be longer than those of meta-training."""
     symbols: Literal["random", "learned"] = "random"
-    """Vectors for label symbols: `random` has no limit; `learned` is bound to the vocabulary of its meta-training."""
+    """Vectors for label symbols. `random`: fixed, for any number of symbols. `learned`: a table of those in meta-training."""
     auxiliary_steps: int = 0
-    """Steps with the auxiliary attention loss, which draws half of the heads to the query's own task."""
+    """First steps of meta-training with the auxiliary attention loss, which draws half of the heads to the task of a query."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -83,9 +87,9 @@ class SequenceConfig:
 
 
 class SequenceState(NamedTuple):
-    """What the stream left behind."""
+    """The attention states after the stream so far."""
 
-    layers: tuple
+    layers: tuple[NamedTuple, ...]
     """The attention state of each layer."""
     length: Tensor
     """(B,) int64, tokens seen."""
@@ -123,7 +127,7 @@ class SequenceLearner(Learner):
     """A causal transformer whose keys and values, or whose running sums, are the learner's state."""
 
     question: Tensor
-    """(D,) tells a paired token without y that y is asked for; an interleaved x needs no telling."""
+    """(D,), added to a paired token whose y is asked for. Zeros where tokens are interleaved."""
 
     def __init__(self, config: SequenceConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
@@ -169,7 +173,7 @@ class SequenceLearner(Learner):
         return MetaLoss(result.loss + auxiliary, result.metrics | {"auxiliary": auxiliary.detach()})
 
     def _learn(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> tuple[SequenceState, list[Tensor]]:
-        """The new state, and the input of each layer's attention."""
+        """The new state, and what enters the attention of each layer (B, tokens, D)."""
         label = self.symbols.embed(examples.y) if self.spec.classification else self.target_encoder(examples.y)
         valid = examples.valid
         if self.config.layout == "paired":
@@ -188,7 +192,7 @@ class SequenceLearner(Learner):
         return SequenceState(tuple(layers), state.length + counted.sum(1)), inputs
 
     def _predict(self, state: SequenceState, z_BMD: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The predictions, and the input of each layer's attention."""
+        """The predictions, and what enters the attention of each layer (B, M, D)."""
         h = self._place(z_BMD + self.question, state.length[:, None].expand(z_BMD.shape[:2]))
         inputs = []
         for block, layer in zip(self._blocks(), state.layers, strict=True):
@@ -208,9 +212,9 @@ class SequenceLearner(Learner):
         return tokens_BND + sinusoids(place_BN, self.config.width).to(tokens_BND.dtype)
 
     def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
-        """-log of the share of its attention that each query pays its own task, over half of the heads, summed over layers.
+        """-log of the share of attention that a query pays to its own task: mean over half of the heads, sum over layers.
 
-        The remedy of CL-Seq for the plateau before in-context learning.
+        CL-Seq uses it against the plateau before in-context learning.
         """
         repeat = 1 if self.config.layout == "paired" else 2
         stream, own_half = episode.stream, (self.config.heads + 1) // 2
@@ -225,7 +229,7 @@ class SequenceLearner(Learner):
 
 
 def sinusoids(place_BN: Tensor, width: int) -> Tensor:
-    """Sine and cosine codes (B, N, D) of any places (Vaswani 2017, section 3.5)."""
+    """(B, N) places -> (B, N, D) codes of sines and cosines (Vaswani 2017, section 3.5)."""
     rate = 10_000.0 ** (-torch.arange(0, width, 2, device=place_BN.device) / width)
     angle = place_BN[..., None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :width]

@@ -1,4 +1,4 @@
-"""Label symbols as vectors, on the way in and on the way out."""
+"""Label symbols as vectors, where they enter a learner and where it answers with them."""
 
 import numpy as np
 import torch
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 def symbol_codes(symbols: int, width: int) -> Tensor:
-    """(V, D) rows of length sqrt(D).
+    """(V, D) random rows of length sqrt(D).
 
-    They are drawn with a counter-based generator, so a learner built for more symbols has the same first ones.
+    They are drawn one after another with a counter-based generator, so a learner with more symbols has the same first ones.
     """
     rows = np.random.Generator(np.random.Philox(key=0)).standard_normal((symbols, width))
     rows *= (width / np.square(rows).sum(1, keepdims=True)) ** 0.5
@@ -36,7 +36,7 @@ class RandomSymbols(nn.Module):
 
 
 class LearnedSymbols(nn.Module):
-    """A learnt table in, a linear layer out, as published: symbols that were never trained mean nothing."""
+    """A learnt table to enter, a linear layer to answer, as published. A symbol that was never trained means nothing."""
 
     def __init__(self, symbols: int, width: int):
         super().__init__()
@@ -44,9 +44,11 @@ class LearnedSymbols(nn.Module):
         self.answer = nn.Linear(width, symbols)
 
     def embed(self, y_BN: Tensor) -> Tensor:
+        """(B, N) symbols -> (B, N, D)."""
         return self.table(y_BN)
 
     def logits(self, h_BMD: Tensor) -> Tensor:
+        """(B, M, D) -> (B, M, V)."""
         return self.answer(h_BMD)
 
 

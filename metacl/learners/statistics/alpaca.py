@@ -1,4 +1,4 @@
-"""ALPaCA: Bayesian linear regression on features (Harrison, Sharma, Pavone, WAFR 2018), exact at every length of the stream."""
+"""ALPaCA: Bayesian linear regression on features (Harrison, Sharma, Pavone, WAFR 2018), exact after any number of examples."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,12 +14,13 @@ from metacl.nets.encoders import EncoderConfig, build_encoder
 
 @dataclass(frozen=True)
 class AlpacaConfig:
-    """Linear regression on features; the encoder and the prior of the regression's weights are meta-trained."""
+    """Linear regression on features. The encoder and the prior over the weights of the regression are meta-trained."""
 
     width: int = 128
-    """D, features of an example. The state has D x D numbers."""
+    """Features of an example (D). The state has D x D numbers."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -30,7 +31,7 @@ class AlpacaConfig:
 
 
 class AlpacaState(NamedTuple):
-    """The posterior of the regression's weights, in natural parameters; F is the size of a target."""
+    """The posterior over the weights of the regression, in natural parameters. F is the size of a target."""
 
     precision: Tensor
     """(B, D, D), Lambda = Lambda_0 + sum z z^T."""
@@ -46,7 +47,7 @@ class Alpaca(Learner):
         if spec.classification:
             raise UserError("ALPaCA is for regression; this benchmark is a classification. Take pn, gemcl or sb-mcl.")
         self.encoder = build_encoder(config.encoder, spec, config.width)
-        # L has these below its diagonal, and exp of these on it: whatever they are, L L^T has an inverse.
+        # Entries of L below its diagonal, and the logarithms of those on it: whatever they are, L L^T has an inverse.
         self.root_below_DD = nn.Parameter(torch.zeros(config.width, config.width))
         self.root_log_diagonal_D = nn.Parameter(torch.zeros(config.width))
         self.prior_mean_DF = nn.Parameter(torch.zeros(config.width, spec.outputs))

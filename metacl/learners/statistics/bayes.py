@@ -1,10 +1,12 @@
 """SB-MCL: sequential Bayes in a latent space (Lee, Jeon, Son, Kim, ICML 2024).
 
-An encoder turns each (x, y) into a Gaussian N(mean, 1 / precision) over a latent. The posterior is their product with a learnt
-prior: precisions add, means are weighted with them, exact in any order. A decoder answers from x and a latent.
-Both are MLPs with a linear map past them: an example is a small part of the latent's mean, and through MLPs alone next to no
-gradient reaches it. A latent that tells classes apart adds up features joined with labels. MLPs take very long to find that,
-so products of the two go past them as well (binding: Plate 1995). The paper has neither.
+An encoder turns each (x, y) into a Gaussian N(mean, 1 / precision) over a latent. The posterior is the product of these
+Gaussians with a learnt prior: precisions add, and means are weighted with them, exactly and in any order. A decoder answers
+from x and a latent.
+Encoder and decoder are MLPs, each with a linear map beside it: one example is a small part of the mean of the latent, and
+through MLPs alone next to no gradient reaches it. A latent that tells classes apart sums features joined with labels. MLPs
+take very long to find that, so products of features and labels go past them as well (binding: Plate 1995). The paper has
+neither.
 
 S samples of the latent; E stands for (mean, precision) of one example.
 """
@@ -24,24 +26,24 @@ from metacl.learners.symbols import RandomSymbols
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 
 CERTAIN = 6.0
-"""Logarithm of the precision of one example before meta-training: what one of them says is not drowned by the sampling."""
+"""Log precision of one example before meta-training. It is so high that sampling noise does not hide what an example says."""
 
 
 @dataclass(frozen=True)
 class BayesConfig:
-    """A Gaussian posterior over a latent, from an encoder of examples, read by a decoder."""
+    """A Gaussian posterior over a latent. An encoder of examples makes it, a decoder reads it."""
 
     width: int = 128
-    """D, of features and of the latent."""
+    """Width of the features and of the latent (D)."""
     hidden: int = 256
-    """Width of the hidden layers of encoder and decoder."""
+    """Width of the hidden layers in the encoder of examples and in the decoder."""
     samples: int = 5
-    """Samples of the latent whose predictions are averaged after meta-training; 0: its mode alone (MAP)."""
+    """Samples of the latent whose predictions are averaged after meta-training. 0: the mode alone is used (MAP)."""
     kl_weight: float = 1e-3
-    """Weight of the posterior's KL divergence from the prior in the meta-loss. At 1, the evidence bound, short meta-training
-    ends with a posterior that is the prior and knows nothing of the stream."""
+    """Weight of KL(posterior || prior) in the meta-loss. At 1, the evidence bound, short meta-training ends with a posterior
+    that is the prior and knows nothing of the stream."""
     bind: bool = True
-    """Add features * label to an example's mean, and features * latent to what is decoded."""
+    """Add features * label to the mean that the encoder gives, and features * latent to what the decoder gives."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -62,8 +64,10 @@ class BayesState(NamedTuple):
 
 
 class SequentialBayes(Learner):
-    """The order of the stream does not matter. In meta-training one random sample of the latent answers queries and stream;
-    afterwards a few, whose randomness is drawn once and is part of the learner."""
+    """The order of the stream does not matter. In meta-training one random sample of the latent answers queries and stream.
+
+    Afterwards `samples` of them answer queries. Their noise is drawn once and is part of the learner.
+    """
 
     noise_SD: Tensor
 
@@ -132,7 +136,7 @@ class SequentialBayes(Learner):
         return MetaLoss(asked.loss + told + self.config.kl_weight * kl, metrics)
 
     def _decode(self, z_BMD: Tensor, latent_BSD: Tensor) -> Tensor:
-        """Logits (B, S, M, V) or targets (B, S, M, *y_shape), of each query with each latent."""
+        """Logits (B, S, M, V) or targets (B, S, M, *y_shape): the answer to each query with each of S latents."""
         h_BSMD = self.decode(self.decode_x(z_BMD)[:, None] + self.decode_latent(latent_BSD)[:, :, None])
         h_BSMD = h_BSMD + self.decode_past(latent_BSD)[:, :, None]
         if self.config.bind:
@@ -142,7 +146,7 @@ class SequentialBayes(Learner):
         return self.shaped(self.answer(h_BSMD))
 
     def _stream_loss(self, prediction: Tensor, stream: Examples) -> Tensor:
-        """Mean over the valid examples."""
+        """The mean loss of predictions (B, N, ...) over the valid examples of the stream."""
         keep = stream.valid
         if keep is None:
             return mean_loss(prediction, stream.y, self.spec)
@@ -150,7 +154,7 @@ class SequentialBayes(Learner):
 
 
 def product(state: BayesState, mean_BND: Tensor, precision_BND: Tensor, valid_BN: Tensor | None = None) -> BayesState:
-    """The product of Gaussians, as a correction of the mean: mean' = mean + sum precision_n (mean_n - mean) / precision'."""
+    """The product of Gaussians. It corrects the mean: mean' = mean + sum precision_n (mean_n - mean) / precision'."""
     if valid_BN is not None:
         precision_BND = precision_BND * valid_BN[..., None]
     total_BD = state.precision + precision_BND.sum(1)

@@ -1,7 +1,7 @@
 """GeMCL: a normal-gamma posterior for each class and feature (Banayeeanzade et al., NeurIPS 2021).
 
-With n examples of a class, their mean m and S = sum (z - m)^2, the posterior is alpha' = alpha + n / 2, beta' = beta + S / 2,
-and a query's density a Student-t of 2 alpha' degrees of freedom around m.
+A class with n examples, whose mean is m and S = sum (z - m)^2, has the posterior alpha' = alpha + n / 2, beta' = beta + S / 2.
+The density of a query is then a Student-t around m with 2 alpha' degrees of freedom.
 """
 
 import math
@@ -20,20 +20,21 @@ from metacl.nets.encoders import EncoderConfig, build_encoder
 
 @dataclass(frozen=True)
 class GemclConfig:
-    """Class means and variances of features; the encoder and the prior of the variances are meta-trained."""
+    """Mean and variance of the features of each class. The encoder and the prior over variances are meta-trained."""
 
     width: int = 128
-    """D, features of an example."""
+    """Features of an example (D)."""
     predictive: Literal["student-t", "gaussian"] = "student-t"
-    """`student-t`: the posterior's predictive density. `gaussian`: that of its mode (MAP)."""
+    """Density that scores a query: `student-t`, the predictive one, or `gaussian`, that at the mode of the posterior (MAP)."""
     official: bool = False
-    """The Student-t's score as in the published code: log v where the density has half of it, and no normaliser."""
+    """Score the Student-t as the published code does: with log v where the density has half of it, without the normaliser."""
     alpha: float = 100.0
-    """The prior at the start of meta-training: alpha,"""
+    """Alpha of the normal-gamma prior when meta-training starts."""
     beta: float = 1000.0
-    """and beta; beta / alpha is about a variance."""
+    """Beta of the normal-gamma prior when meta-training starts. beta / alpha is about the variance of a feature in a class."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -99,11 +100,11 @@ class Gemcl(Learner):
 
 
 def student_t(off: Tensor, spread: Tensor, alpha: Tensor, official: bool = False) -> Tensor:
-    """log density of a Student-t with 2 alpha degrees of freedom, summed over features.
+    """(...): the log density of a Student-t with 2 alpha degrees of freedom, summed over D features.
 
     Arguments:
         off: (..., D), (z - mean)^2.
-        spread: (..., D), scale^2 v.
+        spread: (..., D), the squared scale v.
         alpha: (..., 1).
         official: -sum [(alpha + 1/2) log(1 + off / (2 alpha v)) + log v], which is no density.
     """
@@ -116,5 +117,5 @@ def student_t(off: Tensor, spread: Tensor, alpha: Tensor, official: bool = False
 
 
 def gaussian(off: Tensor, variance: Tensor) -> Tensor:
-    """log density of a normal distribution, summed over features; arguments as of `student_t`."""
+    """(...): the log density of a normal distribution with this variance (..., D), summed over D features. `off` as above."""
     return -0.5 * (off / variance + (2 * math.pi * variance).log()).sum(-1)

@@ -14,12 +14,13 @@ from metacl.nets.encoders import EncoderConfig, build_encoder
 
 @dataclass(frozen=True)
 class PrototypesConfig:
-    """Class means of features; only the encoder is meta-trained."""
+    """The mean of the features of each class. Only the encoder is meta-trained."""
 
     width: int = 128
-    """D, features of an example."""
+    """Features of an example (D)."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Running statistics of each class: counts, means and sums of squared deviations, in one scatter for a chunk of examples.
+"""Running statistics of each class: count, mean and sum of squared deviations. A chunk of examples is added in one scatter.
 
-Exact and order-free: learning a then b gives what b then a gives, but for rounding. Deviations are always taken from the
-nearest mean that is known (Welford 1962; Chan, Golub, LeVeque 1983), so nothing large is subtracted from something large.
+The statistics are exact, and the order does not matter but for rounding. A deviation is always taken from the nearest mean
+that is known (Welford 1962; Chan, Golub, LeVeque 1983), so no two large numbers are subtracted.
 A chunk of N examples costs O(N D), whatever came before.
 """
 
@@ -15,7 +15,7 @@ UNSEEN = -1e9
 
 
 class ClassMeans(NamedTuple):
-    """How many examples each class has, and their mean."""
+    """Count and mean of the examples of each class."""
 
     counts: Tensor
     """(B, V)"""
@@ -24,7 +24,7 @@ class ClassMeans(NamedTuple):
 
 
 class ClassMoments(NamedTuple):
-    """The same, and how far the examples lie from their mean."""
+    """Count and mean of the examples of each class, and their squared deviations from it."""
 
     counts: Tensor
     """(B, V)"""
@@ -72,7 +72,7 @@ def add_to_moments(old: ClassMoments, z_BND: Tensor, y_BN: Tensor, valid_BN: Ten
 
 
 def seen_symbols(counts_BV: Tensor) -> Tensor:
-    """(B, S) the symbols that have examples, S the most of any episode; where an episode has fewer, others follow."""
+    """(B, S): the symbols that have examples. S is the most of any episode; in an episode with fewer, other symbols follow."""
     most = int((counts_BV > 0).sum(1).max())
     return torch.argsort(counts_BV > 0, dim=1, descending=True, stable=True)[:, :most]
 
