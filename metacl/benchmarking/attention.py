@@ -38,26 +38,27 @@ class AttentionOptions(Options):
     """
 
     mechanisms: tuple[str, ...] = tuple(ATTENTION)
-    """Names of metacl.attention.ATTENTION."""
+    """The mechanisms that are measured: names of metacl.attention.ATTENTION."""
     lengths: tuple[int, ...] = (1000, 2000, 4000, 8000, 16000)
     """Tokens in the stream (N)."""
     batch_size: int | None = None
-    """Streams side by side (B). Default: 1."""
+    """Streams side by side (B). None: 1, or as many as --tokens says."""
     tokens: int | None = None
-    """Instead of a batch size: tokens in a batch, the same at all lengths (B * N)."""
+    """Tokens in a batch (B * N), the same at all lengths, in place of --batch-size. None: as --batch-size says."""
     width: int = 512
-    """D, the width of tokens."""
+    """Width of the tokens (D)."""
     heads: int = 8
+    """Heads of each mechanism (H)."""
     head_width: int | None = None
-    """Width of a head's values. Default: width / heads."""
+    """Width of a head's values. None: --width / --heads."""
     key_width: int | None = None
-    """Width of a head's queries and keys. Default: as its values."""
+    """Width of a head's queries and keys. None: that of its values."""
     precision: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
-    """`bf16`: automatic mixed precision, for row 0 too."""
+    """Precisions, each measured apart. `bf16`: automatic mixed precision, for row 0 too."""
     backends: tuple[str, ...] = ("auto",)
-    """Names of metacl.attention.backends.BACKENDS."""
+    """What runs the mechanisms: names of metacl.attention.backends.BACKENDS."""
     core: bool = False
-    """Time queries, keys, values and gates -> outputs of the heads only: no projections, no norm, no streaming."""
+    """Time only the way from queries, keys, values and gates to the outputs of the heads: no projections, norm or streaming."""
     textbook_up_to: int = 4096
     """The longest stream for which row 0 runs, since its memory grows with the square. Other N x N forms stop at a quarter."""
 

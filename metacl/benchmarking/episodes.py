@@ -24,11 +24,11 @@ class EpisodesOptions(Options):
     """
 
     dataset: DataSet = "glyphs"
-    """A named benchmark, a folder or a hub name, as in train.py."""
+    """The data set: a named benchmark, a folder or a hub name, as in train.py."""
     data_path: DataPath = None
-    """A local copy of a named benchmark."""
+    """A local copy of a named benchmark. None: where its own files usually are."""
     data_size: DataSize = None
-    """Side of the images in pixels."""
+    """Side of the images in pixels. None: that of the data set."""
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64)
     """Episodes that are drawn at a time."""

@@ -15,14 +15,13 @@ class Options:
     """Options of every subject."""
 
     repeats: int | None = None
-    """Timed repetitions of each case, taken in turns with the others, after three untimed calls. Default: 5, or 3 where they
-    take long."""
+    """Timed repetitions of each case, in turns with the others, after three untimed calls. None: 5, but 3 of slow cases."""
     threads: int | None = None
-    """CPU threads. Default: as many as PyTorch takes."""
+    """CPU threads. None: as many as PyTorch takes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: a GPU where there is one."""
+    """Where everything is measured. `auto`: on a GPU where there is one."""
     out: Path | None = None
-    """A new folder for result.json, result.csv and the plot. Default: only the table on the screen."""
+    """A new folder for result.json, result.csv and the plot. None: only the table on the screen."""
 
     def __post_init__(self) -> None:
         if self.repeats is not None and self.repeats < 1:
