@@ -213,7 +213,7 @@ OVER_SIX_CLASSES = {
     "online-cifar100": (5, (1, 7, 7), 20, 5),
     "incremental-cifar100": (5, (1, 7, 7), 20, 5),
 }
-"""A stream over images -> its symbols, its shape of x, and how many examples a task holds out, with a split for them or without."""
+"""A stream over images -> symbols, shape of x, held-out examples of a task where there is a split for them, and where not."""
 
 
 @pytest.mark.parametrize("name", OVER_SIX_CLASSES)
