@@ -13,7 +13,7 @@ from metacl.benchmarking import Case, Result, Row, interleaved, measure, peak_by
 from metacl.benchmarking.attention import AttentionOptions, attention
 from metacl.benchmarking.measure import FEWEST, ROUNDS, UNTIMED, calls, slopes, varied
 from metacl.cli import benchmark_main
-from metacl.learners import LEARNERS
+from metacl.recipes.presets import LEARNERS
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -208,7 +208,7 @@ def test_learners_on_sine(tmp_path, capsys):
     assert "linear-transformer, metacl, fp32: drawing / training step" in shown
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", [name for name, preset in LEARNERS.items() if preset.meta])
 def test_every_learner(learner, cache, tmp_path, capsys):
     without_learn2learn(learner)
     data = ["--threads", "1", "sine"] if learner == "alpaca" else ["--data.size", "8", labelled_folder(tmp_path / "images")]

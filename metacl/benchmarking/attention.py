@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from episodes.errors import unknown
 from metacl.attention import ATTENTION
 from metacl.attention.backends import BACKENDS
 from metacl.benchmarking.forms import Form, Kind, build, check, forward, gradients, learned, obstacle_to_streaming, one_token
-from metacl.benchmarking.measure import Case, Result, Row, Tick, calls, measure, progress, slopes
+from metacl.benchmarking.measure import Case, Json, Result, Row, Tick, calls, measure, progress, slopes
 from metacl.benchmarking.options import Options, provenance
 from metacl.benchmarking.textbook import WEIGHTS
 from metacl.learners import state_bytes
@@ -95,7 +95,7 @@ def attention(options: AttentionOptions) -> Result:
             x_BND = torch.randn(options.streams(N), N, options.width, device=device)
             for precision, own in forms.items():
                 rows += _measured(options, [form for form in own if _runs(options, form, N)], x_BND, precision, tick)
-    about: dict[str, Any] = {"options": provenance(options), "kernels": _kernels()}
+    about: Json = {"options": provenance(options), "kernels": _kernels()}
     return Result("attention", "tokens", rows, slopes(rows, "tokens"), about, axis="tokens", left_out=left_out)
 
 

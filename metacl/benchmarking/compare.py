@@ -4,18 +4,17 @@ import json
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from tyro.conf import Positional
 
 from episodes import UserError
-from metacl.benchmarking.measure import varied
+from metacl.benchmarking.measure import Json, Label, varied
 from metacl.benchmarking.report import seconds_in_words, table_of
-from metacl.runs.folder import read_json
+from metacl.runs.files import read_json
 
 CAPTION = "time A / B: above 1, B is faster; memory A / B: above 1, B needs less; x row 0: of A and of B"
-Rows = dict[tuple[tuple[str, Any], ...], dict[str, Any]]
+Rows = dict[tuple[tuple[str, Label], ...], Json]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _result(file: Path) -> dict[str, Any]:
+def _result(file: Path) -> Json:
     if not file.is_file():
         raise UserError(f"There is no file {file}. --compare takes two files result.json, which --out writes.")
     values = read_json(file)
@@ -82,19 +81,19 @@ def _result(file: Path) -> dict[str, Any]:
     return values
 
 
-def _rows(result: dict[str, Any]) -> Rows:
+def _rows(result: Json) -> Rows:
     """Labels stand before the first figure."""
     return {tuple((name, row[name]) for name in takewhile(lambda n: n != "median_seconds", row)): row for row in result["rows"]}
 
 
-def _figures(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float | None]:
+def _figures(a: Json, b: Json) -> dict[str, float | None]:
     memory = a["peak_bytes"] / b["peak_bytes"] if a["peak_bytes"] and b["peak_bytes"] else None
     seconds = {"time A": a["median_seconds"], "time B": b["median_seconds"]}
     ratios = {"time A / B": a["median_seconds"] / b["median_seconds"], "memory A / B": memory}
     return seconds | ratios | {"x row 0 A": a["times_row_0"], "x row 0 B": b["times_row_0"]}
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def _differences(a: Json, b: Json) -> list[str]:
     """Options and parts of the environment in which two files differ."""
     left, right = (
         _flat(r.get("options", {})) | _flat(r["environment"]) | _flat({"kernel": r.get("kernels", {})}) for r in (a, b)
@@ -103,10 +102,10 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return [f"{name}: A {_words(left.get(name))}, B {_words(right.get(name))}" for name in names]
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def _flat(values: Json) -> Json:
     inner = {f"{name} {key}": v for name, value in values.items() if isinstance(value, dict) for key, v in value.items()}
     return {name: value for name, value in values.items() if not isinstance(value, dict)} | inner
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

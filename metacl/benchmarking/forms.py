@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from episodes import UserError
 from metacl.attention import Attention, backends, make_attention, naive
+from metacl.attention.interface import State
 from metacl.attention.scan import Tokens, divided
 from metacl.benchmarking.textbook import matrix_form, mixed, tokens_of
 
@@ -103,12 +104,11 @@ def build(name: str, width: int, heads: int, backend: str, head_width: int | Non
     Raises:
         UserError: its keys cannot have another width than its values, or there is nothing in it for the back end.
     """
-    options: dict[str, Any] = {"head_width": head_width}
     if name != "ttt-linear":
-        options["key_width"] = key_width
-    elif key_width not in (None, head_width or width // heads):
+        return make_attention(name, width, heads, backend=backend, head_width=head_width, key_width=key_width)
+    if key_width not in (None, head_width or width // heads):
         raise UserError("its keys are as wide as its values.")
-    return make_attention(name, width, heads, backend=backend, **options)
+    return make_attention(name, width, heads, backend=backend, head_width=head_width)
 
 
 def causal(x_BND: Tensor) -> Tensor:
@@ -132,17 +132,17 @@ def gradients(work: Work, x: Tensor, precision: str) -> tuple[Tensor, ...]:
     return out.detach(), *torch.autograd.grad(out, list(work.leaves.values()), out.detach())
 
 
-def learned(module: Attention, x_BND: Tensor, precision: str) -> Any:
+def learned(module: Attention[State], x_BND: Tensor, precision: str) -> State:
     """The state after the tokens x."""
     with torch.no_grad(), autocast(x_BND, precision):
         return module.learn(x_BND, module.init_state(len(x_BND)))[1]
 
 
-def one_token(module: Attention, x_BND: Tensor, state: Any, precision: str) -> Callable[[], Any]:
+def one_token(module: Attention[State], x_BND: Tensor, state: State, precision: str) -> Callable[[], tuple[Tensor, State]]:
     """A step of a stream: one token, from a state that has seen all of x."""
     x_B1D = x_BND[:, :1].clone()
 
-    def step() -> Any:
+    def step() -> tuple[Tensor, State]:
         with torch.no_grad(), autocast(x_B1D, precision):
             return module.learn(x_B1D, state)
 

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from episodes import DataConfig, Episode, EpisodeGenerator, UserError, load_benchmark
 from metacl.benchmarking.episodes import DataPath, DataSet, DataSize, drawing_case
-from metacl.benchmarking.measure import Case, Result, Row, calls, measure, progress
+from metacl.benchmarking.measure import Case, Json, Result, Row, calls, measure, progress
 from metacl.benchmarking.options import Options, provenance
 from metacl.benchmarking.textbook import EPISODE_FORMS, textbook_copy, textbook_loss
 from metacl.benchmarking.textbook_oml import textbook_oml_loss
 from metacl.learners import Learner, MetaLoss, SequenceConfig, state_bytes
 from metacl.learners.gradient.anml import ANMLConfig
 from metacl.learners.gradient.oml import OMLConfig
-from metacl.recipes.config import TrainConfig, to_json
-from metacl.recipes.recipes import recipe_for
+from metacl.learners.protocol import State
+from metacl.recipes.config import TrainConfig
+from metacl.recipes.files import to_json
+from metacl.recipes.presets import recipe_for
 from metacl.runs.environment import fast_bf16
 from metacl.training.meta_training import make_optimiser
 
@@ -45,25 +47,25 @@ class LearnersOptions(Options):
     """
 
     dataset: DataSet = "glyphs"
-    """A named benchmark, a folder or a hub name, as in train.py."""
+    """The data set: a named benchmark, a folder or a hub name, as in train.py."""
     data_path: DataPath = None
-    """A local copy of a named benchmark."""
+    """A local copy of a named benchmark. None: where its own files usually are."""
     data_size: DataSize = None
-    """Side of the images in pixels."""
+    """Side of the images in pixels. None: that of the data set."""
     learner: tuple[str, ...] = ("transformer",)
-    """Names of learners, as in train.py."""
+    """The learners that are measured: names as in train.py."""
     recipe: str | None = None
-    """Size of the learners. Default: the first recipe of each."""
+    """Size of the learners. None: the first recipe of each."""
     tasks: Annotated[int | None, tyro.conf.arg(name="episodes.tasks")] = None
-    """Tasks in a stream. This and the following three: the recipe's own by default."""
+    """Tasks in a stream. None: as many as in the recipe."""
     shots: Annotated[int | None, tyro.conf.arg(name="episodes.shots")] = None
-    """Stream examples of each task."""
+    """Stream examples of each task. None: as many as in the recipe."""
     queries: Annotated[int | None, tyro.conf.arg(name="episodes.queries")] = None
-    """Queries of each task."""
+    """Queries of each task. None: as many as in the recipe."""
     batch_size: int | None = None
-    """Episodes in a step (B)."""
+    """Episodes in a step (B). None: as many as in the recipe."""
     precision: tuple[Literal["auto", "fp32", "bf16"], ...] = ("auto",)
-    """One row for each. `auto`: bf16 where the device multiplies it fast, else fp32."""
+    """Precisions, one row for each. `auto`: bf16 where the device multiplies it fast, else fp32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +77,7 @@ def learners(options: LearnersOptions) -> Result:
     """Measures each learner."""
     rows: list[Row] = []
     figures: dict[str, float] = {}
-    about: dict[str, Any] = {"options": provenance(options), "configurations": {}}
+    about: Json = {"options": provenance(options), "configurations": {}}
     for name in options.learner:
         config = configured(name, options)
         benchmark = load_benchmark(config.data, config.episodes.symbols)
@@ -154,7 +156,7 @@ def _use_cases(config: TrainConfig, generator: EpisodeGenerator, episode: Episod
     learner = _build(config, generator).to(episode.stream.x.device).eval()
     autocast = partial(torch.autocast, episode.stream.x.device.type, torch.bfloat16, enabled=precision == "bf16")
 
-    def learn() -> Any:
+    def learn() -> State:
         with torch.no_grad(), autocast():
             return learner.learn(learner.init_state(config.batch_size), episode.stream)
 
@@ -208,7 +210,7 @@ def check_textbook(config: TrainConfig, generator: EpisodeGenerator, device: tor
         raise RuntimeError(f"{config.learner_name}: loss {ours:.6f}, but {theirs:.6f} in its textbook form. Nothing was timed.")
 
 
-def _build(config: TrainConfig, generator: EpisodeGenerator) -> Any:
+def _build(config: TrainConfig, generator: EpisodeGenerator) -> Learner:
     torch.manual_seed(config.seed)
     return config.learner.build(generator.family.spec)
 

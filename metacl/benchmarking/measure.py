@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,16 @@ from torch.profiler import ProfilerActivity, profile
 from metacl.benchmarking.products import Product, Products, largest, repeated, repetitions
 from metacl.report.display import bar
 
+Label = str | int
+Json = dict[str, Any]
+"""Values that a JSON file holds, by name."""
+
 
 @dataclass(frozen=True)
 class Case:
     """Something to be measured."""
 
-    labels: dict[str, str | int]
+    labels: dict[str, Label]
     """What tells it from the other cases, in the order of the table's columns."""
     call: Callable[[], object]
     units: int = 0
@@ -48,9 +52,10 @@ class Case:
 class Row:
     """A case and what was measured."""
 
-    labels: dict[str, str | int]
+    labels: dict[str, Label]
+    """What tells the case from the others."""
     seconds: list[float]
-    """Of each repetition."""
+    """What each repetition took."""
     speed: float | None
     """How many times as fast as row 0: the median, over the rounds, of row 0's time divided by this one's."""
     peak_bytes: int | None
@@ -90,7 +95,7 @@ class Result:
     rows: list[Row]
     figures: dict[str, float] = field(default_factory=dict)
     """What follows from the rows, such as slopes, by a name that a reader understands."""
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
     """Whatever else one needs to make it again."""
     axis: str | None = None
     """The label that rows are plotted against."""
@@ -225,9 +230,9 @@ def slopes(rows: list[Row], axis: str) -> dict[str, float]:
     return figures
 
 
-def varied(labels: Iterable[dict[str, Any]]) -> list[str]:
+def varied(labels: Iterable[Mapping[str, Label]]) -> list[str]:
     """The labels that tell rows apart: all that have more than one value, and `form`, which stands last."""
-    values: dict[str, set[Any]] = {}
+    values: dict[str, set[Label]] = {}
     for own in labels:
         for name, label in own.items():
             values.setdefault(name, set()).add(label)

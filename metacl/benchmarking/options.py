@@ -3,11 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from episodes import UserError
+from metacl.benchmarking.measure import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Options:
         return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
 
 
-def provenance(options: Options) -> dict[str, Any]:
+def provenance(options: Options) -> Json:
     """The options as JSON values."""
     values = dataclasses.asdict(options)
     return values | {"out": None if options.out is None else options.out.name, "device": str(options.torch_device())}

@@ -13,6 +13,8 @@ from metacl.report.figures import figure
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
 
+Style = dict[str, Any]
+"""How a line looks, by matplotlib's names."""
 MARKERS = "os^vDPX<>*hp"
 
 
@@ -44,7 +46,7 @@ def _name(row: Row, names: list[str]) -> str:
     return ", ".join(str(row.labels[name]) for name in reversed(names) if name in row.labels)
 
 
-def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
+def _styles(names: list[str]) -> dict[str, Style]:
     """A colour and a marker for each line; those with a whole matrix are broken."""
     from matplotlib import colormaps
 
@@ -57,7 +59,7 @@ def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _lines(panels: "Sequence[Axes]", axis: str, rows: list[Row], style: dict[str, Any]) -> None:
+def _lines(panels: "Sequence[Axes]", axis: str, rows: list[Row], style: Style) -> None:
     """Medians as a line, the middle half of the repetitions as a band; below it the memory."""
     places = [float(row.labels[axis]) for row in rows]
     panels[0].plot(places, [row.median for row in rows], **style)

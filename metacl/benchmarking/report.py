@@ -3,16 +3,15 @@
 import csv
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from metacl.benchmarking.measure import Result, Row, varied
+from metacl.benchmarking.measure import Json, Label, Result, Row, varied
 from metacl.benchmarking.plot import plot
 from metacl.report.display import console
 from metacl.runs.environment import environment
-from metacl.runs.folder import write_json
+from metacl.runs.files import write_json
 
 CAPTION = """time: median; spread: (max - min) / median; x row 0: how many times as fast as the first row of its block"""
 X_PRODUCTS = """; x products: time / time of its matrix products alone"""
@@ -37,8 +36,8 @@ def result_table(result: Result) -> Table:
 
 def table_of(title: str, labels: list[str]) -> Table:
     """An empty table in the style of all, with its first columns."""
-    left: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
-    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, **left)
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
     for name in labels:
         table.add_column(name, no_wrap=name != "form", overflow="fold")
     return table
@@ -64,7 +63,7 @@ def result_lines(result: Result) -> list[str]:
     ]
 
 
-def to_json(result: Result) -> dict[str, Any]:
+def to_json(result: Result) -> Json:
     """All of it as JSON values, with hardware, threads, versions and commit."""
     return {
         "subject": result.subject,
@@ -77,7 +76,7 @@ def to_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _values(row: Row, unit: str) -> dict[str, Any]:
+def _values(row: Row, unit: str) -> Json:
     products = {}
     if row.products is not None:
         products = {"products_seconds": row.products, "times_products": row.times_products}
@@ -107,7 +106,7 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     return files
 
 
-def _write_csv(values: dict[str, Any], path: Path) -> None:
+def _write_csv(values: Json, path: Path) -> None:
     """The rows, each with what tells one file from another: date, options and environment."""
     around = {"subject": values["subject"], "date": values["date"]}
     around |= {f"option {name}": _plain(value) for name, value in values.get("options", {}).items()}
@@ -121,7 +120,7 @@ def _write_csv(values: dict[str, Any], path: Path) -> None:
         writer.writerows(row | around for row in rows)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
@@ -131,7 +130,7 @@ def _shared(result: Result, shown: list[str]) -> list[str]:
     return [f"{name} {value}" for name, value in labels.items() if name not in shown]
 
 
-def _block(row: Row) -> list[str | int]:
+def _block(row: Row) -> list[Label]:
     """All labels but form and back end: rows that share them were measured in turns and are compared."""
     return [label for name, label in row.labels.items() if name not in ("form", "backend")] if "form" in row.labels else []
 

@@ -1,6 +1,5 @@
-"""The command line of `benchmark.py`."""
+"""What `benchmark.py` does, from the words of its command line on."""
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from metacl.benchmarking.episodes import EpisodesOptions, episodes
 from metacl.benchmarking.learners import LearnersOptions, learners
 from metacl.benchmarking.measure import Result
 from metacl.benchmarking.report import result_lines, result_table, show_table, write_result
-from metacl.report.display import console, with_plain_errors
+from metacl.report.display import console
 
 DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
 and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options;
@@ -29,15 +28,10 @@ Subject = (
 )
 
 
-def benchmark_main(argv: Sequence[str] | None = None) -> None:
-    """`benchmark.py`: measures one subject."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    with_plain_errors(lambda: _benchmark(words))
-
-
-def _benchmark(argv: list[str]) -> None:
+def benchmark(argv: Sequence[str]) -> None:
+    """Measures one subject, or sets two results side by side: the words of the command line after its name."""
     options: AttentionOptions | LearnersOptions | EpisodesOptions | CompareOptions
-    options = tyro.cli(Subject, args=argv or ["--help"], prog="benchmark.py", description=DESCRIPTION)
+    options = tyro.cli(Subject, args=list(argv) or ["--help"], prog="benchmark.py", description=DESCRIPTION)
     if isinstance(options, CompareOptions):
         _compare(options)
     else:
