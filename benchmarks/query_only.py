@@ -15,11 +15,12 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from episodes import EpisodeSpec, Examples, StreamConfig, load_stream, side_by_side
+from episodes import STREAMS, EpisodeSpec, Examples, SeededStream
 from metacl.benchmarking.measure import peak_bytes
 from metacl.learners.similarity.full_attention import FullAttentionConfig
 from metacl.learners.similarity.pairwise import PairNetwork, ScoreConfig, pair_scores
-from metacl.recipes.online_recipes import online_recipe_for
+from metacl.recipes.presets import trained_for
+from metacl.recipes.settings import along
 from metacl.runs.environment import environment
 
 MNIST = EpisodeSpec("vector", (49,), "cross_entropy", symbols=10)
@@ -54,7 +55,10 @@ def pairs() -> None:
 
 
 def support_sizes(supports: tuple[int, ...]) -> None:
-    configs = {"query-only": online_recipe_for("query-only", "permuted-mnist").learner, "full": FullAttentionConfig(layers=10)}
+    configs = {
+        "query-only": trained_for("query-only", None, along(STREAMS["permuted-mnist"])),
+        "full": FullAttentionConfig(layers=10),
+    }
     learners = {name: config.build(MNIST) for name, config in configs.items()}
     states = {name: learner.start([0]) for name, learner in learners.items()}
     for m in supports:
@@ -78,11 +82,12 @@ def support_sizes(supports: tuple[int, ...]) -> None:
 
 
 def stream() -> None:
-    source = load_stream(StreamConfig())
-    learner = online_recipe_for("query-only", source.name).learner.build(source.spec)
+    named = STREAMS["slowly-changing-regression"]
+    source = named.config.load()
+    learner = trained_for("query-only", None, along(named)).build(source.spec)
     seconds = {}
     for seeds in ([0], [0, 1, 2]):
-        examples = side_by_side([source.task(seed, 0).train[:2_000] for seed in seeds])
+        examples = SeededStream(source, seeds).task(0).train[:2_000]
         seconds[len(seeds)] = median_seconds(lambda s=seeds, e=examples: learner.learn_predict(learner.start(s), e)[1])  # type: ignore[misc]
         print(f"stream   {len(seeds)} seeds  {2_000 / seconds[len(seeds)]:.0f} updates a second")
     print(f"stream   three seeds cost {seconds[3] / seconds[1]:.2f} times one")

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from metacl.evaluation.metrics import deviation
 from metacl.report.figures import figure
-from studies.words import BENCHMARKS, deviation, kib, spread, table
+from studies.words import BENCHMARKS, kib, spread, table
 
 FILE = BENCHMARKS / "learners" / "learners.jsonl"
 """A line for each benchmark, number of tasks, learner and seed."""

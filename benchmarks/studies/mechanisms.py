@@ -5,8 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from metacl.evaluation.metrics import deviation
+from metacl.recipes.files import to_json
 from metacl.report.figures import figure
-from studies.words import deviation, kib, raw, spread, table
+from metacl.runs.files import write_json
+from metacl.runs.folder import Run
+from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated
+from studies.words import BENCHMARKS, kib, raw, spread, table
+
+FOLDER = BENCHMARKS / "mechanisms"
 
 MECHANISMS = ("softmax", "linear", "performer", "retention", "gla", "mamba2", "delta", "gated-delta", "longhorn")
 MECHANISMS += ("ttt-linear", "mesa", "log-linear")
@@ -14,7 +21,56 @@ SEEDS = (0, 1, 2)
 TRAINED, LONGER = 10, 40
 """Tasks in the streams that a learner is meta-trained on, and in those that are four times as long."""
 
+EPISODES = {TRAINED: 256, LONGER: 128}
+OPTIONS = f"--learner.attention-dropout 0 --episodes.tasks {TRAINED} --episodes.shots 5 --episodes.queries 2 --batch-size 8"
+OPTIONS += " --validation.every 20 --validation.episodes 32 --precision fp32 --steps 400 --curriculum 150"
+LEFT = 2 / TRAINED
+"""Meta-validation accuracy at which a run has left its plateau: twice that of who only knows which symbols the stream has."""
 TICKS = (32, 64, 128, 256, 512)
+
+
+def cells(data: Path) -> list[Cell]:
+    """A cell for each mechanism and seed."""
+    return [cell(mechanism, seed, ["--data.path", str(data / "omniglot")]) for seed in SEEDS for mechanism in MECHANISMS]
+
+
+def cell(mechanism: str, seed: int, options: list[str], folder_of_raw: Path = FOLDER, data: str = "omniglot") -> Cell:
+    file = folder_of_raw / f"{mechanism}-{seed}.json"
+
+    def commands(folder: Path) -> list[Command]:
+        words = [data, "linear-transformer", "--learner.attention", mechanism, *OPTIONS.split(), "--seeds", str(seed)]
+        tests = [
+            Command(
+                "evaluate.py",
+                [str(folder / "train"), *f"--tasks {tasks} --queries 5 --episodes {episodes} --batch-size 8".split()],
+                folder / f"{tasks}-tasks",
+            )
+            for tasks, episodes in EPISODES.items()
+        ]
+        return [Command("train.py", [*words, *options], folder / "train"), *tests]
+
+    def keep(folder: Path) -> None:
+        write_json(file, {"mechanism": mechanism, "seed": seed} | figures(folder))
+
+    return Cell(file.stem, commands, file.exists, keep)
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What is kept of one meta-training and its two tests."""
+    run = Run.open(folder / "train")
+    config, accuracy = to_json(run.config), validated(run)
+    config["data"]["path"] = None
+    size, fingerprint = parameters(run.config.learner, run.config.data, run.config.episodes.symbols)
+    return {
+        "configuration": config,
+        "environment": environment_of(run.folder),
+        "data_fingerprint": fingerprint,
+        "parameters": size,
+        "seconds": training_seconds(run),
+        "left_plateau_at": next((step for step, value in accuracy.items() if value > LEFT), None),
+        "validation_accuracy": accuracy,
+        "test": {str(tasks): results_of(folder / f"{tasks}-tasks")[0] for tasks in EPISODES},
+    }
 
 
 def runs(mechanism: str) -> list[dict[str, Any]]:

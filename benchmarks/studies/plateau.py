@@ -5,14 +5,59 @@ from pathlib import Path
 from typing import Any
 
 from metacl.report.figures import figure
-from studies.words import raw, table
+from metacl.runs.files import write_json
+from metacl.runs.folder import Run
+from studies.cells import Cell, Command, environment_of, training_seconds, validated
+from studies.words import BENCHMARKS, raw, table
 
+FOLDER = BENCHMARKS / "plateau"
 MECHANISMS = ("linear", "mamba2", "gated-delta")
-AIDS = ("none", "distributed", "curriculum", "both", "curriculum, longer")
+CURRICULUM, DISTRIBUTED = "--curriculum 200", "--learner.distributed random"
+AIDS = {
+    "none": "--steps 400",
+    "distributed": f"--steps 400 {DISTRIBUTED}",
+    "curriculum": f"--steps 400 {CURRICULUM}",
+    "both": f"--steps 400 {CURRICULUM} {DISTRIBUTED}",
+    "curriculum, longer": "--steps 900 --curriculum 400",
+}
+"""The steps of a curriculum are cheaper, so it also runs for about as many as take the time of the distributed loss."""
+OPTIONS = "--learner.attention-dropout 0 --episodes.tasks 20 --episodes.shots 5 --episodes.queries 2 --batch-size 4"
+OPTIONS += " --validation.every 25 --validation.episodes 32 --precision fp32"
+LEFT = 0.15
+"""Meta-validation accuracy at which a run has left its plateau: three times that of who only knows the stream's symbols."""
+
+
+def cells(data: Path) -> list[Cell]:
+    """A cell for each mechanism and aid."""
+    return [cell(mechanism, aid, ["--data.path", str(data / "omniglot")]) for aid in AIDS for mechanism in MECHANISMS]
+
+
+def cell(mechanism: str, aid: str, options: list[str], folder_of_raw: Path = FOLDER, data: str = "omniglot") -> Cell:
+    file = folder_of_raw / made(mechanism, aid)
+
+    def commands(folder: Path) -> list[Command]:
+        words = [data, "linear-transformer", "--learner.attention", mechanism, *OPTIONS.split(), *AIDS[aid].split()]
+        return [Command("train.py", [*words, *options], folder / "train")]
+
+    def keep(folder: Path) -> None:
+        run = Run.open(folder / "train")
+        accuracy = validated(run)
+        left = next((step for step, value in accuracy.items() if value > LEFT), None)
+        about: dict[str, Any] = {"mechanism": mechanism, "aid": aid, "steps": run.config.steps}
+        about |= {"seconds": training_seconds(run), "left_plateau_at": left, "validation_accuracy": accuracy}
+        write_json(file, about | {"environment": environment_of(run.folder)})
+
+    return Cell(file.stem, commands, file.exists, keep)
+
+
+def made(mechanism: str, aid: str) -> str:
+    """The file of a run's raw figures."""
+    return f"{mechanism}-{aid.replace(', ', '-')}.json"
 
 
 def run(mechanism: str, aid: str) -> dict[str, Any]:
-    return raw(f"plateau/{mechanism}-{aid.replace(', ', '-')}.json")
+    found: dict[str, Any] = raw(f"plateau/{made(mechanism, aid)}")
+    return found
 
 
 def results() -> str:

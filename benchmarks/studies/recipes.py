@@ -1,8 +1,62 @@
 """Why the default recipe is what it is: each of its parts changed back to the published one, on glyphs, by meta-validation."""
 
+import statistics
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from studies.words import raw, spread, table
+from metacl.evaluation.metrics import deviation
+from metacl.runs.files import read_json, write_json
+from metacl.runs.folder import Run
+from metacl.runs.group import members
+from studies.cells import Cell, Command, environment_of
+from studies.words import BENCHMARKS, raw, spread, table
+
+FILE = BENCHMARKS / "recipes" / "recipes.json"
+STEPS = 200
+SEEDS = ("0", "1", "2")
+NO_CARE = "--optimiser.warmup 0 --optimiser.clip 0 --optimiser.schedule halving --optimiser.weight-decay 0"
+VARIANTS = {
+    "default": "",
+    "queries and keys start apart": "--learner.no-start-alike",
+    "no LayerNorm": "--learner.no-norm",
+    "Adam 2e-3 halving, no warm-up, no clipping": f"{NO_CARE} --optimiser.rate 2e-3",
+    "interleaved tokens, auxiliary attention loss": "--learner.layout interleaved --learner.auxiliary-steps 10000",
+}
+"""The options that change a part back."""
+LEARNING = 0.3
+"""Meta-train accuracy at which a learner has begun to learn: who only knows the symbols of the stream is right once in 5."""
+
+
+def cells(data: Path) -> list[Cell]:
+    """A cell for each variant; `data` is not looked at."""
+    return [cell(name, options.split()) for name, options in VARIANTS.items()]
+
+
+def cell(name: str, options: list[str], steps: int = STEPS, file: Path = FILE) -> Cell:
+    length = ["--steps", str(steps), "--validation.every", str(steps), "--seeds", *SEEDS]
+
+    def commands(folder: Path) -> list[Command]:
+        return [Command("train.py", ["glyphs", "transformer", *options, *length], folder / "train")]
+
+    def kept() -> bool:
+        return file.exists() and name in read_json(file)["variants"]
+
+    def keep(folder: Path) -> None:
+        runs = [Run.open(member) for member in members(folder / "train")]
+        new = {"steps": steps, "environment": environment_of(runs[0].folder), "variants": {}}
+        found = read_json(file) if file.exists() else new
+        found["variants"][name] = {"options": options} | summarised([run.metrics() for run in runs])
+        write_json(file, found)
+
+    return Cell(name.replace(",", "").replace(" ", "-"), commands, kept, keep)
+
+
+def summarised(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Meta-validation accuracy at the last step, mean and standard deviation over seeds, and when each run began to learn."""
+    final = [run[-1]["validation_accuracy"] for run in runs]
+    begun = [next((record["step"] for record in run if record.get("accuracy", 0) > LEARNING), None) for run in runs]
+    return {"accuracy": statistics.mean(final), "spread": float(deviation(final)), "of_each_seed": final, "started_at": begun}
 
 
 def results() -> str:

@@ -1,5 +1,6 @@
 """Query-only attention beside full attention, BP and its remedies, along the three streams of its paper."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from metacl.report.streams import Curve, in_block, plot_curves
+from metacl.evaluation.curves import Curve, curves, in_block, smoothed
+from metacl.recipes.files import to_json
+from metacl.report.plots import plot_curves
+from metacl.runs.following import Following
+from studies.cells import Cell, Command, environment_of, results_of
 from studies.stream_groups import GROUPS, PUBLISHED
 from studies.words import BENCHMARKS, raw, spread, table
 
 FOLDER = BENCHMARKS / "streams"
+DIGITS = 5
+"""Significant ones that are kept of each measurement."""
 LAG = 5
 """Tasks that lie between a task and the look back at it."""
 PANELS = {
@@ -23,6 +30,52 @@ PANELS = {
     "dormant units": "diagnostics dormant",
 }
 """Curves by the words at their panel; {} is the measure."""
+
+
+def cells(data: Path) -> list[Cell]:
+    """A cell for each run of each group."""
+    return [cell(group, run, data) for group in GROUPS for run in GROUPS[group].runs]
+
+
+def cell(group: str, run: str, data: Path) -> Cell:
+    file, images = made(group, run), GROUPS[group].images
+    path = [] if images is None else ["--stream.data.path", str(data / images)]
+
+    def commands(folder: Path) -> list[Command]:
+        return [Command("evaluate.py", [*words(group, run), *path], folder / "run")]
+
+    def keep(folder: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures(folder / "run")) + "\n")  # in one line, less than half as long
+
+    return Cell(f"{group}/{file.stem}", commands, file.exists, keep)
+
+
+def words(group: str, run: str) -> list[str]:
+    """Stream, learner and options, those of the run after those of all."""
+    about = GROUPS[group]
+    learner, *own = about.runs[run].split()
+    return [about.stream, learner, *about.options.split(), *own]
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What is kept of a run: its configuration, costs, and curves with the values of each seed."""
+    following, result = Following.open(folder), results_of(folder)[0]
+    config = to_json(following.config)
+    if "data" in config["stream"]:
+        config["stream"]["data"]["path"] = None
+    found = {"config": config, "environment": environment_of(folder), "compute": result["compute"]}
+    found |= {"seconds_a_task": result["seconds_a_task"], "tasks_in_a_block": result["block"]}
+    found["curves"] = {name: packed(curve) for name, curve in curves(following.records()).items()}
+    if result["rates"]:
+        found["rates"] = result["rates"]["scores"]
+        config["learner"]["rate"] = result["rates"]["rate"]
+    return found
+
+
+def packed(curve: Curve) -> dict[str, list[Any]]:
+    task_T, values_TB = curve
+    return {"tasks": task_T.tolist(), "seeds": [[float(f"{v:.{DIGITS}g}") for v in row] for row in values_TB.T]}
 
 
 def made(group: str, run: str) -> Path:
@@ -86,14 +139,13 @@ def cost(group: str) -> str:
 def draw(group: str, path: Path) -> None:
     """Forward, backward without and with the old task's support, ranks and dormant units."""
     runs, measure = finished(group), _measure(group)
-    shown = {
-        words.format(measure): {
-            name: run["curves"][curve.format(measure)] for name, run in runs.items() if curve.format(measure) in run["curves"]
-        }
-        for words, curve in PANELS.items()
-    }
     block = max(run["tasks_in_a_block"] for run in runs.values())
-    plot_curves({words: own for words, own in shown.items() if own}, block, path, GROUPS[group].title)
+    panels: dict[str, dict[str, Any]] = {}
+    for title, name in PANELS.items():
+        found = {run: own["curves"].get(name.format(measure)) for run, own in runs.items()}
+        if shown := {run: smoothed(curve, block) for run, curve in found.items() if curve is not None}:
+            panels[title.format(measure)] = shown
+    plot_curves(panels, block, path, GROUPS[group].title)
 
 
 def printed() -> str:

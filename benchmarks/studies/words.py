@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metacl.evaluation.metrics import deviation
+
 BENCHMARKS = Path(__file__).parents[1]
 
 
@@ -21,17 +23,12 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1
     return "\n".join([_line(columns), rule, *map(_line, lines)]) + "\n"
 
 
-def deviation(values: Sequence[float]) -> float:
-    """Standard deviation of a sample, NaN for one value alone: the one spread over seeds that every page has."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
 def spread(values: Sequence[float], digits: int = 1, scale: float = 1) -> str:
     """The mean, and ± the deviation where there are several values."""
     if not all(map(math.isfinite, values)):
         return "not finite"
     words = f"{scale * statistics.mean(values):.{digits}f}"
-    return words if len(values) < 2 else f"{words} ± {scale * deviation(values):.{digits}f}"
+    return words if len(values) < 2 else f"{words} ± {scale * float(deviation(values)):.{digits}f}"
 
 
 def kib(size: float) -> str:

@@ -1,0 +1,228 @@
+"""The runner of the studies: its command lines, what it keeps of them, and that it goes on where it was stopped."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import run as runner
+from accelerate.state import AcceleratorState
+from studies import cells, learner_runs, learners, mechanisms, plateau, recipes, stream_groups, streams
+from studies.cells import Cell, Command
+
+from episodes import UserError
+from metacl import cli
+from metacl.commands.parsing import parse_evaluate, parse_train
+from metacl.runs.folder import Run
+
+SMALL = "--learner.width 16 --learner.hidden 16 --learner.heads 2 --learner.encoder.channels 4 --learner.encoder.strides 4"
+SMALL += " --validation.episodes 2"
+TINY = f"{SMALL} --steps 2 --validation.every 1 --episodes.tasks 2 --batch-size 2"
+MAINS = {"train.py": cli.train_main, "evaluate.py": cli.evaluate_main}
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The commands in this process: faster than one process each. Gives the list of what was run."""
+    done = []
+
+    def call(line: list[str], threads: int | None) -> int:
+        done.append(line)
+        monkeypatch.setattr(sys, "argv", line)
+        AcceleratorState._reset_state(True)
+        try:
+            MAINS[line[0]](line[1:])
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    monkeypatch.setattr(cells, "call", call)
+    return done
+
+
+def read(command: Command) -> list:
+    """The configurations of a command line by the real parsers; a run that it names is begun first."""
+    script, *words = command.line
+    if script == "evaluate.py":
+        return parse_evaluate(words)[0]
+    configs, folder = parse_train(words)
+    if len(configs) == 1:
+        Run.create(folder, configs[0], {})
+    return configs
+
+
+def one_of_each(study: str) -> list[Cell]:
+    """The cells, of repeated seeds, data and lengths the first."""
+    every = runner.STUDIES[study](Path("data"))
+    if study == "mechanisms":
+        return [cell for cell in every if cell.name.endswith("-0")]
+    first = (*(f"sine-5/{learner}/0" for learner in learner_runs.LEARNERS["sine"]), "omniglot-5/pn/0", "omniglot-5/gemcl/0")
+    return [cell for cell in every if study != "learners" or cell.name in first]
+
+
+@pytest.mark.parametrize("study", runner.STUDIES)
+def test_cells_have_names_of_their_own(study):
+    every = runner.STUDIES[study](Path("data"))
+    assert len({cell.name for cell in every}) == len(every) > 1
+
+
+@pytest.mark.parametrize("study", runner.STUDIES)
+def test_cells_are_command_lines(study, tmp_path):
+    for cell in one_of_each(study):
+        for command in cell.commands(tmp_path / study / cell.name):
+            assert all(config.learner_name in command.words or config.run for config in read(command))
+
+
+@pytest.mark.parametrize("study", runner.STUDIES)
+def test_what_is_there_is_known(study):
+    """But for what the page of the streams says was not run."""
+    missing = [cell.name.rsplit("/", 1)[-1] for cell in runner.STUDIES[study](Path("data")) if not cell.kept()]
+    assert set(missing) <= {"online-maml", "bp-same-buffer", "bp-one", "knn"}
+
+
+def test_a_share_of_the_cells(tmp_path):
+    arguments = runner.Arguments("learners", only=("sine-5", "glyphs-5/pn"))
+    names = [cell.name for cell in runner.wanted(arguments)]
+    assert len(names) == 15 * 3 + 3 and {name.split("/")[1] for name in names if name.startswith("glyphs")} == {"pn"}
+    assert runner.share("2/3") == (2, 3)
+    for wrong in ("3/2", "0/1", "1", "a/b"):
+        with pytest.raises(UserError, match="--part is I/N"):
+            runner.share(wrong)
+    with pytest.raises(UserError, match="has no cell sine-6"):
+        runner.wanted(runner.Arguments("learners", only=("sine-6",)))
+
+
+def test_a_learner_is_measured_once(tmp_path, here):
+    file, budget = tmp_path / "raw.jsonl", learner_runs.Budget(steps=2, batch_size=2, episodes=2, validation=2)
+    made = [learner_runs.cell("sine", 2, learner, 0, budget, [], file) for learner in ("alpaca", "online")]
+    assert not any(cell.kept() for cell in made)
+    for cell in made:
+        cells.make(cell, tmp_path / cell.name)
+        assert cell.kept()
+    assert [words[0] for words in here] == ["train.py", *["evaluate.py"] * 4]
+    with file.open("a") as stopped:
+        stopped.write('{"learner": "onl')  # a process was killed
+    for cell in made:
+        cells.make(cell, tmp_path / cell.name)
+    assert len(here) == 5
+    found = learners.lines(file)
+    assert len(found) == 4 and found[0] == found[2] and found[1] == found[3]
+    wanted = {"meta_train_error", "meta_test_error", "training_seconds", "measure", "state_bytes", "parameters", "environment"}
+    assert all(wanted <= line.keys() for line in found) and "rate" in found[1]
+    assert found[0]["state_bytes"] == (128 * 128 + 128 * 50) * 4 and found[0]["best_step"] in (1, 2)
+    table = learners.errors("sine", 2, file).splitlines()
+    assert table[0].startswith("| learner | meta-test, squared error |") and len(table) == 4 and " ± " in table[2]
+
+
+def test_a_mechanism_is_tested_at_two_lengths(tmp_path, here, monkeypatch):
+    monkeypatch.setattr(mechanisms, "EPISODES", {2: 2, 3: 2})
+    cell = mechanisms.cell("delta", 1, TINY.split(), tmp_path, "glyphs")
+    cells.make(cell, tmp_path / "runs")
+    found = json.loads((tmp_path / "delta-1.json").read_text())
+    assert found["configuration"]["learner"]["attention"] == "delta" and found["configuration"]["seed"] == 1
+    assert found["test"].keys() == {"2", "3"} and found["test"]["3"]["episodes"]["queries"] == 5
+    assert {"final", "forgetting"} <= found["test"]["3"]["measures"].keys() and found["validation_accuracy"].keys() == {
+        "1",
+        "2",
+    }
+    assert found["parameters"] > 0 and found["seconds"] > 0 and found["data_fingerprint"] and len(here) == 3
+
+
+def test_an_aid_against_the_plateau(tmp_path, here):
+    cell = plateau.cell("linear", "curriculum, longer", TINY.split(), tmp_path, "glyphs")
+    cells.make(cell, tmp_path / "runs")
+    found = json.loads((tmp_path / "linear-curriculum-longer.json").read_text())
+    assert found["steps"] == 2 and found["validation_accuracy"].keys() == {"1", "2"} and "left_plateau_at" in found
+
+
+def test_variants_of_a_recipe_share_a_file(tmp_path, here):
+    file, small = (
+        tmp_path / "recipes.json",
+        ["--learner.width", "16", "--learner.hidden", "16", "--learner.heads", "2", "--batch-size", "1"],
+    )
+    for name in ("default", "no LayerNorm"):
+        cell = recipes.cell(name, [*recipes.VARIANTS[name].split(), *small], 1, file)
+        assert not cell.kept()
+        cells.make(cell, tmp_path / cell.name)
+        assert cell.kept()
+    variants = json.loads(file.read_text())["variants"]
+    assert list(variants) == ["default", "no LayerNorm"] and len(variants["default"]["of_each_seed"]) == 3
+    assert len(here) == 2
+
+
+@pytest.fixture
+def short_stream(tmp_path, monkeypatch):
+    options = "--tasks 3 --seeds 0 1 --lags 1 --stream.train 120 --stream.held-out 20"
+    runs = {"bp": "bp", "nadaraya-watson": "nadaraya-watson --rates 1 2 --sweep-tasks 1"}
+    group = stream_groups.Group("a short stream", "slowly-changing-regression", None, options, runs, block=1)
+    monkeypatch.setattr(streams, "LAG", 1)
+    monkeypatch.setattr(streams, "GROUPS", {"short": group})
+    monkeypatch.setattr(streams, "PUBLISHED", {"short": {"bp": ("1 → 2", "3 → 4")}})
+    monkeypatch.setattr(streams, "FOLDER", tmp_path / "kept")
+    return group
+
+
+def test_a_stream_is_kept_and_shown(short_stream, tmp_path, here, capsys):
+    arguments = runner.Arguments("streams", only=("short/bp",), runs=tmp_path / "runs")
+    runner.main(arguments)
+    assert list(streams.finished("short")) == ["bp"] and len(here) == 1
+    runner.main(runner.Arguments("streams", runs=tmp_path / "runs"))
+    assert [words[2] for words in here] == ["bp", "nadaraya-watson"]
+    kept = streams.finished("short")
+    assert kept["bp"]["config"]["seeds"] == [0, 1] and kept["bp"]["compute"]["gradient_examples"] == 1
+    tasks, values = kept["bp"]["curves"]["forward loss"]
+    assert tasks.tolist() == [0, 1, 2] and values.shape == (3, 2)
+    first, last = values[1:].mean(1)
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in streams.forward("short").splitlines()[2:]]
+    rate = min(kept["nadaraya-watson"]["rates"], key=kept["nadaraya-watson"]["rates"].get)
+    assert [row[0] for row in rows] == ["bp", f"nadaraya-watson, {float(rate):g}"]
+    assert rows[0][1].startswith(f"{first:.3f} ± ") and rows[0][2].startswith(f"{last:.3f} ± ") and rows[0][3] == "1 → 2"
+    assert "| 3 → 4 |" in streams.backward("short") and streams.cost("short").count("\n") == 4
+    streams.draw("short", tmp_path / "short.png")
+    assert (tmp_path / "short.png").is_file()
+    runner.main(runner.Arguments("streams", list=True))
+    assert "short/bp (there)" in capsys.readouterr().out
+
+
+def test_a_stopped_stream_goes_on(short_stream, tmp_path, here):
+    command = streams.cell("short", "bp", Path("data")).commands(tmp_path)[0]
+    cells.run(command)
+    whole = json.loads((command.folder / "results.json").read_text())["results"][0]["curves"]["forward loss"]
+    (command.folder / "results.json").unlink()
+    assert not cells.finished(command)
+    cells.run(command)
+    assert here[1] == ["evaluate.py", "--resume", str(command.folder)] and cells.finished(command)
+    assert json.loads((command.folder / "results.json").read_text())["results"][0]["curves"]["forward loss"] == whole
+    with pytest.raises(UserError, match="is a run of other options"):
+        cells.run(Command("evaluate.py", [*command.words, "--diagnose-every", "1"], command.folder))
+
+
+def test_a_training_that_left_no_checkpoint_begins_again(tmp_path, here):
+    command = plateau.cell("linear", "none", TINY.split(), tmp_path, "glyphs").commands(tmp_path)[0]
+    cells.run(command)
+    assert cells.finished(command)
+    for checkpoint in (command.folder / "checkpoints").iterdir():
+        checkpoint.rename(tmp_path / checkpoint.name)
+    assert not cells.finished(command)
+    cells.run(command)
+    assert cells.finished(command) and here[0] == here[1] == command.line
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(short_stream, tmp_path, here, monkeypatch, capsys):
+    short_stream.runs["bp"] = "bp --learner.rate 1e30"
+    with pytest.raises(UserError, match=r"Not made: short/bp\. "):
+        runner.main(runner.Arguments("streams", runs=tmp_path / "runs"))
+    assert list(streams.finished("short")) == ["nadaraya-watson"] and "ended with status 2" in capsys.readouterr().out
+
+
+def test_the_best_stands_first(tmp_path):
+    def line(learner: str, error: float, seed: int) -> str:
+        case = {"benchmark": "glyphs", "tasks": 5, "learner": learner, "seed": seed, "steps": 3, "batch_size": 4}
+        sizes = {"measure": "error in %", "training_seconds": 1.5, "state_bytes": 2048, "parameters": 1234}
+        return json.dumps(case | {"meta_test_error": error, "meta_train_error": error / 2} | sizes)
+
+    file = tmp_path / "raw.jsonl"
+    file.write_text("\n".join([line("far", 0.5, 0), line("near", 0.1, 0), line("near", 0.3, 1)]))
+    sizes = "| 2 s | 2.0 KiB | 1,234 |"
+    rows = learners.errors("glyphs", 5, file).splitlines()[2:]
+    assert rows == [f"| near | 20.0 ± 14.1 | 10.0 ± 7.1 {sizes}", f"| far | 50.0 | 25.0 {sizes}"]
