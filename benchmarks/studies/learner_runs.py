@@ -14,7 +14,7 @@ from studies.cells import Cell, Command, environment_of, parameters, results_of,
 from studies.learners import DATA, FILE, TASKS, lines
 
 SEEDS = (0, 1, 2)
-ANYWHERE = (
+ANYWHERE = [
     "transformer",
     "linear-transformer",
     "query-only",
@@ -25,8 +25,8 @@ ANYWHERE = (
     "maml",
     "meta-sgd",
     "anil",
-)
-ANYWHERE += ("reptile", "online", "replay", "offline")
+]
+ANYWHERE += ["reptile", "online", "replay", "offline"]
 LEARNERS = {"glyphs": (*ANYWHERE, "pn", "gemcl", "gemcl-map"), "sine": (*ANYWHERE, "alpaca")}
 LEARNERS["omniglot"] = LEARNERS["glyphs"]
 """The learners that are made for the targets of each data set."""

@@ -15,8 +15,8 @@ from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "mechanisms"
 
-MECHANISMS = ("softmax", "linear", "performer", "retention", "gla", "mamba2", "delta", "gated-delta", "longhorn")
-MECHANISMS += ("ttt-linear", "mesa", "log-linear")
+MECHANISMS = ["softmax", "linear", "performer", "retention", "gla", "mamba2", "delta", "gated-delta", "longhorn"]
+MECHANISMS += ["ttt-linear", "mesa", "log-linear"]
 SEEDS = (0, 1, 2)
 TRAINED, LONGER = 10, 40
 """Tasks in the streams that a learner is meta-trained on, and in those that are four times as long."""

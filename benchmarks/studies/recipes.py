@@ -44,7 +44,7 @@ def cell(name: str, options: list[str], steps: int = STEPS, file: Path = FILE) -
 
     def keep(folder: Path) -> None:
         runs = [Run.open(member) for member in members(folder / "train")]
-        new = {"steps": steps, "environment": environment_of(runs[0].folder), "variants": {}}
+        new: dict[str, Any] = {"steps": steps, "environment": environment_of(runs[0].folder), "variants": {}}
         found = read_json(file) if file.exists() else new
         found["variants"][name] = {"options": options} | summarised([run.metrics() for run in runs])
         write_json(file, found)
