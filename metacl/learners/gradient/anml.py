@@ -1,4 +1,4 @@
-"""ANML: a prediction network, all fast, and a gate on its features that is meta-learned (Beaulieu 2020)."""
+"""ANML: a prediction network that is all fast, with a meta-learned gate on its features (Beaulieu 2020)."""
 
 from dataclasses import dataclass, field
 
@@ -20,10 +20,11 @@ class ANMLConfig(InnerConfig):
     """SGD on a whole network, an example at a time, whose last layer sees its features through a gate."""
 
     rate: float = 0.01
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
     width: int = 128
-    """Of the linear layers for vectors; for images the convolutions say it."""
+    """Width of the linear layers that vectors pass. For images the channels of the convolutions decide it."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The convolutions of the prediction network, and of the one that makes the gate."""
+    """Convolutions of the prediction network, and of the network that makes the gate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,7 +35,7 @@ class ANMLConfig(InnerConfig):
 
 
 class ANML(Learner):
-    """State: the prediction network's weights. Prediction: answer(features(x) * gate(x)), so the gate is in the gradient too.
+    """State: the weights of the prediction network, answer(features(x) * gate(x)); so the gate is in their gradient too.
 
     The neuromodulating network, gate = sigmoid(g(x)), holds still in the inner loop. Its gates and the inputs together are
     the "features" that the prediction network works on.

@@ -1,12 +1,12 @@
-"""SGD on an MLP, example after example, without ever building the weights of an episode.
+"""SGD on an MLP, example after example, which never builds the weights of an episode.
 
 After n steps a linear layer is its initial weight minus a sum of outer products, W_n = W - r sum_i d_i a_i^T, with r the inner
 rate, d_i the gradient at its output and a_i its input. So for a later input a and a later gradient d
 
     W_n a = W a - r sum_i (a_i.a) d_i          W_n^T d = W^T d - r sum_i (d_i.d) a_i
 
-which for streams shorter than the layers are wide costs less time, and in the meta-gradient far less memory, than one weight
-an episode and step. Forward pass and adjoint (`adjoint.py`) of all steps are written out; `inner_loop.sgd` is their oracle.
+For streams that are shorter than the layers are wide this takes less time, and in the meta-gradient far less memory, than
+weights for every episode and step. The forward pass and its adjoint are in `adjoint.py`; `inner_loop.sgd` is their oracle.
 
 Shapes: B episodes, N stream examples, K inputs, I in and O out of a layer, V outputs.
 """
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from episodes import Examples
-from metacl.learners.gradient.adjoint import backward_steps, forward_steps
+from metacl.learners.gradient.adjoint import Layers, Steps, backward_steps, forward_steps
 from metacl.learners.gradient.inner_loop import Fast, InnerConfig, check_finite, segments, without_padding
 
 PIECE = 256
-"""Steps after which `learn` builds the weights: the cost of a step grows with the steps since."""
+"""Steps after which `learn` builds the weights, because a step costs more the more steps were made since."""
 
 
 class Layer(NamedTuple):
@@ -33,19 +33,20 @@ class Layer(NamedTuple):
     bias: Tensor
     """(O,) or (B, O)"""
     rate: Tensor
-    """Of the weight, a scalar."""
+    """Inner rate of the weight, a scalar."""
     bias_rate: Tensor
+    """Inner rate of the bias, a scalar."""
 
 
 class Updates(NamedTuple):
     """What N steps have done to a layer."""
 
     u_BNO: Tensor
-    """Rate times the gradient at the outputs."""
+    """The gradient at the outputs, times the rate."""
     a_BNI: Tensor
-    """Inputs."""
+    """The inputs."""
     bias_B1O: Tensor
-    """What was taken from the bias."""
+    """The sum that was taken from the bias."""
 
 
 def learn(fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig) -> Fast:
@@ -67,10 +68,11 @@ def learn(fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, config: In
 def run(
     layers: list[Layer], rates: Fast, z_BND: Tensor, examples: Examples, config: InnerConfig, first: int = 0, steps: int = 0
 ) -> list[Updates]:
-    """The updates of each layer by a stream, whatever `config` says of truncation.
+    """The updates of each layer by a stream. Nothing is truncated, whatever `config` says.
 
     Arguments:
-        first, steps: the number of steps before, and of all, for the error.
+        first: steps before these, for the message of the error.
+        steps: steps in all, for that message; 0: these are all.
 
     Raises:
         UserError: the fast weights are not finite any more.
@@ -78,13 +80,13 @@ def run(
     z_BND, y, valid_BN = without_padding(z_BND, examples)
     if config.order == 1:
         z_BND = z_BND.detach()
-    columns: Any = zip(*layers, strict=True)
-    weights, biases, *both = columns
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    rates_L, bias_rates_L = torch.stack([layer.rate for layer in layers]), torch.stack([layer.bias_rate for layer in layers])
     with torch.no_grad() if config.order == 1 else nullcontext():
-        found = _Steps.apply(y, valid_BN, z_BND, torch.stack(both[0]), torch.stack(both[1]), *weights, *biases)
+        found = _Steps.apply(y, valid_BN, z_BND, rates_L, bias_rates_L, *weights, *biases)
     gradients, inputs = found[: len(layers)], [z_BND, *found[len(layers) :]]
     finite_N = torch.stack([d_BNO.isfinite().all(-1).all(0) for d_BNO in gradients]).all(0)
-    check_finite([], finite_N, rates, z_BND, first, steps)
+    check_finite({}, finite_N, rates, z_BND, first, steps)
     return [
         Updates(layer.rate * d_BNO, a_BNI, layer.bias_rate * d_BNO.sum(1, keepdim=True))
         for layer, d_BNO, a_BNI in zip(layers, gradients, inputs, strict=True)
@@ -102,13 +104,13 @@ def forward(layers: list[Layer], updates: list[Updates], a_BKI: Tensor) -> Tenso
 
 
 def as_layers(fast: Fast, rates: Fast) -> list[Layer]:
-    """The layers of `networks.mlp` from its weights by name."""
+    """The layers of `nets.fast.mlp`, from its weights by name."""
     names = [name.removesuffix(".weight") for name in fast if name.endswith(".weight")]
     return [Layer(fast[f"{n}.weight"], fast[f"{n}.bias"], rates[f"{n}.weight"], rates[f"{n}.bias"]) for n in names]
 
 
 def built(layers: list[Layer], updates: list[Updates]) -> Fast:
-    """The weights of every episode, by the names of `networks.mlp`."""
+    """The weights of every episode, by the names that they have in `nets.fast.mlp`."""
     fast = {}
     with torch.autocast(updates[0].u_BNO.device.type, enabled=False):
         for i, (layer, done) in enumerate(zip(layers, updates, strict=True)):
@@ -118,7 +120,7 @@ def built(layers: list[Layer], updates: list[Updates]) -> Fast:
 
 
 class _Steps(torch.autograd.Function):
-    """Gradients at the outputs of each layer (B, N, O), and the inputs (B, N, I) of all but the first."""
+    """`forward_steps` and its adjoint. It returns d (B, N, O) of all layers, then a (B, N, I) of all but the first."""
 
     @staticmethod
     def forward(
@@ -126,22 +128,21 @@ class _Steps(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         depth = len(rates_L)
         with torch.autocast(z_BND.device.type, enabled=False):
-            gradients, inputs, *scores = forward_steps(
-                z_BND, y, valid_BN, layers[:depth], layers[depth:], rates_L.tolist(), bias_rates_L.tolist()
-            )
+            own = Layers(layers[:depth], layers[depth:], rates_L.tolist(), bias_rates_L.tolist())
+            steps = forward_steps(z_BND, y, valid_BN, own)
         ctx.depth = depth
-        ctx.save_for_backward(y, valid_BN, rates_L, bias_rates_L, *layers, *gradients, *inputs, *scores[0], *scores[1])
-        return *gradients, *inputs[1:]
+        ctx.save_for_backward(y, valid_BN, rates_L, bias_rates_L, *layers, *(t for found in steps for t in found))
+        return *steps.d, *steps.a[1:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         y, valid_BN, rates_L, bias_rates_L, *saved = ctx.saved_tensors
         L = ctx.depth
-        weights, biases, gradients, inputs, a_scores, d_scores = (saved[i * L : (i + 1) * L] for i in range(6))
-        rates, bias_rates = rates_L.tolist(), bias_rates_L.tolist()
+        weights, biases, *found = (saved[i * L : (i + 1) * L] for i in range(6))
+        layers = Layers(weights, biases, rates_L.tolist(), bias_rates_L.tolist())
         with torch.autocast(valid_BN.device.type, enabled=False):
             z_bar, rate_bars, bias_rate_bars, weight_bars, bias_bars = backward_steps(
-                y, valid_BN, weights, biases, rates, bias_rates, gradients, inputs, a_scores, d_scores, cotangents
+                y, valid_BN, layers, Steps(*found), cotangents
             )
         return None, None, z_bar, torch.stack(rate_bars), torch.stack(bias_rate_bars), *weight_bars, *bias_bars

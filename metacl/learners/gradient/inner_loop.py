@@ -1,12 +1,12 @@
-"""The inner loop of gradient-based learners: one SGD step for each example of the stream, for all episodes at once.
+"""The inner loop of gradient-based learners: one SGD step for each example of the stream, in all episodes at once.
 
-This is the plain form, through torch.func, for any network. `fast_mlp.py` is the fast one for heads that are an MLP.
+This is the plain form, through torch.func, for any network. `fast_mlp.py` is a faster one for heads that are an MLP.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +20,28 @@ from metacl.learners.protocol import Distributed
 Fast = dict[str, Tensor]
 """The fast weights by name, each (B, *shape)."""
 Loss = Callable[..., Tensor]
-"""(fast weights of one episode, z, y of one example) -> scalar."""
+"""(fast weights of one episode, features and target of one example) -> scalar."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class InnerConfig:
-    """Options of the inner loop."""
+    """Options of an inner loop of SGD."""
 
     rate: float = 0.03
-    """Inner learning rate at the start; it is meta-learned as start * exp(parameter)."""
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
     rates: Literal["one", "tensor"] = "one"
-    """One inner learning rate for all fast weights, or one for each tensor of them."""
+    """Inner learning rates: `one` for all fast weights, or one for each `tensor` of them."""
     order: Literal[1, 2] = 2
-    """1: inner gradients count as constants in the meta-gradient (first-order form)."""
+    """Order of the meta-gradient. 1: inner gradients count as constants in it (first-order form)."""
     truncate: int = 0
-    """The meta-gradient goes through at most so many steps: updates before count as constants. 0: through all."""
+    """Inner steps that the meta-gradient goes back through; updates before them count as constants. 0: all."""
     rematerialise: int = 0
-    """Steps whose intermediate results are computed again in the backward pass instead of kept. 0: all are kept. The fast
-    form of oml keeps so little that it makes no difference there."""
+    """Inner steps whose intermediate results are computed again, together, in the backward pass instead of kept. 0: all are
+    kept. The fast form of oml keeps so little that it makes no difference there."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "learner.", "truncate", "rematerialise")
@@ -47,10 +49,10 @@ class InnerConfig:
 
 
 class InnerRates(nn.Module):
-    """Positive learning rates, start * exp(parameter): weight decay draws them to where they started.
+    """Positive learning rates, start * exp(parameter). Weight decay draws them to where they started.
 
     Arguments:
-        names: of the fast weights.
+        names: the names of the fast weights.
     """
 
     def __init__(self, config: InnerConfig, names: list[str]):
@@ -59,13 +61,13 @@ class InnerRates(nn.Module):
         self.log = nn.Parameter(torch.zeros(1 if config.rates == "one" else len(names)))
 
     def forward(self) -> Fast:
-        """A scalar for each tensor."""
+        """A learning rate, a scalar, for each fast weight."""
         rates = self.start * self.log.exp()
         return dict(zip(self.names, rates.expand(len(self.names)).unbind(), strict=True))
 
 
 def initial_fast(module: nn.Module, batch_size: int) -> Fast:
-    """The meta-learned initial weights, the same for every episode."""
+    """The meta-learned initial weights, (B, *shape), the same for every episode."""
     return {name: p.expand(batch_size, *p.shape).contiguous() for name, p in module.named_parameters()}
 
 
@@ -75,8 +77,8 @@ def sgd(loss: Loss, fast: Fast, rates: Fast, z_BND: Tensor, examples: Examples, 
     Steps for truncation and rematerialisation are counted from the first example of this call.
 
     Arguments:
-        rates: a scalar for each tensor.
-        z_BND: features of the stream; `examples.x` is not looked at.
+        rates: a scalar for each fast weight.
+        z_BND: the features of the stream; `examples.x` is not looked at.
 
     Raises:
         UserError: the fast weights are not finite any more.
@@ -120,7 +122,7 @@ def _step(
 
 
 def without_padding(z_BND: Tensor, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, targets and which are valid, with zeros for padding, so that whatever it holds can do no harm."""
+    """Features, targets and which of them are valid. Padding becomes zeros, so that it does no harm whatever it held."""
     y = examples.y if not examples.y.is_floating_point() else examples.y.to(z_BND.dtype)
     if examples.valid is None:
         return z_BND, y, torch.ones_like(z_BND[..., 0], dtype=torch.bool)
@@ -130,7 +132,7 @@ def without_padding(z_BND: Tensor, examples: Examples) -> tuple[Tensor, Tensor, 
 
 
 def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:
-    """Raises `UserError` where a label is no symbol of the learner."""
+    """Raises `UserError` where a label of the stream is no symbol of the learner."""
     if not spec.classification or not examples.y.numel():
         return
     y = examples.y if examples.valid is None else examples.y[examples.valid]
@@ -141,14 +143,15 @@ def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:
         )
 
 
-def check_finite(weights: Any, finite_N: Tensor, rates: Fast, z_BND: Tensor, first: int = 0, steps: int = 0) -> None:
-    """Raises `UserError` where a tensor of the tree `weights` is not finite, unless the features were not either.
+def check_finite(weights: Fast, finite_N: Tensor, rates: Fast, z_BND: Tensor, first: int = 0, steps: int = 0) -> None:
+    """Raises `UserError` where a tensor of `weights` is not finite, unless the features were not finite either.
 
     Arguments:
-        finite_N: whether what step n found was finite; the first that was not is named.
-        first, steps: the number of steps before these, and of all; 0: there are no others.
+        finite_N: whether the results of step n were finite. The error names the first step where they were not.
+        first: steps before these.
+        steps: steps in all; 0: these are all.
     """
-    good = torch.stack([finite_N.all(), *(w.detach().isfinite().all() for w in pytree.tree_leaves(weights))]).all()
+    good = torch.stack([finite_N.all(), *(w.detach().isfinite().all() for w in weights.values())]).all()
     if bool(good) or not bool(z_BND.isfinite().all()):
         return
     steps = steps or len(finite_N)
@@ -162,20 +165,20 @@ def check_finite(weights: Any, finite_N: Tensor, rates: Fast, z_BND: Tensor, fir
 
 
 def segments(length: int, *every: int) -> list[slice]:
-    """0 .. length in parts that end at each multiple of each number of `every`; zeros are left out."""
+    """The places 0 .. length in parts that end at each multiple of each number in `every`; a zero in it cuts nowhere."""
     cuts = sorted({0, length, *(place for k in every if k for place in range(0, length, k))})
     return [slice(a, b) for a, b in pairwise(cuts)]
 
 
-def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of trees of tensors, its intermediate results computed again in the backward pass instead of kept.
+def rematerialised(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function`, from trees of tensors to one, whose intermediate results are computed again in the backward pass, not kept.
 
-    torch.utils.checkpoint cannot hold torch.func inside (saved-tensor hooks), or not be used with autograd.grad.
+    torch.utils.checkpoint does not do: one form cannot hold torch.func (saved-tensor hooks), the other has no autograd.grad.
     """
 
-    def call(*inputs: Any) -> Any:
+    def call(*inputs: object) -> Result:
         leaves, form = pytree.tree_flatten(inputs)
-        out_form: list[Any] = []
+        out_form: list[pytree.TreeSpec] = []
 
         def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
             out, found = pytree.tree_flatten(function(*pytree.tree_unflatten(leaves, form)))

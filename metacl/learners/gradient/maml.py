@@ -1,7 +1,7 @@
-"""MAML, Meta-SGD and ANIL on learn2learn's algorithms, with the stream as their support set. The only module that imports it.
+"""MAML, Meta-SGD and ANIL by the algorithms of learn2learn; the stream is their support set. No other module imports it.
 
-A clone is a module of its own, so there is a Python loop over the episodes of a batch here: it is the library's form. The
-same sums without it are `inner_loop.sgd`.
+In learn2learn a clone is a module of its own, so a Python loop goes over the episodes of a batch. `inner_loop.sgd` computes the
+same without such a loop.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,25 +26,26 @@ from metacl.nets.fast import PredictionNetwork, mlp, predict_batch
 
 @dataclass(frozen=True)
 class MAMLConfig:
-    """Initial weights from which few steps of SGD go far."""
+    """Initial weights from which a few steps of SGD suffice (Finn 2017; Meta-SGD: Li 2017; ANIL: Raghu 2020)."""
 
     algorithm: Literal["maml", "meta-sgd", "anil"] = "maml"
-    """`maml`: the whole network is fast, with one inner rate. `meta-sgd`: a rate for every single weight. `anil`: only the last
-    layer is fast."""
+    """What is fast. `maml`: the whole network, with one inner rate. `meta-sgd`: the whole network, with a rate for every single
+    weight. `anil`: only the last layer, with one inner rate."""
     rate: float = 0.03
-    """Inner learning rate at the start; it is meta-learned."""
+    """Inner learning rate when meta-training starts. It is meta-learned."""
     inner: Literal["sequential", "batched"] = "sequential"
-    """`sequential`: a step for each example of the stream. `batched`: for `batch` of them, in order."""
+    """Inner steps. `sequential`: one for each example of the stream. `batched`: one for each `batch` of them, in order."""
     batch: int = 5
-    """Examples in a batched step. The rest at the end of a call of `learn` is a batch too: it matters how a stream is cut."""
+    """Examples in a step of `batched`. What is left when `learn` ends is a step too: it matters how a stream is cut."""
     order: Literal[1, 2] = 2
-    """1: inner gradients count as constants in the meta-gradient (first-order form)."""
+    """Order of the meta-gradient. 1: inner gradients count as constants in it (first-order form)."""
     width: int = 128
-    """D of anil's features; of the linear layers for vectors."""
+    """Width of the features in anil, and of the linear layers that vectors pass in maml and meta-sgd (D)."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The convolutions; those of anil, which are not fast, have BatchNorm."""
+    """Convolutions. In maml and meta-sgd they are fast and have no BatchNorm; in anil they are not, and have it."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width", "batch")
@@ -54,8 +55,19 @@ class MAMLConfig:
         return MAML(self, spec)
 
 
+class Clone(Protocol):
+    """What of a clone in learn2learn is used here."""
+
+    module: nn.Module
+    lr: Tensor
+
+    def __call__(self, z_KD: Tensor) -> Tensor: ...
+
+    def adapt(self, loss: Tensor, first_order: bool) -> None: ...
+
+
 class MAML(Learner):
-    """State: the fast weights of each episode, from clone(), adapt(), adapt() ... over the stream.
+    """State: the fast weights of each episode, after clone() and one adapt() a step of the stream.
 
     Raises:
         UserError: learn2learn is not installed.
@@ -75,12 +87,13 @@ class MAML(Learner):
             self.log_rate = nn.Parameter(torch.zeros(()))
 
     @property
-    def network(self) -> Any:
+    def network(self) -> nn.Module:
+        """The initial weights."""
         return self.algorithm.module
 
     def encode(self, x: Tensor) -> Tensor:
         if self.encoder is None:
-            return self.network.flat(x)
+            return cast(PredictionNetwork, self.network).flat(x)
         return self.encoder(x).to(next(self.parameters()).dtype)
 
     def init_state(self, batch_size: int) -> Fast:
@@ -104,14 +117,14 @@ class MAML(Learner):
                 clone.adapt(losses[-1], first_order=self.config.order == 1 or not outer)
                 if not outer:
                     _put(clone.module, {n: w.detach().requires_grad_() for n, w in clone.module.named_parameters()})
-        adapted = dict(clone.module.named_parameters())
+        adapted: Fast = dict(clone.module.named_parameters())
         if losses:
             finite_N = torch.stack([loss.detach().isfinite() for loss in losses])
             check_finite(adapted, finite_N, self._rates(), z_ND)
         return adapted if outer else {name: w.detach() for name, w in adapted.items()}
 
-    def _clone(self, weights: Fast) -> Any:
-        clone = self.algorithm.clone()
+    def _clone(self, weights: Fast) -> Clone:
+        clone: Clone = self.algorithm.clone()
         if self.config.algorithm != "meta-sgd":
             clone.lr = self._rates()["rate"]
         _put(clone.module, weights)
@@ -123,7 +136,7 @@ class MAML(Learner):
         return {"rate": self.config.rate * self.log_rate.exp()}
 
     def _batches(self, examples: Examples, b: int) -> Iterator[Tensor]:
-        """Places of the valid examples of episode b, as many as a step takes."""
+        """The places of the valid examples in episode b, in groups, one for each step."""
         places = torch.arange(len(examples), device=examples.task.device)
         if examples.valid is not None:
             places = places[examples.valid[b]]
@@ -132,14 +145,14 @@ class MAML(Learner):
 
 
 def _put(module: nn.Module, weights: Fast) -> None:
-    """Makes `weights` the parameters of a clone, as learn2learn does: tensors with a history, not leaves."""
+    """Makes `weights` the parameters of a clone. As in learn2learn they are tensors with a history, not leaves."""
     for name, w in weights.items():
         path, _, leaf = name.rpartition(".")
         module.get_submodule(path)._parameters[leaf] = w  # type: ignore[assignment]
 
 
-def _learn2learn() -> Any:
-    """`learn2learn.algorithms`, without the package's own `__init__`, which wants gym and torchvision for its data sets."""
+def _learn2learn() -> ModuleType:
+    """`learn2learn.algorithms` alone: the `__init__` of the package wants gym and torchvision for its data sets."""
     spec = importlib.util.find_spec("learn2learn")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(

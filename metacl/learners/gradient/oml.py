@@ -19,11 +19,11 @@ class OMLConfig(InnerConfig):
     """SGD on the head, an example at a time; encoder, initial head and inner rate are meta-trained through it."""
 
     width: int = 128
-    """D, features of an example."""
+    """Features of an example (D)."""
     hidden: int = 512
-    """Width of the head's hidden layers."""
+    """Width of the hidden layers in the head."""
     layers: int = 2
-    """Linear layers of the head; all their weights are fast."""
+    """Linear layers of the head. All their weights are fast."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class OMLConfig(InnerConfig):
 
 
 class OML(Learner):
-    """State: the head's weights. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example."""
+    """State: the weights of the head. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example."""
 
     def __init__(self, config: OMLConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
@@ -58,7 +58,7 @@ class OML(Learner):
         return self.shaped(predict_batch(self.head, state, z_BMD))
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
-        """In one go the weights of an episode are not built at all, and the initial ones are shared."""
+        """In one pass over the stream, which never builds the weights of an episode and shares the initial ones."""
         most = min(fast_mlp.PIECE, self.config.truncate or fast_mlp.PIECE)
         if (self.distributed and self.training) or len(episode.stream) > most:
             return super().meta_loss(episode)
@@ -70,7 +70,7 @@ class OML(Learner):
         return query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, self.spec)
 
     def _flat(self, examples: Examples) -> Examples:
-        """Targets as vectors."""
+        """The examples with flat targets (B, N, F)."""
         if self.spec.classification:
             return examples
         return Examples(examples.x, examples.y.flatten(2), examples.task, examples.valid)

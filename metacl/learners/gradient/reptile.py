@@ -20,11 +20,11 @@ class ReptileConfig:
     """SGD on a whole network, an example at a time; the outer step is interpolation, --optimiser.rate of the way."""
 
     rate: float = 0.01
-    """Inner learning rate. It is not meta-learned: interpolation gives it no gradient."""
+    """Inner learning rate. It is not meta-learned, because interpolation gives it no gradient."""
     width: int = 128
-    """Of the linear layers for vectors; for images the convolutions say it."""
+    """Width of the linear layers that vectors pass. For images the channels of the convolutions decide it."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The convolutions, without BatchNorm. They are fast too."""
+    """Convolutions of the network, without BatchNorm. They are fast too."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width")
@@ -37,8 +37,8 @@ class ReptileConfig:
 class Reptile(Learner):
     """State: all weights, phi_n after n steps from phi. Outer step: phi <- phi + rate * (mean over episodes of phi_n - phi).
 
-    In training the meta-loss has the value of the queries' loss and the gradient phi - mean phi_n, so that plain SGD on it is
-    the interpolation. The queries are only reported: nothing is learnt from them.
+    In training the value of the meta-loss is the loss on the queries, and its gradient is phi - mean phi_n, so that plain SGD
+    on it is the interpolation. The queries are only reported: nothing is learnt from them.
     """
 
     outer_sgd = True

@@ -1,11 +1,11 @@
-"""Full attention online, in the layers of Wang, Chandra and Zhang (2025): what query-only attention is compared with.
+"""Full attention online, with the layers of Wang, Chandra and Zhang (2025): what query-only attention is compared with.
 
-A token is [x, y], the query's is [x, 0]; D is its width and S the tokens, the support and the query. There is no LayerNorm, no
-MLP, no position: Z <- Z + softmax(Q K' / sqrt D) V, and the answer is what stands in the query's place of y at the end.
+The token of an example is [x, y], that of a query [x, 0]. A token has D features; there are S, for the support and the query.
+A layer has no LayerNorm, MLP or positions: Z <- Z + softmax(Q K' / sqrt D) V. After the last layer the part of the query token
+that stands for y is the answer.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,19 @@ from metacl.nets.side_by_side import convolved, linear, pooled
 
 MAPS = ("query", "key", "value")
 NUMBERS = 2**20
-"""In the tokens that are computed with at a time where all queries are answered: queries are split for that."""
+"""Numbers in the tokens that are worked on at a time: queries are answered in groups of that size."""
 
 
 @dataclass(frozen=True)
 class FullAttentionConfig(OnlineConfig):
-    """Layers of full attention over the newest examples and the query. Each update is on one query: the newest example."""
+    """Layers of full attention over the newest examples and a query. Each update is on one query, the newest example."""
 
     layers: int = 3
+    """Layers of attention."""
     support: int = 100
-    """Examples right before the query that it attends to."""
+    """Examples right before a query that it attends to."""
     width: int = 128
-    """Features of an image in its token; vectors are taken as they are."""
+    """Features of an image in its token. Vectors are taken as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +45,7 @@ class FullAttentionConfig(OnlineConfig):
 
 
 class AttentionNetwork(nn.Module):
-    """The initial weights: affine maps D -> D, three a layer, and for images convolutions and a linear layer."""
+    """The initial weights: three affine maps D -> D a layer, and for images convolutions and a linear layer."""
 
     def __init__(self, config: FullAttentionConfig, spec: EpisodeSpec):
         super().__init__()
@@ -62,17 +63,17 @@ class AttentionNetwork(nn.Module):
 
 
 class FullAttention(OnlineLearner):
-    """Memory: the newest examples, `support` of them and the query of the next update."""
+    """The memory is the newest examples: `support` of them, and one more for the query of an update."""
 
     config: FullAttentionConfig
-    network: Any
+    network: AttentionNetwork
 
     def __init__(self, config: FullAttentionConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
         self.support = config.support
         last = slice(-1, None)
         name = f"layers.{config.layers - 1}.query"
-        self.last_layer = {f"{name}.weight": last, f"{name}.bias": last}  # the last row, as the paper has it on regression
+        self.last_layer = {f"{name}.weight": last, f"{name}.bias": last}  # the last row, as in the paper on regression
 
     def make(self) -> AttentionNetwork:
         return AttentionNetwork(self.config, self.spec)
@@ -106,11 +107,11 @@ class FullAttention(OnlineLearner):
         return torch.cat(parts, 1)
 
     def hidden(self, state: OnlineState, x: Tensor) -> list[Tensor]:
-        """The query's token (B, M, D) after each layer."""
+        """The token of each query (B, M, D) after each layer."""
         return self._looked_at(state, x)[1]
 
     def attention_weights(self, state: OnlineState, x: Tensor) -> list[Tensor]:
-        """The query's attention (B, M, S) in each layer."""
+        """How each query attends to the support and itself (B, M, S) in each layer."""
         return self._looked_at(state, x)[2]
 
     def features(self, weights: Weights, x: Tensor) -> Tensor:
@@ -125,9 +126,15 @@ class FullAttention(OnlineLearner):
     def attended(
         self, weights: Weights, q_BMD: Tensor, z_BND: Tensor, y: Tensor, filled_BN: Tensor
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Features of queries and support, targets of the support -> answers (B, M, F); the query's tokens and attention.
+        """Answers (B, M, F), and of each layer the tokens (B, M, D) and the attention (B, M, S) of the queries.
 
-        Each query has a copy of the support: its tokens see the query too.
+        Each query has a copy of the support, whose tokens see the query too.
+
+        Arguments:
+            q_BMD: features of the queries, of width D - F.
+            z_BND: features of the support, of width D - F.
+            y: targets of the support.
+            filled_BN: which places of the support are filled.
         """
         tokens_BND = torch.cat([z_BND, self.targets(y)], 2)
         query_BMD = F.pad(q_BMD, (0, self.network.outputs))

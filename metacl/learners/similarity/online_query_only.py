@@ -1,12 +1,12 @@
 """Query-only attention trained online along one endless stream (Bekal, Pujari, Kelly 2025): y = sum_j score(q, s_j) y_j.
 
-The buffer holds the latest examples, and the support of a prediction is the newest of them. An example that is learnt from is
-never in its own support: `block` asks a block before it is stored, `one` takes its query out of the window first.
+The buffer holds the latest examples; the newest of them support a prediction. An example is never in its own support while it
+is learnt from: `block` asks about a block before it is stored, `one` takes its query out of the window first.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,23 +23,25 @@ from metacl.nets.encoders import FeatureEncoder
 from metacl.nets.scratch import Weights
 
 WINDOW = 1
-"""What the random numbers of `random_numbers` are for."""
+"""Marks the random numbers that draw a window."""
 PAIRS = 20_000
-"""At most so many are looked at for `hidden`."""
+"""Pairs at which `hidden` looks, at most."""
 
 
 @dataclass(frozen=True)
 class OnlineQueryOnlyConfig(OnlineConfig):
-    """A learnt similarity to the latest labelled examples; its weights are shared by all tasks."""
+    """A learnt similarity to the latest labelled examples, whose weights all tasks share."""
 
     support: int = 100
     """Labelled examples that a query is compared with."""
     buffer: int = 100
-    """Latest examples that are kept. The support is the newest of them; while `one` learns, it is drawn from them."""
+    """Latest examples that are kept. The newest of them are the support; while `queries one` learns, a window of them."""
     queries: Literal["block", "one"] = "block"
-    """`block`: every example of a block is a query, before it is stored. `one` (the paper on images): the block is stored; of a
-    random window of the buffer the first of each label is set aside, one of them is the query, and the rest is the support."""
+    """Queries of an update. `block`: all examples of a block, before it is stored. `one` (the paper on images): one query,
+    after the block is stored. The first example of each label in a random window of the buffer is set aside; one of these is
+    the query, and the rest of the window is its support."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    """The score of a pair, and how scores become an answer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +57,7 @@ class OnlineQueryOnlyConfig(OnlineConfig):
 
 
 class QueryOnlyNetwork(nn.Module):
-    """The encoder and the score; images are encoded once each, not once a pair."""
+    """The encoder and the score. An image is encoded once, not once a pair."""
 
     def __init__(self, config: ScoreConfig, spec: EpisodeSpec):
         super().__init__()
@@ -64,18 +66,19 @@ class QueryOnlyNetwork(nn.Module):
 
 
 class OnlineQueryOnly(OnlineLearner):
-    """Its memory is a buffer that is first in, first out (`buffers.py`)."""
+    """The memory is a buffer that is first in, first out (`buffers.py`)."""
 
     config: OnlineQueryOnlyConfig
+    network: QueryOnlyNetwork
 
     def __init__(self, config: OnlineQueryOnlyConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
         self.support = config.support
-        self.score_names = [name for name, _ in cast(QueryOnlyNetwork, self.network).score.named_parameters()]
-        last = len(cast(QueryOnlyNetwork, self.network).score.layers) - 1
+        self.score_names = [name for name, _ in self.network.score.named_parameters()]
+        last = len(self.network.score.layers) - 1
         self.last_layer = {f"score.layers.{last}.weight": ..., f"score.layers.{last}.bias": ...}
 
-    def make(self) -> nn.Module:
+    def make(self) -> QueryOnlyNetwork:
         return QueryOnlyNetwork(self.config.score, self.spec)
 
     def remember(self, flat_BP: Tensor) -> dict[str, Tensor]:
@@ -105,7 +108,7 @@ class OnlineQueryOnly(OnlineLearner):
 
     def encoded(self, weights: Weights, x_s: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, *x_shape) and (B, M, *x_shape) -> (B, N, A) and (B, M, A), by the encoder of each learner."""
-        encoder = cast(QueryOnlyNetwork, self.network).encoder
+        encoder = self.network.encoder
         if not encoder.image:
             return x_s.flatten(2), x.flatten(2)
         own = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
@@ -115,12 +118,12 @@ class OnlineQueryOnly(OnlineLearner):
         return z_BXA[:, : x_s.shape[1]], z_BXA[:, x_s.shape[1] :]
 
     def update(self, work: Work, x: Tensor, y: Tensor) -> None:
-        """Of `one`: the block is stored, and one query of the buffer learnt from."""
+        """In `queries one` the block is stored, and one query of the buffer is learnt from."""
         append_(work.memory, x=x, y=y)
         self._learn_one(work)
 
     def _run(self, state: OnlineState, examples: Examples, asked: int) -> tuple[OnlineState, list[Tensor]]:
-        """Of `block`: buffer and examples are laid out in a row, of which each block has its support just before it."""
+        """In `queries block` buffer and examples are laid out in a row, in which the support of each block stands before it."""
         if self.config.queries == "one":
             return super()._run(state, examples, asked)
         work = self.working(state)
@@ -146,7 +149,7 @@ class OnlineQueryOnly(OnlineLearner):
         return self.finished(work), answers
 
     def _learn_one(self, work: Work) -> None:
-        """Waits for a full buffer; a window in which no label has a second example teaches nothing."""
+        """Waits until the buffer is full. A window in which no label has a second example teaches nothing."""
         if bool((work.memory["count"] < self.config.buffer).any()):
             return
         places_BN, query_B, aside_BN = self.window(work)
@@ -158,12 +161,15 @@ class OnlineQueryOnly(OnlineLearner):
         work.used += 1
 
     def window(self, work: Work) -> tuple[Tensor, Tensor, Tensor]:
-        """A random run of `support` neighbours in the buffer.
+        """A random run of `support` neighbours in the buffer, one of which is the query.
+
+        In classification the first of each label is set aside. The query is one of these whose label has more examples in the
+        window, or any of them where no label has. In regression any one example is the query and set aside.
 
         Returns:
-            Their places (B, N) in the ring, which of them (B,) is the query, and which (B, N) are set aside: the query among
-            them, so that it is not in its own support. Of labels the first of each is set aside, and one that has others is the
-            query (any, where none has); of targets any one.
+            places_BN: the places of the window in the ring.
+            query_B: which of them is the query.
+            aside_BN: which of them are set aside, the query among them, so that it is not in its own support.
         """
         size, places, device = self.config.support, self.config.buffer, work.key.device
         draws = [random_numbers(int(key), int(seen), WINDOW).random(2) for key, seen in zip(work.key, work.seen, strict=True)]
@@ -185,7 +191,7 @@ class OnlineQueryOnly(OnlineLearner):
         return places_BN, query_B, torch.arange(size, device=device) == first_BV.gather(1, y_BN)
 
     def _step(self, work: Work, answer: Callable[[Weights], Tensor], y: Tensor) -> Tensor:
-        """One step of Adam on the mean loss of `answer(weights)`, which is returned as it was before."""
+        """One step of Adam on the mean loss of `answer(weights)`. Returns the answers before the step."""
 
         def loss(flat_BP: Tensor) -> tuple[Tensor, Tensor]:
             answers = answer(self.named(flat_BP))

@@ -1,10 +1,10 @@
-"""The score of a pair: a small MLP over (query, support, label of the support) whose first layer is never given the pairs.
+"""The score of a pair: a small MLP over (query, support example, its label) that never lays out the pairs for its first layer.
 
-The first layer is linear in what is concatenated, so W [s, q, l] + b = W_s s + W_q q + W_l l + b: M + N products in place of
-M x N, and no M x N x 2A concatenation. What follows works through a few queries at a time. `PairNetwork.forward` is the plain
-form on concatenated pairs: row 0, and the oracle of the fast one.
+The first layer is linear in what is concatenated, so W [s, q, l] + b = W_s s + W_q q + W_l l + b: M + N products instead of
+M x N, and no M x N x 2A concatenation. The later layers work through a few queries at a time. `PairNetwork.forward` is the
+plain form on concatenated pairs, and the oracle of the fast one.
 
-A width of a query or a support vector, L width of a label, P width of a pair, H hidden width; B networks side by side.
+A query and a support vector have A features, a label L, a pair P, a hidden layer H; B networks work side by side.
 """
 
 import itertools
@@ -22,25 +22,27 @@ from metacl.nets.scratch import Weights
 
 Pair = Literal["plain", "difference"]
 FEW, MANY = 2**19, 2**24
-"""Hidden numbers of a part of the queries: few stay in the cache; where a gradient is asked, many at a time."""
+"""Hidden numbers that are worked on at a time: few, which stay in the cache, or, where a gradient is asked for, many."""
 LEAST = 1e-6
-"""Added to the share of a class before its logarithm: a class without support stays a finite mistake."""
+"""Added to the share of a class before its logarithm, so that a class without support is a finite mistake."""
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """d = score(query, support, its label), and how the scores become an answer."""
+    """d = score(query, support example, its label), an MLP, and how scores become an answer."""
 
     hidden: int = 100
-    """Width of the hidden layers (H)."""
+    """Width of the hidden layers in the MLP that scores a pair (H)."""
     depth: int = 2
-    """Linear layers, with ReLU between them (11 on permuted MNIST, 2 on regression, as published)."""
+    """Linear layers of the MLP that scores a pair, with ReLU between them. Published: 11 on permuted MNIST, 2 on regression."""
     label: bool = False
-    """The score sees the label of the support example."""
+    """Let the score see the label of the support example too."""
     normalise: Literal["none", "softmax"] = "none"
-    """`none`: y = sum_j d_j y_j (the paper's equation 6). `softmax`: of d over j; in classification the logarithm of y."""
+    """How scores d become an answer. `none`: y = sum_j d_j y_j (equation 6 of the paper). `softmax`: the same with softmax(d);
+    in classification the answer is then log y."""
     pair: Pair = "plain"
-    """What is scored: [s, q], or [s, q, |s - q|], which costs M x N x A products more."""
+    """What the MLP sees of a query q and a support example s. `plain`: [s, q]. `difference`: [s, q, |s - q|], which takes more
+    products, as many as pairs times features."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.score.", "hidden")
@@ -51,8 +53,8 @@ class PairNetwork(nn.Module):
     """The weights of the score, Xavier-uniform with zero biases, and its plain form.
 
     Arguments:
-        width: A.
-        label_width: L; 0 where the label is no part of the pair.
+        width: features of a query and of a support vector (A).
+        label_width: features of a label (L); 0: the label is no part of the pair.
     """
 
     def __init__(self, config: ScoreConfig, width: int, label_width: int):
@@ -66,7 +68,7 @@ class PairNetwork(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tensor | None = None) -> Tensor:
-        """Scores (B, M, N) by one row for each pair."""
+        """Scores (B, M, N), from one row for each pair."""
         h_BMNP = concatenated(q_BMA, s_BNA, label_BNL, self.pair)
         for i, layer in enumerate(self.layers):
             h_BMNP = layer(h_BMNP.relu() if i else h_BMNP)
@@ -83,10 +85,10 @@ def concatenated(q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tensor | None, pair: P
 
 
 def pair_scores(weights: Weights, q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tensor | None, pair: Pair = "plain") -> Tensor:
-    """Scores (B, M, N) of B networks, each of its own queries against its own support.
+    """Scores (B, M, N) by B networks, each with queries and a support of its own.
 
     Arguments:
-        weights: of a `PairNetwork` by name, each (B, *shape), or (1, *shape) for one network.
+        weights: the weights of a `PairNetwork` by name, each (B, *shape), or (1, *shape) for one network.
     """
     if not (q_BMA.shape[1] and s_BNA.shape[1]):
         return q_BMA.new_zeros(len(q_BMA), q_BMA.shape[1], s_BNA.shape[1])
@@ -132,7 +134,7 @@ def _part(
 
 
 def hidden_units(weights: Weights, q_BMA: Tensor, s_BNA: Tensor, label_BNL: Tensor | None, pair: Pair) -> list[Tensor]:
-    """Activations (B, M * N, H) of each hidden layer, a row for each pair: the plain form, for a look at a few of them."""
+    """Activations (B, M * N, H) of each hidden layer, a row for each pair. It is the plain form: for a few pairs only."""
     h_BXP, layers = concatenated(q_BMA, s_BNA, label_BNL, pair).flatten(1, 2), []
     for i in range(len(weights) // 2 - 1):
         h_BXP = torch.baddbmm(weights[f"layers.{i}.bias"][:, None], h_BXP, weights[f"layers.{i}.weight"].mT).relu()

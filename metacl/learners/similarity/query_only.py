@@ -1,6 +1,6 @@
-"""Query-only attention on episodes: y = sum_j score(q, s_j) y_j over the examples of the stream (Bekal, Pujari, Kelly 2025).
+"""Query-only attention on episodes: y = sum_j score(q, s_j) y_j over examples s_j of the stream (Bekal, Pujari, Kelly 2025).
 
-There are no keys and values, only scores of pairs, so a prediction is linear in the stream. The state is the support set.
+There are no keys and values, only scores of pairs, so a prediction takes time linear in the stream. The state is the support.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from metacl.learners.symbols import symbol_codes
 from metacl.nets.encoders import EncoderConfig, build_encoder
 
 CODE = 32
-"""Width of the fixed random code of a label symbol in a pair: the vocabulary has no limit and no weights of its own."""
+"""Features of the fixed random code that a label symbol has in a pair: the vocabulary has no limit and no weights."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,17 @@ class QueryOnlyConfig:
     """A meta-learned similarity of a query to each example of the stream."""
 
     width: int = 128
-    """D, features of an example."""
+    """Features of an example (D)."""
     score: ScoreConfig = field(default_factory=lambda: ScoreConfig(128, 3, normalise="softmax", pair="difference"))
-    """Without softmax logits grow with the stream, and a symbol without examples has the logit 0."""
+    """The score of a pair. Without softmax logits grow with the stream, and a symbol without examples has the logit 0."""
     bound: Literal["all", "fifo", "reservoir", "balanced"] = "all"
-    """Which examples are the support: all, the latest, a uniform sample, or a uniform sample of each class."""
+    """Examples that are the support: `all`, the latest (`fifo`), a uniform sample (`reservoir`), or equally many of each class,
+    a uniform sample of it (`balanced`)."""
     support: int = 100
-    """Examples that are kept, where there is a bound."""
+    """Examples that are kept, unless `bound` is `all`."""
     distributed: Distributed = None
-    """Ask each query not at the end, but once after a `random` task from its own on, or after `every` such task."""
+    """When meta-training asks a query. None: at the end of the stream. `random`: once, after a random task from its own on.
+    `every`: after each task from its own on."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class QueryOnlyConfig:
 
 
 class QueryOnlyLearner(Learner):
-    """The order of the stream does not matter, but for which examples a bounded support keeps."""
+    """The order of the stream only matters for which examples a bounded support keeps."""
 
     codes_VL: Tensor
 
@@ -78,7 +80,7 @@ class QueryOnlyLearner(Learner):
         return add(state, z_BND, examples, self.config.bound)
 
     def predict_features(self, state: Support, z_BMD: Tensor) -> Tensor:
-        """A class without support is never the answer of `softmax`, and has the logit 0 in `none`."""
+        """A class without support never is the answer with `softmax`, and has the logit 0 with `none`."""
         with torch.autocast(z_BMD.device.type, enabled=False):
             if self.spec.classification:
                 y_BNF, label_BNL = F.one_hot(state.y, self.spec.symbols).to(z_BMD.dtype), self.codes_VL[state.y]

@@ -1,7 +1,7 @@
-"""Support sets of bounded size: which examples of a stream are kept. R places, N new examples, B episodes side by side.
+"""Which examples of a stream a support set of bounded size keeps. R places, N new examples, B episodes side by side.
 
-A choice is a function of what came before (counts, labels and fixed random lots), so it does not matter in what chunks a stream
-comes, and the same stream leaves the same support on every machine. Gradients flow through what is kept.
+A choice is a function of what came before (counts, labels and fixed random lots). So the chunks in which a stream comes do not
+matter, and the same stream leaves the same support on every machine. Gradients flow through what is kept.
 """
 
 from typing import Literal, NamedTuple
@@ -16,26 +16,26 @@ Bound = Literal["all", "fifo", "reservoir", "balanced"]
 
 
 class Support(NamedTuple):
-    """Labelled features, as many as there are places."""
+    """R places for labelled features."""
 
     z: Tensor
     """(B, R, D)"""
     y: Tensor
     """(B, R) symbols, or (B, R, *y_shape)."""
     kept: Tensor
-    """(B, R) bool: the place holds an example."""
+    """(B, R) bool, whether a place holds an example."""
     seen: Tensor
     """(B,) int64, valid examples so far."""
     counts: Tensor
-    """(B, V) int64, of each class, for `balanced`; else (B, 0)."""
+    """(B, V) int64, valid examples of each class so far, for `balanced`; else (B, 0)."""
 
 
 def add(support: Support, z_BND: Tensor, examples: Examples, bound: Bound) -> Support:
     """The support after more of the stream. Padding is never kept where there is a bound, and marked where there is none.
 
     Arguments:
-        bound: `all` keeps everything; `fifo` the latest; `reservoir` a uniform sample of all so far (Vitter 1985); `balanced`
-            equally many of each class, of each a uniform sample (Chrysakis and Moens 2020).
+        bound: `all` keeps everything; `fifo` keeps the latest; `reservoir` keeps a uniform sample of all so far (Vitter 1985);
+            `balanced` keeps as many of each class, a uniform sample of it (Chrysakis and Moens 2020).
     """
     valid_BN = torch.ones_like(examples.task, dtype=torch.bool) if examples.valid is None else examples.valid
     z = torch.cat([support.z, z_BND.to(support.z.dtype)], dim=1)
@@ -57,7 +57,7 @@ def add(support: Support, z_BND: Tensor, examples: Examples, bound: Bound) -> Su
 
 
 def _reservoir(support: Support, valid_BN: Tensor) -> Tensor:
-    """(B, R) for each place what it holds then, counted through the old places and the new examples."""
+    """(B, R): what each place holds afterwards, as a place r of before, or as R + n for the new example n."""
     places = support.z.shape[1]
     slot_BR, seen_B = _old_places(support), support.seen.clone()
     for n in range(valid_BN.shape[1]):
@@ -69,7 +69,8 @@ def _reservoir(support: Support, valid_BN: Tensor) -> Tensor:
 
 
 def _balanced(support: Support, y_BN: Tensor, valid_BN: Tensor) -> Tensor:
-    """The same: where all places are taken, a class below the largest takes a place of the largest, another one of its own."""
+    """(B, R) as in `_reservoir`. When all places are taken, an example of a largest class may take a place of its own class
+    only; an example of any other class takes a place of a largest class."""
     places = support.z.shape[1]
     slot_BR, seen_B, counts_BV = _old_places(support), support.seen.clone(), support.counts.clone()
     label_BR = support.y.masked_fill(~support.kept, -1)
@@ -99,6 +100,6 @@ def _old_places(support: Support) -> Tensor:
 
 
 def _put(slot_BR: Tensor, place_B: Tensor, taken_B: Tensor, value: int) -> None:
-    """slot[b, place[b]] = value where `taken`, in place."""
+    """Sets slot_BR[b, place_B[b]] to `value` in each row b that is `taken`, in place."""
     row = taken_B.nonzero()[:, 0]
     slot_BR[row, place_B[row]] = value

@@ -1,6 +1,6 @@
 """MAML online, with replay (Bekal et al. 2025, algorithm 2): initial weights from which a few steps on a support set suffice.
 
-The buffer is cut into T regions by age, as if each were a task. T regions of B learners are B * T networks side by side.
+The buffer is cut into T regions by age, as if each were a task. B learners with T regions each are B * T networks side by side.
 """
 
 from dataclasses import dataclass, field
@@ -18,29 +18,30 @@ from metacl.nets.scratch import Weights
 from metacl.nets.side_by_side import NetworkConfig, OnlineNetwork, over_examples
 
 REGIONS = 0
-"""What random numbers are for."""
+"""Marks the random numbers that draw runs of examples from the regions."""
 
 
 @dataclass(frozen=True)
 class OnlineMAMLConfig(OnlineConfig):
-    """A network that takes a few gradient steps on the newest examples before it answers; `rate` is that of the outer loop."""
+    """A network that takes a few gradient steps on the newest examples before it answers. `rate` belongs to the outer loop."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     inner_rate: float = 1e-2
+    """Learning rate of the inner steps."""
     inner_steps: int = 5
-    """Gradient steps on all of the support."""
+    """Inner gradient steps before an answer, each on all of the support."""
     support: int = 10
-    """Examples of the inner steps."""
+    """Newest examples, which the inner steps learn from."""
     queries: int = 10
-    """Examples of the outer loss, of each region."""
+    """Examples of each region in the outer loss."""
     regions: int = 5
-    """T."""
+    """Regions by age into which the buffer is cut (T)."""
     buffer: int = 20_000
-    """Examples that are kept; there is no update before it is full."""
+    """Examples that the buffer keeps. There is no update before it is full."""
     keep_every: int = 1
-    """One stream example in so many is put into the buffer."""
+    """Every how many stream examples one is put into the buffer."""
     updates: float = 1.0
-    """Updates a block, on average."""
+    """Updates for each block, on average."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +59,7 @@ class OnlineMAMLConfig(OnlineConfig):
 
 
 class OnlineMAML(OnlineLearner):
-    """Answers with weights adapted to the newest examples; second order."""
+    """Answers with weights that are adapted to the newest examples. The outer gradient is of second order."""
 
     config: OnlineMAMLConfig
     network: OnlineNetwork
@@ -91,22 +92,20 @@ class OnlineMAML(OnlineLearner):
             work.used += self.config.regions * (self.config.support + self.config.queries)
 
     def regions(self, work: Work, number: int) -> tuple[Tensor, Tensor]:
-        """(B, T, support + queries, ...): from each region of the buffer, the oldest first, a run that starts anywhere."""
+        """x, y (B, T, support + queries, ...): a random run of neighbours from each region of the buffer, the oldest first."""
         buffer, config, run = work.memory["buffer"], self.config, self.config.support + self.config.queries
         length = config.buffer // config.regions
         starts = []
         for key, seen in zip(work.key.tolist(), work.seen.tolist(), strict=True):
             rng = random_numbers(key, seen * 4096 + number, REGIONS)
             starts.append(rng.integers(length - run + 1, size=config.regions) + length * np.arange(config.regions))
-        age_BTN = torch.from_numpy(np.stack(starts)).to(buffer["x"].device)[..., None] + torch.arange(run).to(
-            buffer["x"].device
-        )
+        age_BTN = (torch.from_numpy(np.stack(starts))[..., None] + torch.arange(run)).to(buffer["x"].device)
         place_BTN = (buffer["count"][:, None, None] + age_BTN) % config.buffer
         row = torch.arange(len(place_BTN), device=place_BTN.device)[:, None, None]
         return buffer["x"][row, place_BTN], buffer["y"][row, place_BTN]
 
     def outer_gradient(self, flat_BP: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """(B, P) of the mean loss on the queries of all regions, through the inner steps on their support."""
+        """(B, P): the gradient of the mean loss on the queries of all regions, through the inner steps on their supports."""
         B, T, n = *x.shape[:2], self.config.support
         x, y = x.flatten(0, 1), y.flatten(0, 1)
 
@@ -118,7 +117,7 @@ class OnlineMAML(OnlineLearner):
         return self.gradient(flat_BP, loss)[0]
 
     def adapted(self, flat_BP: Tensor, x: Tensor, y: Tensor, filled_BN: Tensor | None = None) -> Tensor:
-        """The weights after the inner steps on the filled examples; differentiable wherever grad mode is on."""
+        """(B, P): the weights after the inner steps on the filled examples. Differentiable wherever grad mode is on."""
         create = torch.is_grad_enabled()
         weight_BN = torch.ones(x.shape[:2], device=x.device) if filled_BN is None else filled_BN
         weight_BN = weight_BN / weight_BN.sum(1, keepdim=True).clamp_min(1)

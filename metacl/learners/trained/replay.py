@@ -1,7 +1,10 @@
-"""Backpropagation with examples of the past: experience replay, dark experience replay, and query-only attention's buffer."""
+"""Backpropagation with examples of the past: experience replay, dark experience replay, and the buffer of query-only attention.
+
+`replay` (finetune.py) is nearly `er`: SGD with one example a step and the encoder of meta-trained learners, and the reservoir
+draws by fixed lots (lots.py) where `er` has a generator for each learner.
+"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +19,16 @@ from metacl.learners.trained.online_state import Memory, Work
 
 @dataclass(frozen=True)
 class ReplayConfig(BackpropConfig):
-    """The loss of each block, plus that of examples of a reservoir: a uniform sample of all so far."""
+    """The loss on each block, plus the loss on examples of a reservoir, which is a uniform sample of all so far."""
 
     buffer: int = 2000
-    """Examples that are kept."""
+    """Examples that the reservoir keeps."""
     replayed: int = 10
-    """Examples of the buffer in each update, drawn with replacement."""
+    """Examples of the reservoir in each update, drawn with replacement."""
     labels: float = 0.5
-    """Weight of the loss of their labels: beta of DER++ (Buzzega et al. 2020)."""
+    """Weight of the loss on the labels of replayed examples: beta of DER++ (Buzzega et al. 2020)."""
     answers: float = 0.0
-    """Weight of the squared distance from the answers that the network gave when they were kept: alpha of DER. 0 is ER."""
+    """Weight of |answers to replayed examples now - answers when they were kept|^2: alpha of DER. 0 is ER."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +41,8 @@ class ReplayConfig(BackpropConfig):
 
 class Replay(Backprop):
     """loss = loss(block) + labels * loss(replayed) + answers * |answers - answers then|^2."""
+
+    config: ReplayConfig
 
     def remember(self, flat_BP: Tensor) -> Memory:
         buffer = empty_buffer(self.spec, flat_BP, len(flat_BP), self.config.buffer)
@@ -53,7 +58,7 @@ class Replay(Backprop):
         old = sampled(buffer, generators(work, REPLAY), self.config.replayed)
         work.used += self.config.replayed
 
-        def loss(flat_BP: Tensor) -> tuple[Tensor, Any]:
+        def loss(flat_BP: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
             answers, hidden = self.network(self.named(flat_BP), torch.cat([x, old["x"]], 1))
             loss_B = self.losses(answers[:, :N], y).mean(1)
             loss_B = loss_B + self.config.labels * self.losses(answers[:, N:], old["y"]).mean(1)
@@ -70,12 +75,12 @@ class Replay(Backprop):
 
 @dataclass(frozen=True)
 class SameBufferConfig(BackpropConfig):
-    """A control: each update is on examples drawn from the newest, the buffer of query-only attention, and on no others."""
+    """A control: an update sees what query-only attention sees, examples drawn from a buffer of the newest, and no others."""
 
     buffer: int = 1000
-    """Newest examples that are kept; those of the block are among them."""
+    """Newest examples that the buffer keeps. The block is among them."""
     replayed: int = 200
-    """Examples in each update, drawn with replacement: the support and query of query-only attention."""
+    """Examples in each update, drawn with replacement: as many as support and query of query-only attention."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +92,8 @@ class SameBufferConfig(BackpropConfig):
 
 class SameBuffer(Backprop):
     """The block goes into the buffer, then the update is on a sample of it."""
+
+    config: SameBufferConfig
 
     def remember(self, flat_BP: Tensor) -> Memory:
         return super().remember(flat_BP) | {"buffer": empty_buffer(self.spec, flat_BP, len(flat_BP), self.config.buffer)}
@@ -101,5 +108,5 @@ class SameBuffer(Backprop):
 
 
 def generators(work: Work, what: int) -> list[np.random.Generator]:
-    """One for each learner."""
+    """A generator for each learner at this update. `what`: one of the marks in backprop.py."""
     return [drawn_for(work, b, what) for b in range(len(work.flat))]

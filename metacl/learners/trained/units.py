@@ -1,11 +1,10 @@
 """Backpropagation that replaces units: continual backpropagation (Dohare et al. 2024) and ReDo (Sokar et al. 2023).
 
-W are the units of a hidden layer; a unit of a convolution is a channel, and each place of an image counts as an example.
+A hidden layer has W units. A unit of a convolution is a channel, and each place of an image counts as an example.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +17,17 @@ from metacl.learners.trained.online_state import Memory, Work
 from metacl.nets.side_by_side import incoming, outgoing, over_examples
 
 DECAY = 0.99
-"""Of the running means."""
+"""How much of a running mean stays at each update."""
 
 
 @dataclass(frozen=True)
 class ContinualConfig(BackpropConfig):
-    """Continual backpropagation: after each update a small share of the mature units, those of least utility, starts anew."""
+    """Continual backpropagation: after each update a small share of the mature units, of the least utility, starts anew."""
 
     replacement_rate: float = 1e-4
-    """Share of the mature units of each layer that is replaced at each update, on average."""
+    """Share of the mature units in each layer that is replaced at each update, on average."""
     maturity: int = 100
-    """Updates that a new unit is left alone for."""
+    """Updates after which a new unit is mature, so that it may be replaced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +41,7 @@ class ContinualConfig(BackpropConfig):
 class Continual(Backprop):
     """utility = mean |h - running mean of h| * mean |outgoing weights| / mean |incoming weights|, averaged over updates."""
 
+    config: ContinualConfig
     own_counts = True
 
     def remember(self, flat_BP: Tensor) -> Memory:
@@ -69,7 +69,7 @@ class Continual(Backprop):
                     kept[b, unit] = 0
 
     def _watch(self, work: Work, i: int, h_BNW: Tensor) -> None:
-        """Running means of activation and utility, in place."""
+        """Updates the running means of activation and utility, in place."""
         units, weights = work.memory["units"][i], self.named(work.flat)
         units["age"] += 1
         units["mean"].lerp_(h_BNW.mean(1), 1 - DECAY)
@@ -84,9 +84,9 @@ class RedoConfig(BackpropConfig):
     """ReDo: from time to time units that are dormant start anew."""
 
     every: int = 1000
-    """Updates between two looks at the units."""
+    """Updates between two searches for dormant units."""
     threshold: float = 0.025
-    """A unit is dormant where its mean |activation| is at most this share of its layer's."""
+    """Share of the mean |activation| of its layer up to which the mean |activation| of a unit is called dormant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +99,9 @@ class RedoConfig(BackpropConfig):
 
 
 class Redo(Backprop):
-    """The activations are running means over updates, since a block may be one example."""
+    """Activations are running means over updates, since a block may be one example."""
+
+    config: RedoConfig
 
     def remember(self, flat_BP: Tensor) -> Memory:
         activity = [flat_BP.new_zeros(len(flat_BP), width) for width in self.network.units]
@@ -118,10 +120,13 @@ class Redo(Backprop):
 def replace_units(
     learner: Backprop, work: Work, i: int, b: int, unit: Tensor, rng: np.random.Generator, mean: Tensor | None = None
 ) -> None:
-    """Units of hidden layer i of learner b start anew, in place: incoming weights are drawn, outgoing ones are 0, Adam forgets.
+    """Some units of a hidden layer start anew, in place: incoming weights are drawn, outgoing ones become 0, Adam forgets both.
 
     Arguments:
-        mean: of their activations, (len(unit),): what the next layer loses with them goes into its biases.
+        i: the hidden layer.
+        b: the learner.
+        unit: (n,) int64, the units.
+        mean: (n,), the mean activation of each: what the next layer loses with it goes into the biases there.
     """
     weights, width = learner.named(work.flat), learner.network.units[i]
     if mean is not None:
@@ -140,11 +145,12 @@ def replace_units(
 
 
 def _generators(work: Work) -> Callable[[int], np.random.Generator]:
-    """The generator of a learner at this update, made where it is needed; the layers draw from it one after another."""
+    """The generator of learner b at this update, made when first asked for. The layers draw from it one after another."""
     made: dict[int, np.random.Generator] = {}
     return lambda b: made.get(b) or made.setdefault(b, drawn_for(work, b, UNITS))
 
 
-def _check_relu(config: Any) -> None:
+def _check_relu(config: BackpropConfig) -> None:
+    """Raises `UserError` where units have two activations."""
     if config.network.activation != "relu":
         raise UserError("Units are replaced in networks with relu only: a unit of crelu has two activations.")
