@@ -41,7 +41,7 @@ class Arguments:
     part: str = "1/1"
     """I/N: every N-th cell from the I-th on. N processes share the work, each with one thread."""
     only: tuple[str, ...] = ()
-    """Names of cells, or of groups of them. Default: all."""
+    """Names of cells, or of groups of them; none: all cells."""
     runs: Path = Path("runs/benchmarks")
     """Folder of the runs behind the raw figures."""
     list: bool = False

@@ -1,14 +1,17 @@
 """The runner of the studies: its command lines, what it keeps of them, and that it goes on where it was stopped."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import run as runner
+import tyro
 from accelerate.state import AcceleratorState
 from studies import cells, learner_runs, learners, mechanisms, plateau, recipes, stream_groups, streams
 from studies.cells import Cell, Command
+from studies.words import BENCHMARKS
 
 from episodes import UserError
 from metacl import cli
@@ -90,6 +93,14 @@ def test_a_share_of_the_cells(tmp_path):
             runner.share(wrong)
     with pytest.raises(UserError, match="has no cell sine-6"):
         runner.wanted(runner.Arguments("learners", only=("sine-6",)))
+
+
+def test_commands_of_the_pages():
+    lines = [line for page in BENCHMARKS.rglob("*.md") for line in page.read_text(encoding="utf-8").splitlines()]
+    found = [shlex.split(line.split("#")[0])[2:] for line in lines if line.startswith("    python benchmarks/run.py")]
+    assert {words[0] for words in found} == set(runner.STUDIES)
+    for words in found:
+        assert runner.wanted(tyro.cli(runner.Arguments, args=words))
 
 
 def test_a_learner_is_measured_once(tmp_path, here):
