@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread, with caches of its own."""
+"""Every test runs offline, on one thread (or METACL_TEST_THREADS), with caches and random numbers of its own."""
 
 import os
 import re
@@ -20,9 +20,23 @@ import pytest  # noqa: E402  (the environment comes first)
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("METACL_TEST_THREADS", "1")))
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """Doubles by default: for comparisons that the rounding of a processor would decide in float32, as after steps of Adam."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

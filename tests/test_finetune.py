@@ -12,12 +12,14 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples, UserError
-from metacl.learners import check_learner, state_bytes
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import state_bytes
 from metacl.learners.lots import lots, shuffled
 from metacl.learners.protocol import DivergedError
 from metacl.learners.trained.adam import adam_
 from metacl.learners.trained.finetune import Finetune, FinetuneConfig
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 SPECS = {"images": IMAGES, "labelled": LABELLED_VECTORS, "regression": VECTORS}
@@ -27,7 +29,7 @@ OPTIMISERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 def finetune(spec: EpisodeSpec = IMAGES, mode="online", **options) -> Finetune:
     torch.manual_seed(0)
-    small = FinetuneConfig(mode, (1e-2,), "adam", width=10, epochs=3, batch_size=5, buffer=4, replayed=3, encoder=ENCODER)
+    small = FinetuneConfig(mode, 1e-2, "adam", width=10, epochs=3, batch_size=5, buffer=4, replayed=3, encoder=ENCODER)
     return dataclasses.replace(small, **options).build(spec).eval()
 
 
@@ -37,7 +39,7 @@ def naive_loss(network: nn.Module, x, y, spec: EpisodeSpec) -> torch.Tensor:
 
 def naive_step(network: nn.Module, optimiser: torch.optim.Optimizer, x, y, spec: EpisodeSpec, replay: bool) -> None:
     """In replay the first example weighs as much as all others together."""
-    x = x.float() / 127.5 - 1 if spec.x_kind == "image" else x
+    x = x.double() / 127.5 - 1 if spec.x_kind == "image" else x
     loss = naive_loss(network, x[:1], y[:1], spec)
     if replay and len(x) > 1:
         loss = (loss + naive_loss(network, x[1:], y[1:], spec)) / 2
@@ -174,7 +176,7 @@ def test_gradients_count_the_steps_as_constants():
 def test_states():
     """Weights, two moments of each and a counter; the buffer of replay; no moments but the stream of offline."""
     sizes = {mode: state_bytes(finetune(mode=mode).init_state(3)) for mode in MODES}
-    weights = 4 * sum(p.numel() for p in finetune().parameters())
+    weights = 8 * sum(p.numel() for p in finetune().parameters())
     assert sizes["online"] == 3 * weights + 8
     assert sizes["replay"] == sizes["online"] + 4 * (64 + 8 + 1)
     assert sizes["offline"] == weights + 8
@@ -195,15 +197,42 @@ def test_every_example_is_on_its_own():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_rate_that_diverges(mode):
-    learner, episode = finetune(VECTORS, mode, rates=(1e20,), optimiser="sgd"), random_episode(VECTORS, 0)
-    with pytest.raises(DivergedError, match=r"diverged at step \d+.*1e\+20.*--learner.rates"), torch.no_grad():
+    learner, episode = finetune(VECTORS, mode, rate=1e20, optimiser="sgd"), random_episode(VECTORS, 0)
+    with pytest.raises(DivergedError, match=r"diverged at step \d+.*1e\+20.*--rates"), torch.no_grad():
         learner.learn(learner.init_state(2), episode.stream)
 
 
-@pytest.mark.parametrize("rates", [(), (1e-3, 0.0), (float("inf"),), (float("nan"),)])
-def test_rates_that_cannot_be(rates):
-    with pytest.raises(UserError, match=r"learner.rates (needs one|must be above 0, and finite)"):
-        finetune(rates=rates)
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
+def test_rates_that_cannot_be(rate):
+    with pytest.raises(UserError, match=r"learner.rate must be above 0, and finite"):
+        finetune(rate=rate)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_that_are_started_with_seeds_and_rates_are_learners_of_their_own(mode):
+    """Initial weights are a function of the seed, `offline` starts from them again, and each row has its own rate."""
+    learner, stream = finetune(VECTORS, mode, optimiser="sgd"), random_episode(VECTORS, 0).stream
+    with torch.no_grad():
+        both = learner.learn(learner.learn(learner.start([3, 4], [1e-2, 1e-3]), stream[:5]), stream[5:])
+        for b, (seed, rate) in enumerate(((3, 1e-2), (4, 1e-3))):
+            own = learner.start([seed], [rate])
+            own = learner.learn(learner.learn(own, stream.row(b)[:5]), stream.row(b)[5:])
+            for name, weight in own.weights.items():
+                torch.testing.assert_close(both.weights[name][b : b + 1], weight)
+    assert any(not torch.equal(w[0], w[1]) for w in learner.start([3, 4]).weights.values())
+    assert all(torch.equal(w[0], w[1]) for w in learner.start([3, 4], alike=True).weights.values())
+
+
+def test_offline_trains_once_a_task_and_is_asked_before():
+    learner, stream = finetune(VECTORS, "offline"), random_episode(VECTORS, 0).stream
+    asked = []
+    state = learner.learn_task(learner.start([0, 1], alike=True), stream, 2, 1, lambda x, y: asked.append((x, y)))
+    (examples, answers), before = asked[0], learner.init_state(2)
+    assert torch.equal(examples.x, stream.x[:, ::2]) and len(asked) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(answers, learner.predict(before, stream.x[:, ::2]))
+        whole = learner.learn(before, stream)
+    assert all(torch.equal(w, state.weights[name]) for name, w in whole.weights.items())
 
 
 def test_adam_with_a_rate_for_each_row():

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import UserError
+from metacl.evaluation.check import check_learner
 from metacl.evaluation.plasticity import diagnose
-from metacl.learners import check_learner
 from metacl.learners.similarity.full_attention import FullAttention, FullAttentionConfig
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 CONFIG = FullAttentionConfig(rate=1e-2, block=3, layers=2, support=4, width=7)
 
@@ -21,7 +23,7 @@ def naive(learner: FullAttention, w: dict[str, torch.Tensor], x, near, y):
     spec = learner.spec
     near, x = learner.features(w, near[None])[0], learner.features(w, x[None, None])[0]
     outputs = spec.symbols if spec.classification else spec.y_shape[0]
-    of = F.one_hot(y, outputs).float() if spec.classification else y
+    of = F.one_hot(y, outputs).double() if spec.classification else y
     z = [torch.cat([a, b]) for a, b in zip(near, of, strict=True)] + [torch.cat([x[0], torch.zeros(outputs)])]
     for layer in range(learner.config.layers):
         maps = {n: (w[f"layers.{layer}.{n}.weight"][0], w[f"layers.{layer}.{n}.bias"][0]) for n in ("query", "key", "value")}

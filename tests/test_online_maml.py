@@ -10,10 +10,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import UserError
-from metacl.learners import check_learner
+from metacl.evaluation.check import check_learner
 from metacl.learners.trained.online_maml import OnlineMAML, OnlineMAMLConfig
 from metacl.learners.trained.online_state import Work
 from metacl.nets.side_by_side import NetworkConfig
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 CONFIG = OnlineMAMLConfig(
     rate=1e-2, block=2, network=NET, inner_rate=0.1, inner_steps=3, support=2, queries=1, regions=2, buffer=8

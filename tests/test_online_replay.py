@@ -9,11 +9,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import UserError
-from metacl.learners import check_learner
+from metacl.evaluation.check import check_learner
 from metacl.learners.buffers import empty_buffer, reservoir_, sampled
 from metacl.learners.trained.backprop import KEPT, REPLAY, BackpropConfig
 from metacl.learners.trained.online_state import random_numbers
 from metacl.learners.trained.replay import ReplayConfig, SameBufferConfig
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 ER = ReplayConfig(rate=1e-2, block=2, network=NET, buffer=5, replayed=3, labels=0.7)
 DER = replace(ER, answers=0.4)

@@ -9,11 +9,13 @@ from online_learners import IMAGES, LABELLED, NET, SPECS, noise, row
 from torch.testing import assert_close
 
 from episodes import UserError
-from metacl.learners import check_learner
+from metacl.evaluation.check import check_learner
 from metacl.learners.trained.backprop import Backprop, BackpropConfig
 from metacl.learners.trained.online_state import Work
 from metacl.learners.trained.units import ContinualConfig, RedoConfig, replace_units
 from metacl.nets.side_by_side import NetworkConfig, over_examples
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 CBP = ContinualConfig(rate=1e-3, block=2, network=NET, maturity=2, replacement_rate=0.1)
 REDO = RedoConfig(rate=1e-3, block=2, network=NET, every=3, threshold=0.3)

@@ -10,11 +10,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, Examples, UserError
+from metacl.evaluation.check import check_learner
 from metacl.evaluation.plasticity import diagnose
-from metacl.learners import check_learner
 from metacl.learners.similarity.online_query_only import OnlineQueryOnly, OnlineQueryOnlyConfig
 from metacl.learners.similarity.pairwise import ScoreConfig
 from metacl.learners.trained.online_state import Work
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 LABELLED = EpisodeSpec("vector", (6,), "cross_entropy", symbols=3)
 PICTURES = EpisodeSpec("image", (1, 10, 10), "cross_entropy", symbols=3)
@@ -44,7 +46,7 @@ def stream(spec, N: int = 30, B: int = 2, seed: int = 0) -> Examples:
 
 def naive_answer(network, config, spec, x, x_s, y_s):
     """One pair at a time: y = sum_j d_j y_j."""
-    targets = F.one_hot(y_s, spec.symbols).float() if spec.classification else y_s
+    targets = F.one_hot(y_s, spec.symbols).double() if spec.classification else y_s
     q, s = network.encoder(x), network.encoder(x_s)
     answers = []
     for i in range(len(q)):
@@ -213,7 +215,7 @@ def test_asking_for_less_learns_the_same():
 def test_learning_rates_side_by_side_and_one_that_diverges():
     made, examples = learner(VECTORS), stream(VECTORS, 20, B=2)
     examples = Examples(*(t[:1].expand(2, *t.shape[1:]) for t in (examples.x, examples.y, examples.task)))
-    with_bad = made.learn_predict(made.start([0, 0], [1e-3, 1e30]), examples)
+    with_bad = made.learn_predict(made.start([0, 0], [1e-3, 1e300]), examples)
     alone = made.learn_predict(made.start([0], [1e-3]), Examples(examples.x[:1], examples.y[:1], examples.task[:1]))
     assert_close(with_bad[1][:1], alone[1])
     assert not with_bad[1][1].isfinite().all()

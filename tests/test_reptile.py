@@ -9,11 +9,12 @@ from tiny import ENCODER, IMAGES, VECTORS, image_benchmark, train, train_config
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.learners import check_learner
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
 from metacl.learners.gradient.reptile import Reptile, ReptileConfig
 from metacl.recipes.config import OptimiserConfig
 from metacl.training.meta_training import make_optimiser
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 CONFIG = ReptileConfig(rate=0.1, width=12, encoder=ENCODER)
 
