@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from episodes import Episode, EpisodeSpec, Examples
+from metacl.evaluation.check import random_episode
 from metacl.learners import Learner
-from metacl.learners.check import random_episode
 
 
 def episode_in_float64(spec: EpisodeSpec, seed: int = 0, **shape) -> Episode:

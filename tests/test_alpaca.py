@@ -7,8 +7,8 @@ from tiny import IMAGES, VECTORS
 from torch.testing import assert_close
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
-from metacl.learners import check_learner, state_bytes
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import state_bytes
 from metacl.learners.statistics.alpaca import Alpaca, AlpacaConfig
 
 MATRICES = EpisodeSpec("vector", (4,), "mse", y_shape=(2, 3))

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.learners import check_learner
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
 from metacl.learners.gradient.anml import ANML, ANMLConfig
 
 COLOUR = EpisodeSpec("image", (3, 9, 7), "cross_entropy", symbols=5)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec
-from metacl.learners import check_learner, query_loss, state_bytes
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import query_loss, state_bytes
 from metacl.learners.statistics.bayes import BayesConfig, BayesState, SequentialBayes, divergence, product
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)

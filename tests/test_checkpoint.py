@@ -12,12 +12,14 @@ from torch import nn
 
 from episodes import DataConfig, EpisodeSpec, UserError
 from metacl.learners import PrototypesConfig
-from metacl.recipes.config import from_json, to_json
-from metacl.recipes.recipes import RECIPES, recipe_for
-from metacl.runs.folder import Run, write_json
+from metacl.recipes.files import to_json
+from metacl.recipes.files import train_config as from_json
+from metacl.recipes.presets import LEARNERS, META_TRAINED, recipe_for
+from metacl.runs.files import write_json
+from metacl.runs.folder import Run
 
 SINE = EpisodeSpec("vector", (50,), "mse", y_shape=(50,))
-ALL_RECIPES = [(learner, recipe) for learner, recipes in RECIPES.items() for recipe in recipes]
+ALL_RECIPES = [(learner, recipe) for learner in META_TRAINED for recipe in LEARNERS[learner].meta]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`train.py` and `evaluate.py` as a user meets them: end to end, every error in words, and help."""
+"""`train.py`, and `evaluate.py` on what it made, as a user meets them: end to end, every error in words, and help."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from tiny import without_learn2learn
 from episodes import BENCHMARKS
 from metacl.cli import evaluate_main, train_main
 from metacl.commands.parsing import parse_train
-from metacl.learners import LEARNERS, PrototypesConfig
-from metacl.recipes.recipes import RECIPES
+from metacl.learners import PrototypesConfig
+from metacl.recipes.presets import LEARNERS, META_TRAINED
 from metacl.report.display import TrainingDisplay
 from metacl.runs.folder import Run
 
@@ -61,7 +61,7 @@ def test_sine_end_to_end(cli, learner):
     ]
 
 
-@pytest.mark.parametrize("learner", [name for name in LEARNERS if name != "alpaca"])
+@pytest.mark.parametrize("learner", [name for name in META_TRAINED if name != "alpaca"])
 def test_a_folder_of_images_end_to_end(cli, pictures, learner):
     without_learn2learn(learner)
     options = [*FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "16"]
@@ -90,7 +90,7 @@ def test_the_same_evaluation_twice_is_the_same(cli):
     cli(train_main, "sine", "transformer", *TINY, "--run", "mine")
     found = []
     for seed in "0", "0", "1":
-        cli(evaluate_main, "mine", "--episodes", "4", "--seed", seed)
+        cli(evaluate_main, "mine", "--episodes", "4", "--seeds", seed)
         found.append(results("mine")["results"])
     assert found[0] == found[1] != found[2]
     cli(evaluate_main, "mine", "--episodes", "4", "--batch-size", "3")
@@ -113,13 +113,16 @@ def test_without_a_name_a_run_gets_one_of_its_own(cli):
 
 
 def test_recipes_and_options():
-    config, _ = parse_train(["glyphs", "linear-transformer", "--recipe", "published", "--learner.width", "64", "--seed", "3"])
+    (config,), _ = parse_train(
+        ["glyphs", "linear-transformer", "--recipe", "published", "--learner.width", "64", "--seeds", "3"]
+    )
     assert (config.learner.attention, config.learner.layout, config.learner.norm) == ("linear", "interleaved", False)
     assert (config.learner.width, config.seed, config.episodes.tasks, config.steps) == (64, 3, 20, 50_000)
-    assert parse_train(["glyphs", "pn", "--recipe=paper"])[0].learner == RECIPES["pn"]["paper"](config.data).learner
-    default = parse_train(["glyphs", "pn"])[0]
+    (paper,), _ = parse_train(["glyphs", "pn", "--recipe=paper"])
+    assert paper == LEARNERS["pn"].meta["paper"](config.data, "pn")
+    (default,), _ = parse_train(["glyphs", "pn"])
     assert isinstance(default.learner, PrototypesConfig) and default.data.name == "glyphs"
-    encoder = parse_train(["glyphs", "transformer", *SMALL_ENCODER])[0].learner.encoder
+    encoder = parse_train(["glyphs", "transformer", *SMALL_ENCODER])[0][0].learner.encoder
     assert (encoder.channels, encoder.strides) == ((4, 4), (2, 2))
 
 
@@ -127,7 +130,7 @@ def test_recipes_and_options():
 
 BAD = {
     "data set": ("glyfs transformer", "Unknown data set 'glyfs'.*glyphs"),
-    "learner": ("sine transfomer", "Unknown learner 'transfomer'.*'transformer'"),
+    "learner": ("sine transfomer", "Unknown learner that is meta-trained 'transfomer'.*'transformer'"),
     "recipe": ("sine transformer --recipe smal", "'smal'.*'small'"),
     "recipe without a name": ("sine transformer --recipe", "--recipe needs a value"),
     "option": ("sine transformer --stepz 3", "--stepz.*--steps"),
@@ -149,7 +152,7 @@ BAD = {
     "no steps": ("sine transformer --steps 0", "steps must be at least 1"),
     "no tasks": ("sine transformer --episodes.tasks 0", "tasks must be at least 1"),
     "no batch": ("sine transformer --batch-size 0", "batch-size must be at least 1"),
-    "no run": ("--resume missing", "missing is no run"),
+    "no run": ("--resume missing", "missing does not exist"),
     "nothing to resume": ("--resume", "--resume RUN"),
     "resume with more words": ("--resume mine --steps 3", "--resume RUN"),
 }
@@ -165,8 +168,9 @@ def test_errors_of_train(cli, tmp_path, case):
 
 def test_every_name_there_is_stands_in_the_error(cli):
     assert all(name in cli(train_main, "glyfs", "transformer")[1] for name in BENCHMARKS)
-    assert all(name in cli(train_main, "sine", "trans")[1] for name in LEARNERS)
-    assert all(name in cli(train_main, "sine", "transformer", "--recipe", "x")[1] for name in RECIPES["transformer"])
+    assert all(name in cli(train_main, "sine", "trans")[1] for name in META_TRAINED)
+    recipes = LEARNERS["transformer"].meta
+    assert all(name in cli(train_main, "sine", "transformer", "--recipe", "x")[1] for name in recipes)
 
 
 @pytest.mark.parametrize(
@@ -245,10 +249,10 @@ def trained(cli, pictures) -> str:
     [
         ("--tasks 3", "3 tasks are asked.* has 2 classes"),
         ("--shots 3", r"has 4 images, but 3 shots \+ 2 queries"),
-        ("--tasks 0", "tasks must be at least 1"),
+        ("--tasks 0", "--tasks needs at least one length"),
         ("--split tset", "tset.*test"),
         ("--episods 3", "--episods.*--episodes"),
-        ("--data-path missing", "missing|--data.path"),
+        ("--data.path missing", "missing|--data.path"),
     ],
 )
 def test_errors_of_evaluate(cli, trained, options, expected):
@@ -260,9 +264,9 @@ def test_errors_of_evaluate(cli, trained, options, expected):
 def test_folders_that_are_no_runs(cli, tmp_path):
     for folder in ("missing", str(tmp_path)):
         status, text = cli(evaluate_main, folder)
-        assert status == 2 and "is no run" in text
-    status, text = cli(evaluate_main)
-    assert status == 2 and "RUN" in text.upper()
+        assert status == 2 and re.search("is no run", text)
+    status, text = cli(evaluate_main, "--seeds", "3")
+    assert status == 2 and "First RUN, DATA or STREAM" in text
 
 
 def test_a_damaged_run(cli):
@@ -360,24 +364,32 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
 def test_the_first_page_of_train(cli, words):
     status, text = cli(train_main, *words)
     assert status == 0
-    for name in (*BENCHMARKS, *LEARNERS, *RECIPES["transformer"], "--resume", "--data.path", "DATA LEARNER", "[options]"):
+    for name in (
+        *BENCHMARKS,
+        *META_TRAINED,
+        *LEARNERS["transformer"].meta,
+        "--resume",
+        "--data.path",
+        "DATA LEARNER",
+        "[options]",
+    ):
         assert name in text, name
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", META_TRAINED)
 def test_the_page_of_a_learner(cli, learner):
     status, text = cli(train_main, "omniglot", learner, "--help")
     assert status == 0
     expected = [
         "--steps",
         "--run",
-        "--seed",
+        "--seeds",
         "--data.path",
         "--episodes.tasks",
         "--optimiser.rate",
         "--validation.every",
     ]
-    expected += ["--learner.width", *RECIPES[learner], "(default: 1000)"]
+    expected += ["--learner.width", *LEARNERS[learner].meta, "(default: 1000)"]
     for name in expected:
         assert name in text, name
     assert ("--learner.attention" in text) == ("transformer" in learner)
@@ -385,13 +397,40 @@ def test_the_page_of_a_learner(cli, learner):
 
 def test_the_page_shows_the_defaults_of_the_recipe(cli):
     assert (
-        "--learner.width INT D, the width of tokens. (default: 512)"
+        "--learner.width INT Width of a token (D). (default: 512)"
         in cli(train_main, "omniglot", "transformer", "--recipe", "paper", "--help")[1]
     )
 
 
-def test_the_page_of_evaluate(cli):
-    status, text = cli(evaluate_main, "--help")
+def test_the_page_of_evaluate(cli, trained):
+    status, text = cli(evaluate_main, trained, "--help")
     assert status == 0
-    for name in ("--tasks", "--shots", "--episodes", "--seed", "--split", "--checkpoint", "1024", "RUN"):
+    for name in ("--tasks", "--shots", "--episodes", "--seeds", "--split", "--checkpoint", "1024", "--lags", "--data.path"):
         assert name in text, name
+    assert "--rates" not in text and "--learner.width" not in text and "--data.name" not in text
+
+
+def test_seeds_that_were_not_begun_are_begun_on_a_resume(cli, monkeypatch):
+    """Killed between the first seed and the second: what is there is not done again."""
+    options = [*TINY, "--seeds", "0", "1", "--run"]
+    assert cli(train_main, "sine", "transformer", *options, "whole")[0] == 0
+    from metacl.commands import train
+
+    meta_train = train.meta_train
+
+    def stop(run, *rest, **more):
+        if run.config.seed == 1:
+            shutil.rmtree(run.folder)
+            raise KeyboardInterrupt
+        return meta_train(run, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "meta_train", stop)
+        assert cli(train_main, "sine", "transformer", *options, "part")[0] == 130
+    first = Path("part/seed-0/metrics.jsonl").read_bytes()
+    assert cli(train_main, "--resume", "part")[0] == 0 and Path("part/seed-0/metrics.jsonl").read_bytes() == first
+    digests = [
+        json.loads(Path(f"{folder}/seed-1/checkpoints/step-00000010/checkpoint.json").read_text())
+        for folder in ("whole", "part")
+    ]
+    assert digests[0] == digests[1]

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
 from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
-from metacl.recipes.recipes import LIGHT, PUBLISHED
+from metacl.recipes.sizes import LIGHT, PUBLISHED
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,18 +2,24 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from tiny import ENCODER, SHAPE, image_benchmark, sequence, sine
 
 from episodes import EpisodeGenerator, EpisodeShape, Examples
-from metacl.evaluation.episodes import Evaluation, evaluate
+from metacl.evaluation.curves import ends, smoothed
+from metacl.evaluation.episodes import evaluate
+from metacl.evaluation.metrics import deviation
+from metacl.evaluation.result import Evaluation
 from metacl.learners import Learner, PrototypesConfig
 from metacl.learners.statistics.prototypes import PrototypicalNetwork
-from metacl.report.results import result_table, write_results
+from metacl.report.results import read_results, write_results
+from metacl.report.tables import matrix_table
 
 BENCHMARKS = {"images": image_benchmark, "sine": sine}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -106,9 +112,11 @@ def some_evaluation(tasks: int = 3, episodes: int = 4, classification: bool = Tr
 
 def test_scores_by_position():
     evaluation = some_evaluation()
-    for i, (learnt, final) in enumerate(evaluation.by_position()):
-        assert learnt.mean == pytest.approx(evaluation.scores_ETT[:, i, i].mean().item())
-        assert final.mean == pytest.approx(evaluation.scores_ETT[:, 2, i].mean().item())
+    positions = evaluation.result("mine").positions
+    for i in range(3):
+        learnt, final = positions["just after"][i], positions["at the end"][i]
+        assert learnt["mean"] == pytest.approx(evaluation.scores_ETT[:, i, i].mean().item())
+        assert final["mean"] == pytest.approx(evaluation.scores_ETT[:, 2, i].mean().item())
 
 
 def no_constants(name: str):
@@ -119,9 +127,10 @@ def no_constants(name: str):
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_the_files_of_a_report(tmp_path, classification, tasks):
     evaluations = [some_evaluation(tasks, classification=classification), some_evaluation(7, classification=classification)]
-    files = write_results(evaluations, {"run": "mine"}, tmp_path / "new" / "results", "a title")
-    assert all(file.is_file() for file in files) and len(files) == 5
-    values = json.loads(files[0].read_text(), parse_constant=no_constants)
+    results, folder = [evaluation.result("mine") for evaluation in evaluations], tmp_path / "new" / "results"
+    write_results(results, {"run": "mine"}, folder, "a title")
+    assert len(list(folder.iterdir())) == 5 and read_results(folder) == results
+    values = json.loads((folder / "results.json").read_text(), parse_constant=no_constants)
     assert values["run"] == "mine" and len(values["results"]) == 2
     result = values["results"][0]
     assert result["score"] == ("accuracy" if classification else "mse")
@@ -132,21 +141,54 @@ def test_the_files_of_a_report(tmp_path, classification, tasks):
     for t, row in enumerate(result["matrix"]):
         assert [value is None for value in row] == [i > t for i in range(tasks)]
         assert row[t] == pytest.approx(evaluations[0].scores_ETT[:, t, t].mean().item())
-    for file in files[1:]:
-        assert file.suffix == ".png" and file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and file.stat().st_size > 5000
+    for file in folder.glob("*.png"):
+        assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and file.stat().st_size > 5000
 
 
 def test_a_report_of_one_episode(tmp_path):
-    files = write_results([some_evaluation(episodes=1)], {}, tmp_path, "a title")
-    json.loads(files[0].read_text(), parse_constant=no_constants)
+    write_results([some_evaluation(episodes=1).result("mine")], {}, tmp_path, "a title")
+    json.loads((tmp_path / "results.json").read_text(), parse_constant=no_constants)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_shows_every_measure(width):
     evaluations = [some_evaluation(1), some_evaluation(20)]
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(result_table(evaluations, "a title"))
+    console.print(matrix_table([evaluation.result("mine") for evaluation in evaluations], "a title"))
     text = console.export_text()
     assert "a title" in text and "20 x 2" in text and "2.0 KiB" in text and "4 episodes" in text
     for value in evaluations[1].measures.values():
         assert f"{100 * value.mean:.1f}" in text and f"{100 * value.half_width:.1f}" in text
+
+
+def test_the_table_of_several_seeds_has_their_mean_and_deviation():
+    results = [
+        replace(some_evaluation(3).result("mine", seed=seed), measures={"final": final(mean)})
+        for seed, mean in ((0, 0.5), (1, 0.6))
+    ]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(matrix_table(results, "a title"))
+    text = console.export_text()
+    assert "55.0 ± 7.1" in text and "2 seeds of 4 episodes each" in text and "between seeds" in text
+
+
+def final(mean: float) -> dict:
+    return {"mean": mean, "half_width": 0.01}
+
+
+def test_every_spread_is_that_of_a_sample():
+    curve = (np.array([0, 1]), np.array([[1.0, 3.0], [2.0, 4.0]]))
+    assert float(deviation([1.0, 3.0])) == pytest.approx(2**0.5) and np.isnan(deviation([1.0]))
+    assert ends(curve, 1)["first"] == {"mean": 2.0, "std": pytest.approx(2**0.5)}
+    assert smoothed(curve, 1)["std"] == [pytest.approx(2**0.5)] * 2
+    one = (np.array([0]), np.array([[1.0]]))
+    assert ends(one, 1)["last"] == {"mean": 1.0, "std": None} and smoothed(one, 1)["std"] == [None]
+
+
+def test_curves_are_smoothed_row_by_row():
+    values = np.random.default_rng(0).normal(size=(6, 3))
+    found = smoothed((np.arange(6), values), 2)
+    expected = np.stack([(values[i] + values[i + 1]) / 2 for i in range(5)])
+    assert found["tasks"] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(found["mean"], expected.mean(1))
+    np.testing.assert_allclose(found["std"], expected.std(1, ddof=1))

@@ -54,7 +54,7 @@ def naive(learner: Finetune, stream: Examples, b: int) -> nn.Module:
     """The network of episode b after the stream, by torch.optim."""
     config, spec, x, y = learner.config, learner.spec, stream.x[b], stream.y[b]
     network = copy.deepcopy(learner.network)
-    optimiser = OPTIMISERS[config.optimiser](network.parameters(), learner.rate)
+    optimiser = OPTIMISERS[config.optimiser](network.parameters(), learner.config.rate)
     if config.mode == "offline":
         for epoch in range(config.epochs):
             order = shuffled(torch.ones(1, len(x), dtype=torch.bool), epoch)[0]
@@ -204,7 +204,7 @@ def test_a_rate_that_diverges(mode):
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
 def test_rates_that_cannot_be(rate):
-    with pytest.raises(UserError, match=r"learner.rate must be above 0, and finite"):
+    with pytest.raises(UserError, match=r"learner.config.rate must be above 0, and finite"):
         finetune(rate=rate)
 
 

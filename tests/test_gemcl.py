@@ -12,8 +12,8 @@ from tiny import ENCODER, IMAGES, VECTORS
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.learners import check_learner, state_bytes
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import state_bytes
 from metacl.learners.statistics.gemcl import Gemcl, GemclConfig
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch.testing import assert_close
 
 from episodes import UserError
-from metacl.learners import check_learner
+from metacl.evaluation.check import check_learner
 from metacl.learners.similarity.kernels import KernelConfig
 
 CONFIG = KernelConfig(rate=0.3, block=2, support=5)

@@ -15,22 +15,13 @@ from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.attention import ATTENTION
-from metacl.learners import (
-    FROM_SCRATCH,
-    LEARNERS,
-    Learner,
-    MetaLoss,
-    PrototypesConfig,
-    check_learner,
-    query_loss,
-    query_score,
-    state_bytes,
-    task_parts,
-)
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import Learner, MetaLoss, PrototypesConfig, query_loss, query_score, state_bytes, task_parts
 from metacl.learners.sequence import SequenceLearner, sinusoids
 from metacl.learners.state import load_state, save_state
 from metacl.learners.symbols import SYMBOLS
+from metacl.learners.trained.finetune import FinetuneConfig
+from metacl.recipes.presets import LEARNERS, META_TRAINED
 
 COLOUR = EpisodeSpec("image", (3, 9, 7), "cross_entropy", symbols=5)
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
@@ -63,19 +54,22 @@ def name(options: dict) -> str:
 # The promises of every learner.
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+CONFIGS = {name: LEARNERS[name].meta_config for name in META_TRAINED} | {"online": FinetuneConfig}
+
+
+@pytest.mark.parametrize("learner", META_TRAINED)
 def test_every_named_learner_keeps_its_promises(learner):
     without_learn2learn(learner)
     torch.manual_seed(0)
     spec = VECTORS if learner in NOT_FOR["classification"] else IMAGES
-    check_learner(LEARNERS[learner]().build(spec), spec)
+    check_learner(CONFIGS[learner]().build(spec), spec)
 
 
-@pytest.mark.parametrize("learner", [*LEARNERS, *FROM_SCRATCH])
+@pytest.mark.parametrize("learner", CONFIGS)
 @pytest.mark.parametrize("kind", NOT_FOR)
 def test_learners_say_what_they_are_not_for(learner, kind):
     without_learn2learn(learner)
-    config, spec = (LEARNERS | FROM_SCRATCH)[learner](), IMAGES if kind == "classification" else VECTORS
+    config, spec = CONFIGS[learner](), IMAGES if kind == "classification" else VECTORS
     if learner not in NOT_FOR[kind]:
         assert config.build(spec).spec == spec
     else:
@@ -209,6 +203,33 @@ class Grows(Means):
         return (z_BMD @ state.sum(1)[..., None]).expand(-1, -1, 4)
 
 
+class StartsAnyhow(Means):
+    def start(self, seeds, rates=None, alike=False):
+        return super().start(seeds, None, alike)
+
+
+class LooksBeforeItIsAsked(Means):
+    def learn_predict(self, state, examples, block=1, asked=None):
+        return super().learn_predict(self.learn(state, examples), examples, block, asked)
+
+
+class LearnsTheSupport(Means):
+    def predict_with(self, state, support, x):
+        answers = super().predict_with(state, support, x)
+        state.counts.add_(1)
+        return answers
+
+
+class SupportMixesQueries(Means):
+    def predict_with(self, state, support, x):
+        return super().predict_with(state, support, x - x.mean(1, keepdim=True))
+
+
+class LosesATask(Means):
+    def learn_task(self, state, train, block=1, asked=0, told=None):
+        return state if int(train[0:1].task[0, 0]) == 1 else super().learn_task(state, train, block, asked, told)
+
+
 class KeepsItsStateElsewhere(Means):
     """What it knows is not in the state, so a state from the disk does not bring it back."""
 
@@ -231,6 +252,11 @@ BROKEN = {
     OtherMetaLoss: "meta_loss differs",
     OtherMetaGradient: "gradients of meta_loss differ",
     Grows: "declared constant and grew",
+    StartsAnyhow: "not refused",
+    LooksBeforeItIsAsked: "learn_predict differs",
+    LearnsTheSupport: "predict_with changed the state",
+    SupportMixesQueries: "with a support depends on the other queries",
+    LosesATask: "not answered|another state than learning task by task",
 }
 
 
@@ -683,8 +709,29 @@ def test_a_state_on_disk_goes_on_bit_for_bit(kind, tmp_path):
 def test_a_state_of_another_kind_of_learner_is_refused(tmp_path):
     learner = prototypes()
     save_state(tmp_path / "state.safetensors", learner.init_state(2))
-    with pytest.raises(UserError, match="another"):
+    with pytest.raises(UserError, match="is no state of this learner"):
         load_state(tmp_path / "state.safetensors", sequence())
+    save_state(tmp_path / "other.safetensors", sequence().init_state(2))
+    with pytest.raises(UserError, match="is no state of this learner"):
+        load_state(tmp_path / "other.safetensors", sequence(layers=3))
+
+
+def test_a_state_may_be_any_tree(tmp_path):
+    class Trees(Means):
+        def init_state(self, batch_size):
+            return {"a": [], "b": (torch.zeros(batch_size, 0), {}), "c": {"d": torch.zeros(batch_size)}}
+
+    state = {"a": [torch.ones(2), {"x": torch.ones(2)}], "b": (torch.ones(2, 3), {}), "c": {"d": torch.ones(2)}}
+    save_state(tmp_path / "state", state)
+    loaded = load_state(tmp_path / "state", Trees())
+    assert pytree.tree_structure(loaded) == pytree.tree_structure(state)
+    assert all(torch.equal(*pair) for pair in zip(pytree.tree_leaves(loaded), pytree.tree_leaves(state), strict=True))
+    save_state(tmp_path / "state", state | {"c": {"d": torch.ones(2, dtype=torch.int64)}})
+    with pytest.raises(UserError, match="a tensor of shape"):
+        load_state(tmp_path / "state", Trees())
+    save_state(tmp_path / "alone", torch.ones(3))
+    with pytest.raises(UserError, match="is no state of this learner"):
+        load_state(tmp_path / "alone", Trees())
 
 
 def test_bytes_of_a_state():

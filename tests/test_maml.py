@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.learners import check_learner, query_loss
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import query_loss
 from metacl.learners.gradient.inner_loop import InnerConfig, sgd
 from metacl.learners.gradient.maml import MAML, MAMLConfig
 from metacl.learners.losses import mean_loss

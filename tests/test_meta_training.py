@@ -14,12 +14,13 @@ import torch
 from tiny import accelerator, image_benchmark, sequence, sequence_config, sine, train, train_config
 
 from episodes import EpisodeShape, UserError
+from metacl.evaluation.episodes import validate
 from metacl.learners import MetaLoss, PrototypesConfig
 from metacl.learners.sequence import SequenceLearner
 from metacl.recipes.config import OptimiserConfig, ValidationConfig
 from metacl.report.display import TrainingDisplay
 from metacl.runs.folder import Run
-from metacl.training.meta_training import MetaTrainingError, generators, learning_rate, make_accelerator, meta_train, validate
+from metacl.training.meta_training import MetaTrainingError, generators, learning_rate, make_accelerator, meta_train
 from metacl.training.meta_training import _step_seed as step_seed
 
 ROOT = Path(__file__).parents[1]

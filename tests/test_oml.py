@@ -9,8 +9,8 @@ from tiny import ENCODER, IMAGES, SHAPE, VECTORS, image_benchmark, train, train_
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.learners import check_learner, query_loss, state_bytes
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
+from metacl.learners import query_loss, state_bytes
 from metacl.learners.gradient.inner_loop import sgd
 from metacl.learners.gradient.oml import OML, OMLConfig
 from metacl.learners.losses import mean_loss

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.neighbors import NearestCentroid
 from tiny import IMAGES, prototypes
 
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import random_episode
 
 SPEC = replace(IMAGES, symbols=16)
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import UserError
-from metacl.learners import check_learner
-from metacl.learners.check import random_episode
+from metacl.evaluation.check import check_learner, random_episode
 from metacl.learners.similarity.pairwise import ScoreConfig
 from metacl.learners.similarity.query_only import QueryOnlyConfig, QueryOnlyLearner
 

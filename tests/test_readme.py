@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import tyro
 
-from episodes import STREAMS
-from metacl.benchmarking import cli as benchmark_cli
-from metacl.cli import EvaluateArguments, train_main
-from metacl.commands.parsing import parse_follow, parse_scratch, parse_train
-from metacl.learners import FROM_SCRATCH
+from metacl.benchmarking.command import Subject
+from metacl.cli import train_main
+from metacl.commands.parsing import parse_evaluate, parse_train
+from metacl.recipes.config import EpisodesConfig
+from metacl.recipes.presets import LEARNERS, TRAINED
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "benchmarks").rglob("*.md"))]
 PAGES = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in FILES}
+SMALL = ["--learner.width", "16", "--learner.hidden", "16", "--steps", "1", "--batch-size", "1", "--validation.episodes", "1"]
 FIGURES = re.compile(r"^ *(\d+) x (\d+) +(\d+\.\d) ± (\d+\.\d) ", re.MULTILINE)
 """A row of a result table: tasks, shots, final accuracy and its interval in per cent."""
 
@@ -38,25 +39,27 @@ def test_commands_of_train(words):
             parse_train(words)
         assert end.value.code == 0
     else:
-        assert parse_train(words)[0].data.name == words[0]
+        assert all(config.data.name == words[0] for config in parse_train(words)[0])
 
 
 @pytest.mark.parametrize("words", commands("evaluate.py"), ids=" ".join)
-def test_commands_of_evaluate(words):
-    if words[0] == "--resume":
-        assert len(words) == 2
-    elif words[0] in STREAMS:
-        assert parse_follow(words)[0].stream.name == words[0]
-    elif len(words) > 1 and words[1] in FROM_SCRATCH:
-        assert parse_scratch(words)[0].data.name == words[0]
-    else:
-        assert str(tyro.cli(EvaluateArguments, args=words).run) == words[0]
+def test_commands_of_evaluate(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if not words or words[0] == "--resume":
+        assert len(words) in (0, 2)
+        return
+    if words[0].startswith("runs/"):
+        train_main(["sine", "transformer", *SMALL, "--run", words[0]])
+    configs, _ = parse_evaluate(words)
+    for config in configs:
+        source = config.data.name if isinstance(config, EpisodesConfig) else config.stream.name
+        assert config.run == words[0] if config.run else source == words[0] and config.learner_name in words
 
 
 @pytest.mark.parametrize("words", commands("benchmark.py"), ids=" ".join)
 def test_commands_of_benchmark(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no --out folder exists yet
-    assert tyro.cli(benchmark_cli.Subject, args=words)
+    assert tyro.cli(Subject, args=words)
 
 
 def test_make_has_the_commands():
@@ -68,8 +71,7 @@ def test_the_python_of_the_readme(tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL).group(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(tmp_path)
-    small = "--learner.width 16 --learner.hidden 16 --steps 1 --batch-size 1 --validation.episodes 1 --run runs/demo"
-    train_main(["glyphs", "transformer", *small.split()])
+    train_main(["glyphs", "transformer", *SMALL, "--run", "runs/demo"])
     capsys.readouterr()
     exec(compile(code.replace("episodes=64", "episodes=2"), "README.md", "exec"), {})
     assert re.match(r"tensor\(.*\) -?\d\.\d{4} ± ", capsys.readouterr().out)
@@ -89,3 +91,9 @@ def test_pictures_are_there():
     for page, text in PAGES.items():
         for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
             assert (ROOT / page).parent.joinpath(picture).is_file(), f"{page} shows {picture}"
+
+
+def test_the_readme_names_every_learner():
+    """And no other: lists by name stand there in code quotes."""
+    named = set(re.findall(r"`([a-z0-9-]+)`", PAGES["README.md"]))
+    assert set(LEARNERS) <= named and set(TRAINED) <= named

@@ -23,6 +23,7 @@ from metacl.training.meta_training import meta_train
 
 IMAGES = EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=8)
 VECTORS = EpisodeSpec("vector", (5,), "mse", y_shape=(3,))
+SINE = EpisodeSpec("vector", (50,), "mse", y_shape=(50,))
 ENCODER = EncoderConfig(channels=(4, 6), strides=(2, 2))
 SHAPE = EpisodeShape(tasks=3, shots=2, queries=2, vocabulary=8)
 

@@ -1,115 +1,195 @@
-"""What stands on a command line -> a complete configuration, and the folder of what comes of it."""
+"""What stands on a command line -> complete configurations, and the folder of what comes of them."""
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from episodes import STREAMS, DataConfig, UserError
-from metacl.commands.scratch import SCRATCH_RECIPES, ScratchConfig, scratch_recipe_for
-from metacl.learners import FROM_SCRATCH, LEARNERS, ONLINE
-from metacl.recipes.config import TrainConfig
-from metacl.recipes.online_recipes import FollowConfig, online_recipe_for
-from metacl.recipes.recipes import RECIPES, recipe_for
+from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
+from episodes.errors import unknown
+from metacl.commands.words import new_folder, recipe_words, split_words, take
+from metacl.evaluation.questions import Questions
+from metacl.recipes import settings
+from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig, check_seeds
+from metacl.recipes.presets import LEARNERS, TRAINED, recipe_for, trained_for
+from metacl.runs.folder import Run
+from metacl.runs.group import is_run, members
+
+T = TypeVar("T")
+FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500)}
+"""What is asked along the streams of a family, as published; of others everything."""
 
 
-def parse_train(argv: list[str]) -> tuple[TrainConfig, Path]:
-    """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the run."""
-    data, learner, *rest = argv
-    recipe = _take(rest, "--recipe")
-    if learner in FROM_SCRATCH:
+@dataclass(frozen=True)
+class NamedData(DataConfig):
+    """A data set whose name stands before the options."""
+
+    name: tyro.conf.Suppress[str] = "glyphs"
+
+
+def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
+    """DATA LEARNER [--recipe NAME] [options] -> a configuration for each seed, and the folder of the runs."""
+    names, options = split_words(argv)
+    if len(names) != 2:
+        raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
+    data, learner = names
+    recipe = take(options, "--recipe")
+    if learner in TRAINED and not LEARNERS[learner].meta:
         raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
-    default = recipe_for(learner, recipe, DataConfig(name=data))
+    default = recipe_for(learner, recipe, NamedData(data))
+
+    kind = _offered(TrainConfig, data=NamedData, learner=type(default.learner))
 
     @dataclass(frozen=True)
     class Arguments:
-        config: Annotated[TrainConfig[LEARNERS[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         run: Path
         """Folder of the run; an existing one is never overwritten."""
+        seeds: tuple[int, ...] = (0,)
+        """Seeds of the episodes, the initial weights and dropout. A run for each; several are folders in that of --run."""
 
-    words = f"Meta-train {learner} on {data}. {_recipe_words(recipe, RECIPES[learner])}"
-    parsed = tyro.cli(
-        Arguments,
-        default=Arguments(default, _folder(data, learner)),
-        args=rest,
-        prog=f"train.py {data} {learner}",
-        description=words,
-    )
-    _check_name(data, parsed.config.data)
-    return parsed.config, parsed.run
+    words = f"Meta-train {learner} on {data}. {recipe_words(recipe, LEARNERS[learner].meta)}"
+    arguments = Arguments(kind(**vars(default)), new_folder(data, learner))
+    parsed = _parse(arguments, options, f"train.py {data} {learner}", words)
+    check_seeds(parsed.seeds)
+    config = _plain(TrainConfig, parsed.config)
+    return [replace(config, seed=seed) for seed in parsed.seeds], parsed.run
 
 
-def parse_scratch(argv: list[str]) -> tuple[ScratchConfig, Path]:
-    """DATA LEARNER [--recipe NAME] [options] -> the complete configuration, and the folder of the results."""
-    data, learner, *rest = argv
-    recipe = _take(rest, "--recipe")
-    if learner in ONLINE:
+def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path]:
+    """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options -> configurations, and the folder of the results."""
+    names, options = split_words(argv)
+    if not names:
+        raise UserError("First RUN, DATA or STREAM, then options: python evaluate.py runs/demo --tasks 5 20. See --help.")
+    if is_run(Path(names[0])):
+        return _of_run(names, options)
+    if len(names) < 2 and (names[0] in STREAMS or not Path(names[0]).is_dir()):
         raise UserError(
-            f"{data} is no stream ({', '.join(STREAMS)}). To meta-train {learner} on data: python train.py {data} {learner}"
+            f"{names[0]} is no run folder of train.py; a data set or a stream is followed by the names of learners: "
+            f"{', '.join(TRAINED)}."
         )
-    if learner in LEARNERS:
-        raise UserError(f"{learner} is meta-trained first: python train.py {data} {learner}; then python evaluate.py RUN")
-    default = scratch_recipe_for(learner, recipe, DataConfig(name=data))
+    if len(names) < 2:
+        raise UserError(f"{names[0]} is no run: it has no config.json. Give the folder that train.py wrote, or DATA LEARNER.")
+    return _from_nothing(names[0], names[1:], options)
+
+
+def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
+    """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
+    run, *rest = names
+    runs = [Run.open(folder) for folder in members(Path(run))]
+    if len(rest) > 1 or (rest and rest[0] not in STREAMS):
+        raise unknown("stream", rest[0], STREAMS) if rest else UserError("RUN is followed by one stream, or by options.")
+    about = {"learner_name": runs[0].config.learner_name, "learner": runs[0].config.learner, "rates": (), "run": run}
+    source = _episodes_of(runs[0]) if not rest else _stream(rest[0])
+    default = source(**about)
+    out = Path(run) / "results" if not rest else new_folder(run, rest[0])
+    words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
+    config, folder = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
+    return [replace(config, run=str(own.folder), learner=own.config.learner) for own in runs], folder
+
+
+def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
+    """Learners without meta-training, with the same options; those of a learner itself only where there is one."""
+    recipe = take(options, "--recipe")
+    if source not in (*STREAMS, *BENCHMARKS) and re.fullmatch(r"[\w-]+", source) and not Path(source).is_dir():
+        raise unknown("data set or stream", source, [*BENCHMARKS, *STREAMS])
+    for name in learners:
+        _check_trained(source, name)
+    if len(set(learners)) < len(learners):
+        raise UserError(f"A learner is named twice: {' '.join(learners)}.")
+    along = settings.along(STREAMS[source]) if source in STREAMS else settings.EPISODES
+    known = {name: trained_for(name, recipe, along) for name in learners}
+    first, alone = learners[0], len(learners) == 1
+    rated = any(LEARNERS[name].rates for name in learners)
+    make = _stream(source) if source in STREAMS else _episodes(source, recipe)
+    rates = () if source in STREAMS else LEARNERS[first].rates if alone else ()
+    default = make(learner_name=first, learner=known[first], rates=rates)
+    words = f"Follow {source} with {', '.join(learners)}, and ask questions in between."
+    if any(len(LEARNERS[name].trained) > 1 for name in learners):
+        words += f" {recipe_words(recipe, LEARNERS[first].trained)}"
+    prog = f"evaluate.py {source} {' '.join(learners)}"
+    out = new_folder(source, *learners)
+    hidden = ["checkpoint", *["learner"] * (not alone), *["rates"] * (not rated)]
+    config, folder = _follow(default, out, options, prog, words, *hidden)
+    own_rates = {name: config.rates or (() if source in STREAMS else LEARNERS[name].rates) for name in learners}
+    return [
+        replace(
+            config,
+            learner_name=name,
+            learner=config.learner if alone else known[name],
+            rates=own_rates[name] if LEARNERS[name].rates else (),
+        )
+        for name in learners
+    ], folder
+
+
+def _check_trained(source: str, name: str) -> None:
+    preset = LEARNERS.get(name)
+    if preset is not None and not preset.trained:
+        where = (
+            f"along {source}: python evaluate.py RUN {source}" if source in STREAMS else "on episodes: python evaluate.py RUN"
+        )
+        raise UserError(f"{name} is meta-trained first: python train.py DATA {name}; then it is followed {where}.")
+
+
+def _episodes(data: str, recipe: str | None) -> Any:
+    """Short streams, few episodes; the published size has streams of 20 tasks."""
+    tasks = (20,) if recipe == "paper" else (5,)
+    return lambda **about: EpisodesConfig(NamedData(data), **about, tasks=tasks, episodes=128)
+
+
+def _episodes_of(run: Run) -> Any:
+    """As in meta-training."""
+    shape, data = run.config.episodes, NamedData(**vars(run.config.data))
+    own: dict[str, Any] = {
+        "tasks": (shape.tasks,),
+        "shots": shape.shots,
+        "queries": shape.queries,
+        "vocabulary": shape.vocabulary,
+    }
+    return lambda **about: EpisodesConfig(data, **about, **own)
+
+
+def _stream(name: str) -> Any:
+    named = STREAMS[name]
+    asked = FAMILY_QUESTIONS.get(named.family, Questions())
+    return lambda **about: StreamRunConfig(named.config, **about, questions=asked, schedule=named.schedule)
+
+
+def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, words: str, *hidden: str) -> tuple[Any, Path]:
+    """The configuration after the options, and the folder. Fields that mean nothing here are hidden, not refused."""
+    kinds: dict[str, Any] = {"learner": type(default.learner), "rates": tuple[float, ...]}
+    kinds |= {"data": NamedData} if isinstance(default, EpisodesConfig) else {"stream": type(default.stream)}
+    also = {"rates": ("rate_episodes", "sweep_tasks")}
+    for name in [part for own in hidden for part in (own, *also.get(own, ()))]:
+        if hasattr(default, name):
+            kinds[name] = Annotated[kinds.get(name, Any), tyro.conf.Suppress]
+    kind = _offered(type(default), **kinds)
 
     @dataclass(frozen=True)
     class Arguments:
-        config: Annotated[ScratchConfig[FROM_SCRATCH[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         out: Path
-        """Folder of the results."""
+        """Folder of the results; an existing one is never overwritten, but for the results of a run."""
 
-    words = f"Evaluate {learner} on {data}, without meta-training. {_recipe_words(recipe, SCRATCH_RECIPES[learner])}"
-    prog = f"evaluate.py {data} {learner}"
-    parsed = tyro.cli(Arguments, default=Arguments(default, _folder(data, learner)), args=rest, prog=prog, description=words)
-    _check_name(data, parsed.config.data)
-    return parsed.config, parsed.out
+    parsed = _parse(Arguments(kind(**vars(default)), out), options, prog, words)
+    return _plain(type(default), parsed.config), parsed.out
 
 
-def parse_follow(argv: list[str]) -> tuple[FollowConfig, Path]:
-    """STREAM LEARNER [options] -> the complete configuration, and the folder of the run."""
-    if len(argv) < 2 or argv[1].startswith("-"):
-        raise UserError(f"After {argv[0]} comes the name of a learner that trains online: {', '.join(ONLINE)}.")
-    stream, learner, *rest = argv
-    default = online_recipe_for(learner, stream)
-
-    @dataclass(frozen=True)
-    class Arguments:
-        config: Annotated[FollowConfig[ONLINE[learner]], tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        out: Path
-        """Folder of the run; an existing one is never overwritten."""
-
-    words = f"Run {learner} along the stream {stream}, and measure it before, at and after each task."
-    prog = f"evaluate.py {stream} {learner}"
-    parsed = tyro.cli(Arguments, default=Arguments(default, _folder(stream, learner)), args=rest, prog=prog, description=words)
-    if parsed.config.stream.name != stream:
-        raise UserError(f"STREAM is {stream}, but --stream.name {parsed.config.stream.name}. Leave --stream.name out.")
-    return parsed.config, parsed.out
+def _offered(kind: type[Any], **kinds: Any) -> Any:
+    """The same dataclass with other types of some fields: what its options are depends on what stands before them."""
+    return make_dataclass(kind.__name__, list(kinds.items()), bases=(kind,), frozen=True)
 
 
-def _folder(source: str, learner: str) -> Path:
-    """Where a run goes that is given no folder."""
-    return Path("runs") / f"{Path(source).name}-{learner}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _plain(kind: type[T], offered: Any) -> T:
+    """What was read as one that was offered, as itself."""
+    values = {part.name: getattr(offered, part.name) for part in fields(offered)}
+    if isinstance(data := values.get("data"), NamedData):
+        values["data"] = DataConfig(**{part.name: getattr(data, part.name) for part in fields(DataConfig)})
+    return kind(**values)
 
 
-def _recipe_words(recipe: str | None, recipes: Iterable[str]) -> str:
-    return f"Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
-
-
-def _check_name(data: str, config: DataConfig) -> None:
-    if config.name != data:
-        raise UserError(f"DATA is {data}, but --data.name {config.name}. Leave --data.name out.")
-
-
-def _take(words: list[str], option: str) -> str | None:
-    """Removes `option VALUE` (or option=VALUE) from `words`; returns the value."""
-    for i, word in enumerate(words):
-        if word.startswith(option + "="):
-            return words.pop(i).split("=", 1)[1]
-        if word == option:
-            if i + 1 == len(words):
-                raise UserError(f"{option} needs a value.")
-            words.pop(i)
-            return words.pop(i)
-    return None
+def _parse(default: T, options: list[str], prog: str, words: str) -> T:
+    return tyro.cli(type(default), default=default, args=options, prog=prog, description=words)

@@ -1,9 +1,10 @@
-"""Measures of continual learning from the score matrix: how well each task is known after each task."""
+"""Measures of continual learning from the score matrix: how well each task is known after each task; and spreads."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,12 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.half_width:.4f}"
+
+
+def deviation(values: Any, axis: int = 0) -> Any:
+    """The standard deviation between rows, of a sample (n - 1): everything that is called a spread. NaN for one row."""
+    values = np.asarray(values, dtype=np.float64)
+    return values.std(axis, ddof=1) if values.shape[axis] > 1 else np.full_like(values.mean(axis), np.nan)
 
 
 def estimate(values_E: Tensor) -> Estimate:

@@ -1,18 +1,23 @@
 """The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from episodes import Episode, EpisodeSpec, Examples, UserError
+from episodes import Episode, EpisodeSpec, Examples, Part, UserError
 from metacl.learners.losses import MetaLoss, query_loss, query_score
 
 State = Any
-"""A tree (NamedTuple, tuple, dict) of tensors whose first axis is B."""
+"""A tree (NamedTuple, dict, list, tuple) of tensors whose first axis is B: what learning changes, and no more. Modules that
+learning leaves alone stay in the learner and are shared by all rows. The tree may grow from task to task."""
 
+Told = Callable[[Examples, Tensor], None]
+"""Is handed examples of a task, and their predictions (B, n, ...) from before they were learnt."""
+AT_ONCE = 4_000
+"""Examples of a task that are fetched at a time."""
 
 Distributed = Literal["random", "every"] | None
 """When the meta-loss asks a query: once after a `random` task from its own on, after `every` such task, or at the end."""
@@ -20,6 +25,14 @@ Distributed = Literal["random", "every"] | None
 
 class DivergedError(UserError):
     """Learning left the finite numbers: the learning rate is too high."""
+
+
+class LearnerConfig(Protocol):
+    """A frozen dataclass with the options of a learner."""
+
+    def build(self, spec: EpisodeSpec) -> "Learner":
+        """Raises `UserError` where the learner is not made for such examples."""
+        ...
 
 
 class Learner(nn.Module):
@@ -41,6 +54,16 @@ class Learner(nn.Module):
     """Its meta-gradient is a way to go (Reptile): the outer optimiser is plain SGD, without momentum or weight decay."""
     step = 0
     """The meta-training step, set by the outer loop: schedules inside a learner read it."""
+    encodes = True
+    """`encode` does not depend on the state: the features of an example may be kept. False: the encoder is what learns."""
+    has_rate = False
+    """`start` takes a learning rate for each row."""
+    trains = False
+    """Its state has `weights`, by name, which learning changes: their ranks, norms and curvature can be measured."""
+    block: int | None = None
+    """Examples that are learnt together, with one update. None: as many as arrive together."""
+    support = 100
+    """Labelled examples that are enough for `predict_with`. 0: it has no use for any."""
 
     def __init__(self, spec: EpisodeSpec, distributed: Distributed = None):
         super().__init__()
@@ -69,6 +92,76 @@ class Learner(nn.Module):
     def predict(self, state: State, x: Tensor) -> Tensor:
         """(B, M, *x_shape) -> logits (B, M, V) or targets (B, M, *y_shape); every query on its own."""
         return self.predict_features(state, self.encode(x))
+
+    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> State:
+        """The state of a row for each seed. The default, for learners in which nothing is drawn: `init_state`.
+
+        Arguments:
+            rates: the learning rate of each row, for learners that have one; None: the configuration's.
+            alike: all rows start from this module's own weights; seeds are for what is drawn later. Else they draw those too.
+
+        Raises:
+            UserError: rates are given to a learner that has none.
+        """
+        if rates is not None:
+            raise UserError(f"{type(self).__name__} has no learning rate: leave --rates out.")
+        return self.init_state(len(seeds))
+
+    @torch.no_grad()
+    def learn_predict(self, state: State, examples: Examples, block: int = 1, asked: int | None = None) -> tuple[State, Tensor]:
+        """Each block is first predicted, then learnt. The state is handed over, and may be written into.
+
+        Arguments:
+            examples: all of them valid.
+            block: examples that arrive together; a learner with a `block` of its own takes that.
+            asked: examples at the start of each block that are predicted; None: all.
+
+        Returns:
+            The new state, and the predictions (B, asked in all, V or *y_shape).
+        """
+        z_BND = self.encode(examples.x)
+        if asked == 0:  # nothing tells one block from the next
+            none = z_BND.new_zeros(len(z_BND), 0, self.spec.outputs)
+            return self.learn_features(state, z_BND, examples), self.shaped(none)
+        answers = []
+        for start in range(0, len(examples), block):
+            part = slice(start, start + block)
+            answers.append(self.predict_features(state, z_BND[:, part][:, :asked]))
+            state = self.learn_features(state, z_BND[:, part], examples[part])
+        return state, torch.cat(answers, 1)
+
+    def learn_task(
+        self, state: State, train: Part | Examples, block: int = 1, asked: int | None = 0, told: Told | None = None
+    ) -> State:
+        """A whole task. The default takes its blocks one after the other, once; for several passes a learner overrides it.
+
+        Arguments:
+            train: the task's examples, all of them valid. The state is handed over.
+            block, asked: as of `learn_predict`.
+            told: is handed what was asked, with the predictions from before it was learnt.
+        """
+        block = self.block or block
+        size = block * max(1, AT_ONCE // block)
+        for start in range(0, len(train), size):
+            examples = train[start : start + size]
+            state, predictions = self.learn_predict(state, examples, block, asked)
+            if told is not None and predictions.shape[1]:
+                place_N = torch.arange(len(examples), device=examples.x.device) % block
+                told(examples if asked is None else examples[place_N < asked], predictions)
+        return state
+
+    def task_ends(self, state: State) -> State:
+        """The state after the last example of a task, for learners that are told where tasks end. The default: no change."""
+        return state
+
+    def predict_with(self, state: State, support: Examples, x: Tensor) -> Tensor:
+        """`predict` with labelled examples at hand, all of them valid. The default learns them in a copy of the state.
+
+        Raises:
+            UserError: the support is empty.
+        """
+        check_support(support)
+        return self.predict(self.learn(state, support), x)
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
         """The loss on the queries, in eval mode always after the whole stream. All inputs are encoded in one batch."""
@@ -127,3 +220,9 @@ def task_parts(stream: Examples) -> Iterator[slice]:
 def state_bytes(state: State) -> int:
     """Bytes of the state of one episode."""
     return sum(t[0].numel() * t.element_size() for t in pytree.tree_leaves(state))
+
+
+def check_support(support: Examples) -> None:
+    """Raises `UserError` where a support set is empty."""
+    if not len(support):
+        raise UserError("The support set is empty: give one labelled example of the task or more.")

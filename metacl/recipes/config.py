@@ -1,20 +1,14 @@
-"""The complete configuration of a meta-training run: frozen dataclasses, from which tyro makes the command line."""
+"""Complete configurations: of meta-training, and of following episodes or a stream. Frozen dataclasses, from which tyro makes
+the command lines: the docstring under a field is its help."""
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from episodes import DataConfig, EpisodeShape, UserError
-from episodes.errors import at_least
-from metacl.learners import LEARNERS
-
-L = TypeVar("L")
-"""The configuration of a learner."""
+from episodes import DataConfig, EpisodeShape, Schedule, StreamConfig, UserError
+from episodes.errors import above_zero, at_least
+from metacl.evaluation.questions import EPISODES, Questions
 
 
 @dataclass(frozen=True)
@@ -26,11 +20,13 @@ class OptimiserConfig:
     schedule: Literal["cosine", "halving"] = "cosine"
     """`cosine`: down to 1 % at the last step. `halving`: halved every `halve_every` steps, as published."""
     halve_every: int = 10_000
+    """Steps between two halvings of the rate, where the schedule is `halving`."""
     warmup: int = 100
     """Steps over which the rate rises from zero."""
     clip: float = 1.0
     """Largest norm of the meta-gradient; 0 leaves it as it is."""
     weight_decay: float = 0.3
+    """Decoupled weight decay of AdamW: each step takes rate * weight_decay of every weight."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "optimiser.", "halve_every")
@@ -44,21 +40,21 @@ class ValidationConfig:
     every: int = 100
     """Steps between two meta-validations; each also writes a checkpoint."""
     episodes: int = 128
-    """The same episodes each time."""
+    """Episodes of a meta-validation; they are the same each time."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "validation.", "every", "episodes")
 
 
 @dataclass(frozen=True)
-class TrainConfig(Generic[L]):
+class TrainConfig:
     """Everything that a meta-training run depends on."""
 
     data: DataConfig
     learner_name: tyro.conf.Suppress[str]
-    """A name of `metacl.learners.LEARNERS`."""
-    learner: L
-    """The configuration of that learner."""
+    """A name of the table of learners."""
+    learner: Any
+    """The configuration of that learner, a `LearnerConfig`."""
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -68,8 +64,8 @@ class TrainConfig(Generic[L]):
     """Steps over which streams grow from two tasks to all of them: a way off the plateau before in-context learning."""
     batch_size: int = 16
     """Episodes in a step (B), shared among the processes."""
-    seed: int = 0
-    """Of the episodes, the initial weights and dropout."""
+    seed: tyro.conf.Suppress[int] = 0
+    """The seed of the episodes, the initial weights and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
     workers: int | None = None
@@ -80,34 +76,90 @@ class TrainConfig(Generic[L]):
         at_least(0, self, "", "workers", "curriculum")
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """Plain JSON values, all fields, nested."""
-    return dataclasses.asdict(config)
+@dataclass(frozen=True)
+class EpisodesConfig:
+    """Everything that the results of a learner on held-out episodes depend on."""
+
+    data: DataConfig
+    learner_name: tyro.conf.Suppress[str]
+    """A name of the table of learners."""
+    learner: Any
+    """The configuration of that learner, a `LearnerConfig`."""
+    rates: tuple[float, ...]
+    """Learning rates, of which the best on meta-validation episodes is taken, for each length of stream."""
+    run: tyro.conf.Suppress[str | None] = None
+    """The folder of the meta-trained learner; None: it is not meta-trained."""
+    tasks: tuple[int, ...] = (5,)
+    """Lengths of the streams, in tasks; also other ones than were trained on."""
+    shots: int = 5
+    """Stream examples of each task."""
+    queries: int = 5
+    """Held-out examples of each task."""
+    vocabulary: tyro.conf.Suppress[int] = 64
+    """Label symbols that the learner knows."""
+    questions: Annotated[Questions, tyro.conf.arg(name="")] = EPISODES
+    episodes: int = 1024
+    """Held-out episodes of each length."""
+    rate_episodes: int = 32
+    """Meta-validation episodes on which a learning rate is chosen."""
+    batch_size: int = 16
+    """Episodes that are learnt at the same time."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the held-out episodes and of what a learner draws, one evaluation for each."""
+    split: Literal["test", "validation", "train"] = "test"
+    """The meta-split whose classes make the episodes."""
+    checkpoint: int | None = None
+    """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "", "shots", "queries", "episodes", "rate_episodes", "batch_size")
+        check_seeds(self.seeds)
+        above_zero("--rates", *self.rates)
+        if not self.tasks or min(self.tasks) < 1:
+            raise UserError("--tasks needs at least one length, each from 1.")
+
+    def shape(self, tasks: int) -> EpisodeShape:
+        return EpisodeShape(tasks, self.shots, self.queries, self.vocabulary)
 
 
-def from_json(values: dict[str, Any], where: Path) -> TrainConfig:
-    """The configuration that `to_json` wrote.
+@dataclass(frozen=True)
+class StreamRunConfig:
+    """Everything that the results of a learner along a stream depend on."""
 
-    Raises:
-        UserError: fields are missing or unknown; `where` says in which file.
-    """
-    try:
-        learner = LEARNERS[values["learner_name"]]
-        return built(TrainConfig, values | {"learner": built(learner, values["learner"])})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is not a configuration of this version of metacl: {error!r}.") from error
+    stream: StreamConfig
+    learner_name: tyro.conf.Suppress[str]
+    """A name of the table of learners."""
+    learner: Any
+    """The configuration of that learner, a `LearnerConfig`."""
+    rates: tuple[float, ...]
+    """Learning rates, of which the best by prequential loss on another stream is taken. None given: the learner's own."""
+    run: tyro.conf.Suppress[str | None] = None
+    """The folder of the meta-trained learner; None: it is not meta-trained."""
+    tasks: int = 100
+    """Tasks of the stream that are followed."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the streams, one learner for each, side by side."""
+    sweep_tasks: int = 10
+    """Tasks of the stream on which a learning rate is chosen; its second half counts."""
+    questions: Annotated[Questions, tyro.conf.arg(name="")] = field(default_factory=Questions)
+    schedule: tyro.conf.Suppress[Schedule] = field(default_factory=Schedule)
+    """What of the stream arrives together."""
+    save_every: int = 10
+    """Tasks between two checkpoints."""
+    checkpoint: int | None = None
+    """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "", "tasks", "sweep_tasks", "save_every")
+        check_seeds(self.seeds)
+        above_zero("--rates", *self.rates)
 
 
-def built(kind: Any, value: Any) -> Any:
-    """`value` of a JSON file as `kind`: dataclasses from dictionaries, tuples from lists."""
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        if missing := {field.name for field in dataclasses.fields(kind)} - value.keys():
-            raise KeyError(", ".join(sorted(missing)))
-        hints = typing.get_type_hints(kind)
-        make: Any = kind
-        return make(**{name: built(hints[name], inner) for name, inner in value.items()})
-    if typing.get_origin(kind) is tuple:
-        return tuple(value)
-    if isinstance(kind, types.UnionType) and isinstance(value, list):
-        return tuple(value)
-    return value
+FollowConfig = EpisodesConfig | StreamRunConfig
+"""What `evaluate.py` is about."""
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Raises `UserError` where there is none, one is twice there, or one is negative."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds needs one number or more, from 0, each once, not {' '.join(map(str, seeds))}.")

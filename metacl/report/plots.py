@@ -1,44 +1,134 @@
-"""Pictures of an evaluation, as PNG files."""
+"""Results as pictures, PNG files."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from metacl.evaluation.episodes import Evaluation
+from metacl.evaluation.result import Result
+from metacl.report.figures import figure, plain
+
+Panel = Mapping[str, dict[str, Any]]
+"""A curve for each name: `tasks`, `mean` and `std`, as in a result."""
 
 
-def plot_positions(evaluation: Evaluation, path: Path, title: str) -> None:
-    """The score of each task by its place in the stream, just after it was learnt and at the end, with 95 % bands."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    place = np.arange(1, evaluation.shape.tasks + 1)
-    curves = zip(*evaluation.by_position(), strict=True)
-    for words, estimates in zip(("just after the task", "after the whole stream"), curves, strict=True):
-        mean, half = (np.array([getattr(e, part) for e in estimates]) for part in ("mean", "half_width"))
-        (line,) = axes.plot(place, mean, marker="o", markersize=3, label=words)
-        axes.fill_between(place, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(xlabel="task, by its place in the stream", ylabel=_score(evaluation), title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def draw(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
+    """All pictures of one learner's results, or of several beside each other; the files."""
+    learners = list(dict.fromkeys(result.learner for result in results))
+    return _of_one(results, folder, title) if len(learners) == 1 else _of_several(results, folder, title)
+
+
+def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
+    files = []
+    for result in results:
+        about, words = file_words(result, results), f"{title}, {result.tasks} tasks x {result.shots} shots"
+        if result.positions:
+            files += [folder / f"positions-{about}.png", folder / f"matrix-{about}.png"]
+            plot_positions({"": result}, files[-2], words)
+            plot_matrix(result, files[-1], words)
+        scores = {name: curve for name, curve in result.curves.items() if not name.startswith("diagnostics")}
+        for measure in dict.fromkeys(name.rsplit(" ", 1)[1] for name in scores):
+            own = {name.removesuffix(f" {measure}"): curve for name, curve in scores.items() if name.endswith(f" {measure}")}
+            files.append(folder / (f"{measure}.png" if result.rows == "seeds" else f"{measure}-{about}.png"))
+            plot_curves({measure: own}, result.block, files[-1], title)
+        if measured := {name.split(" ", 1)[1]: {"": c} for name, c in result.curves.items() if name not in scores}:
+            files.append(folder / "diagnostics.png")
+            plot_curves(measured, result.block, files[-1], title)
+    return files
+
+
+def _of_several(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
+    """The end of the stream by place, for each length; and a panel for each curve."""
+    files = []
+    for tasks in dict.fromkeys(result.tasks for result in results if result.positions):
+        own = {_with_seed(result, results): result for result in results if result.tasks == tasks}
+        files.append(folder / f"positions-{tasks}-tasks.png")
+        plot_positions(own, files[-1], f"{title}, {tasks} tasks")
+    names = dict.fromkeys(name for result in results for name in result.curves)
+    panels = {name: {r.learner: r.curves[name] for r in results if name in r.curves} for name in names}
+    if panels:
+        files.append(folder / "learners.png")
+        plot_curves(panels, results[0].block, files[-1], title)
+    return files
+
+
+def file_words(result: Result, results: Sequence[Result]) -> str:
+    """What tells one picture from those of the other results: the length, and the seed where there are several."""
+    seeds = [f"-seed-{seed}" for seed in (result.run_seed, result.seed) if seed is not None]
+    several = len({(own.run_seed, own.seed) for own in results}) > 1
+    return f"{result.tasks}-tasks{''.join(seeds) if several else ''}"
+
+
+def _with_seed(result: Result, results: Sequence[Result]) -> str:
+    several = sum(own.learner == result.learner and own.tasks == result.tasks for own in results) > 1
+    return f"{result.learner}, seed {result.seed}" if several else result.learner
+
+
+def plot_positions(results: Mapping[str, Result], path: Path, title: str) -> None:
+    """The score of each task by its place in the stream, with 95 % bands: of one learner just after the task and at the end,
+    of several at the end."""
+    picture = figure(6, 3.6)
+    axes = picture.subplots()
+    for name, result in results.items():
+        whens = ("just after", "at the end") if len(results) == 1 else ("at the end",)
+        for when, words in zip(whens, ("just after the task", "after the whole stream") if not name else (name,), strict=True):
+            found, place = result.positions[when], np.arange(1, result.tasks + 1)
+            mean, half = (np.array([np.nan if v[part] is None else v[part] for v in found]) for part in ("mean", "half_width"))
+            (line,) = axes.plot(place, mean, marker="o", markersize=3, label=words)
+            axes.fill_between(place, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="task, by its place in the stream", ylabel=_score(next(iter(results.values()))), title=plain(title))
+    _whole_numbers(axes.xaxis)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    picture.savefig(path, dpi=150)
 
 
-def plot_matrix(evaluation: Evaluation, path: Path, title: str) -> None:
+def plot_matrix(result: Result, path: Path, title: str) -> None:
     """The score on each task (across) after each task (down) as a heat map."""
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    T = evaluation.shape.tasks
-    least, most = (0.0, 1.0) if evaluation.classification else (None, None)
-    matrix_TT = np.ma.masked_invalid(evaluation.scores_ETT.mean(0).numpy())
+    picture = figure(5, 4.2)
+    axes, T = picture.subplots(), result.tasks
+    least, most = (0.0, 1.0) if result.score == "accuracy" else (None, None)
+    matrix_TT = np.ma.masked_invalid(np.array(result.matrix, dtype=float))
     image = axes.imshow(matrix_TT, extent=(0.5, T + 0.5, T + 0.5, 0.5), cmap="viridis", vmin=least, vmax=most)
-    axes.set(xlabel="score on task", ylabel="after learning task", title=title)
+    axes.set(xlabel="score on task", ylabel="after learning task", title=plain(title))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, label=_score(evaluation))
-    figure.savefig(path, dpi=150)
+        _whole_numbers(axis)
+    picture.colorbar(image, label=_score(result))
+    picture.savefig(path, dpi=150)
 
 
-def _score(evaluation: Evaluation) -> str:
-    return "accuracy" if evaluation.classification else "mean squared error"
+def plot_curves(panels: Mapping[str, Panel], block: int, path: Path, title: str) -> None:
+    """A panel for each measure: means over rows, smoothed over a block of tasks, with bands of one standard deviation.
+
+    A name has the same colour in all panels.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    picture = figure(7, 4) if columns == 1 else figure(4 * columns, 2.6 * rows)
+    picture.suptitle(plain(title))
+    every = picture.subplots(rows, columns, squeeze=False).flatten()
+    names = list(dict.fromkeys(name for own in panels.values() for name in own))
+    lines = {}
+    for axes in every[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (measure, own) in zip(every, panels.items(), strict=False):
+        for name, curve in own.items():
+            place = np.array(curve["tasks"]) + 1
+            mean, spread = (np.array(curve[part], dtype=float) for part in ("mean", "std"))
+            colour = f"C{names.index(name)}"
+            (lines[name],) = axes.plot(place, mean, color=colour)
+            axes.fill_between(place, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel=f"tasks (mean over {block})" if block > 1 else "tasks", ylabel=measure)
+        if measure.endswith("loss") and all((np.array(c["mean"], dtype=float) > 0).all() for c in own.values()):
+            axes.set_yscale("log")
+    if any(names):
+        picture.legend(lines.values(), lines, loc="outside lower center", ncols=4, fontsize="small")
+    picture.savefig(path, dpi=150)
+
+
+def _score(result: Result) -> str:
+    return "accuracy" if result.score == "accuracy" else "mean squared error"
+
+
+def _whole_numbers(axis: Any) -> None:
+    axis.get_major_locator().set_params(integer=True)

@@ -1,70 +1,39 @@
-"""The results of an evaluation: a table on the screen, a JSON file and two plots for each length of stream."""
+"""The results of an evaluation, of any kind: results.json first, then the table on the screen, then the pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from episodes import EpisodeGenerator
-from metacl.evaluation.episodes import Evaluation, evaluate
-from metacl.evaluation.metrics import Estimate
-from metacl.learners import Learner
-from metacl.report.display import bar
-from metacl.report.plots import plot_matrix, plot_positions
-from metacl.runs.folder import write_json
-
-COLUMNS = {
-    "final": "at the end",
-    "learned": "just after\nits task",
-    "forgetting": "forgetting",
-    "backward_transfer": "backward\ntransfer",
-}
+from metacl.evaluation.result import Result
+from metacl.report.display import console, say
+from metacl.report.plots import draw
+from metacl.report.tables import cost_in_words, tables
+from metacl.runs.files import read_json, write_json
 
 
-def result_table(evaluations: list[Evaluation], title: str) -> Table:
-    """A row for each length of stream; means over episodes with 95 % confidence intervals."""
-    classification, episodes = evaluations[0].classification, len(evaluations[0].scores_ETT)
-    score = "accuracy in %" if classification else "mean squared error"
-    caption = f"{score}, mean over {episodes} episodes ± half of the 95 % confidence interval"
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for words in ("tasks\nx shots", *COLUMNS.values(), "state"):
-        table.add_column(words, justify="right", no_wrap=True)
-    for evaluation in evaluations:
-        measures, shape = evaluation.measures, evaluation.shape
-        cells = [_cell(measures[name], classification) if name in measures else "-" for name in COLUMNS]
-        table.add_row(f"{shape.tasks} x {shape.shots}", *cells, _bytes(evaluation.state_bytes))
-    return table
+def write_results(results: Sequence[Result], about: dict[str, Any], folder: Path, title: str) -> None:
+    """Writes results.json, and only then shows the tables and draws the pictures: what fails there loses nothing.
 
-
-def watched(learner: Learner, generator: EpisodeGenerator, episodes: int, batch_size: int) -> Evaluation:
-    """`evaluate` on the device of the learner, with progress and the time left on the screen."""
-    with bar(f"{generator.shape.tasks} tasks") as progress:
-        task = progress.add_task("", total=episodes, now="episodes")
-        device = next(learner.parameters()).device
-        return evaluate(learner, generator, episodes, batch_size, device, lambda done: progress.update(task, completed=done))
-
-
-def write_results(evaluations: list[Evaluation], about: dict[str, Any], folder: Path, title: str) -> list[Path]:
-    """Writes results.json and the plots into `folder`; returns the files."""
+    Arguments:
+        about: what stands beside the results: configuration, environment, fingerprints.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "results.json"]
-    write_json(files[0], about | {"results": [evaluation.to_json() for evaluation in evaluations]})
-    for evaluation in evaluations:
-        tasks = evaluation.shape.tasks
-        for name, plot in (("positions", plot_positions), ("matrix", plot_matrix)):
-            files.append(folder / f"{name}-{tasks}-tasks.png")
-            plot(evaluation, files[-1], f"{title}, {tasks} tasks x {evaluation.shape.shots} shots")
-    return files
+    path = folder / "results.json"
+    write_json(path, about | {"results": [result.to_json() for result in results]})
+    show(results, title)
+    files = [path, *draw(results, folder, title)]
+    say("Written: " + ", ".join(str(file) for file in files))
 
 
-def _cell(value: Estimate, classification: bool) -> str:
-    return (
-        f"{100 * value.mean:.1f} ± {100 * value.half_width:.1f}"
-        if classification
-        else f"{value.mean:.4f} ± {value.half_width:.4f}"
-    )
+def show(results: Sequence[Result], title: str) -> None:
+    """The tables on the screen."""
+    for table in tables(results, title):
+        console.print(table)
+    for result in results:
+        if words := cost_in_words(result):
+            say(f"{result.learner}: {words}")
 
 
-def _bytes(size: int) -> str:
-    return f"{size / 1024:.1f} KiB" if size < 1024**2 else f"{size / 1024**2:.1f} MiB"
+def read_results(folder: Path) -> list[Result]:
+    """The results that `write_results` left in a folder."""
+    return [Result(**values) for values in read_json(folder / "results.json")["results"]]

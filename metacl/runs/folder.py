@@ -1,12 +1,11 @@
-"""A run on disk: a folder with everything that evaluation, resuming and reporting need. Safetensors and JSON, no pickle.
+"""A meta-training run on disk: a folder with everything that evaluation, resuming and reporting need. Safetensors and JSON, no
+pickle.
 
 config.json  environment.json  metrics.jsonl  best.json  checkpoints/step-00000100/  results/
 """
 
 import hashlib
-import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from episodes import EpisodeSpec, UserError
-from metacl.recipes.config import TrainConfig, from_json, to_json
 from metacl.learners import Learner
+from metacl.recipes.config import TrainConfig
+from metacl.recipes.files import to_json, train_config
+from metacl.runs.files import add_line, must_be_new, read_json, read_lines, write_json, write_lines
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,21 @@ class Run:
     def create(folder: Path, config: TrainConfig, environment: dict[str, Any]) -> "Run":
         """A new run. Never overwrites: raises `UserError` where something is already."""
         must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", to_json(config))
-        write_json(folder / "environment.json", environment)
+        begin(folder, config, environment)
         return Run(folder, config)
 
     @staticmethod
     def open(folder: str | Path) -> "Run":
         """Raises `UserError` where `folder` is no run."""
         folder = Path(folder)
-        path = folder / "config.json"
-        if not path.is_file():
-            raise UserError(f"{folder} is no run: it has no config.json. Give the folder that train.py wrote.")
-        return Run(folder, from_json(read_json(path), path))
+        values = read_config(folder, "train.py")
+        if "rates" in values:
+            raise UserError(f"{folder} is an evaluation, not a meta-training run. Give the folder that train.py wrote.")
+        return Run(folder, train_config(values, folder / "config.json"))
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        add_line(self.folder / "metrics.jsonl", record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl."""
@@ -139,32 +137,19 @@ class Run:
         return f"Remove it to use the one of step {others[-1]}." if others else "There is no other one in this run."
 
 
-def must_be_new(folder: Path, advice: str) -> None:
-    """Raises `UserError` where something is in the folder already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not overwritten. {advice}")
+def begin(folder: Path, config: Any, environment: dict[str, Any]) -> None:
+    """Makes a run folder of any kind: its configuration, and where it is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_json(config))
+    write_json(folder / "environment.json", environment)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file with one on each line; the last, where a killed process cut it off, is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """All of them, or none."""
-    _write(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_json(path: Path, values: Any) -> None:
-    _write(path, json.dumps(values, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): it is damaged, or not of this project.") from error
+def read_config(folder: Path, script: str) -> dict[str, Any]:
+    """The values of config.json. Raises `UserError` where `folder` is no run; `script` is what should have made it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no run: it has no config.json. Give the folder that {script} wrote.")
+    return read_json(path)
 
 
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
@@ -204,9 +189,3 @@ def _digests(folder: Path) -> dict[str, str]:
         path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         for path in sorted(folder.glob("*.safetensors"))
     }
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

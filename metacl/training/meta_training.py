@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from episodes import Benchmark, EpisodeGenerator, UserError
+from metacl.evaluation.episodes import validate
 from metacl.learners import Learner
 from metacl.recipes.config import OptimiserConfig, TrainConfig
 from metacl.report.display import TrainingDisplay
@@ -161,24 +162,6 @@ class _Loop:
         if self.accelerator.num_processes == 1:
             return stop
         return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.accelerator.device)) > 0)
-
-
-@torch.no_grad()
-def validate(
-    learner: Learner, generator: EpisodeGenerator, episodes: int, batch_size: int, accelerator: Accelerator
-) -> dict[str, float]:
-    """The learner's mean loss and score over the first `episodes` episodes."""
-    was_training = learner.training
-    learner.eval()
-    totals: dict[str, float] = {}
-    for first in range(0, episodes, batch_size):
-        indices = range(first, min(first + batch_size, episodes))
-        with accelerator.autocast():
-            metrics = learner.meta_loss(generator.batch(indices).to(accelerator.device)).metrics
-        for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / episodes
-    learner.train(was_training)
-    return totals
 
 
 def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:

@@ -1,7 +1,7 @@
-"""Kernel regression on the newest examples: what query-only attention is without anything learnt.
+"""Kernel regression on the newest examples: query-only attention in which nothing is learnt.
 
-Nadaraya-Watson: answer = sum_j w_j y_j / sum_j w_j with w_j = exp(-rate |x - x_j|^2) over the support; kNN: over the k nearest
-of it (Bekal et al. 2025, eq. 7-9).
+Nadaraya-Watson: answer = sum_j w_j y_j / sum_j w_j with w_j = exp(-rate |x - x_j|^2), over the support. kNN: the same over
+the k nearest of the support (Bekal et al. 2025, eq. 7-9).
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from metacl.learners.trained.online_state import Memory, OnlineConfig, OnlineSta
 from metacl.nets.scratch import Weights
 
 RARE = 1e-6
-"""The share of a label that no neighbour has."""
+"""Share that a label has at least, so that its logarithm is finite where no neighbour has that label."""
 
 
 @dataclass(frozen=True)
 class KernelConfig(OnlineConfig):
-    """Weighted neighbours among the newest examples. Nothing is trained: `rate` is that of the kernel."""
+    """Weighted neighbours among the newest examples. Nothing is trained: `rate` belongs to the kernel."""
 
     rate: float = 1.0
-    """Inverse squared width of the kernel, in the units of the inputs (images count from 0 to 1)."""
+    """Inverse of the squared width of the kernel, in the units of the inputs (images count from 0 to 1)."""
     support: int = 100
-    """Newest examples that are kept."""
+    """Newest examples, which are kept and answer."""
     nearest: int = 0
-    """k of kNN. 0: all of the support."""
+    """Nearest examples that answer (k of kNN). 0: all that are kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +42,7 @@ class KernelConfig(OnlineConfig):
 
 
 class Width(nn.Module):
-    """The one parameter."""
+    """The kernel: its one parameter is the inverse of its squared width."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -50,7 +50,9 @@ class Width(nn.Module):
 
 
 class Kernel(OnlineLearner):
-    """Answers from its support; logits are logarithms of the shares of the labels."""
+    """Answers from its support. The logit of a label is the logarithm of its share."""
+
+    config: KernelConfig
 
     trains = False
 
@@ -61,8 +63,8 @@ class Kernel(OnlineLearner):
     def make(self) -> Width:
         return Width(self.config.rate)
 
-    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None) -> OnlineState:
-        state = super().start(seeds, rates)
+    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> OnlineState:
+        state = super().start(seeds, rates, alike)
         return state._replace(weights={"inverse": state.rate[:, None]})
 
     def remember(self, flat_BP: Tensor) -> Memory:
@@ -88,13 +90,13 @@ class Kernel(OnlineLearner):
 
 
 def squared_distances(x_BMD: Tensor, near_BND: Tensor) -> Tensor:
-    """(B, M, N), not below 0."""
+    """(B, M, N): |x_m - near_n|^2, not below 0."""
     squares_BMN = x_BMD.square().sum(2)[:, :, None] + near_BND.square().sum(2)[:, None]
     return (squares_BMN - 2 * x_BMD @ near_BND.mT).clamp_min(0)
 
 
 def weighted(scores_BMN: Tensor, y_BNF: Tensor, filled_BN: Tensor | None = None) -> Tensor:
-    """(B, M, F): the mean of y with weights exp(score), over the filled places; zeros where none is."""
+    """(B, M, F): the mean of y (B, N, F) over the filled places, with weights exp(score); zeros where none is filled."""
     if filled_BN is None:
         return scores_BMN.softmax(2) @ y_BNF
     nobody_B11 = ~filled_BN.any(1)[:, None, None]
@@ -103,7 +105,7 @@ def weighted(scores_BMN: Tensor, y_BNF: Tensor, filled_BN: Tensor | None = None)
 
 
 def nearest_only(scores_BMN: Tensor, filled_BN: Tensor, number: int) -> Tensor:
-    """Scores that are not among the `number` highest of a query (ties are) become -inf."""
+    """(B, M, N): scores below the `number` highest of a query become -inf. Where scores are equal, more than `number` stay."""
     scores_BMN = scores_BMN.masked_fill(~filled_BN[:, None], -torch.inf)
     return scores_BMN.masked_fill(
         scores_BMN < scores_BMN.topk(min(number, scores_BMN.shape[2]), dim=2).values[..., -1:], -torch.inf

@@ -1,7 +1,10 @@
-"""Networks trained online by backpropagation, as they are and with the usual remedies for the loss of plasticity."""
+"""Networks trained online by backpropagation, as they are and with the usual remedies for the loss of plasticity.
+
+`online` (finetune.py) is nearly `bp`: SGD in place of Adam, one example a step, and the encoder of meta-trained learners.
+"""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,42 +12,46 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
+from metacl.learners.protocol import check_support
 from metacl.learners.similarity.kernels import RARE, nearest_only, squared_distances, weighted
-from metacl.learners.trained.online import OnlineLearner, check_support
+from metacl.learners.trained.online import OnlineLearner
 from metacl.learners.trained.online_state import Memory, OnlineConfig, OnlineState, Work, random_numbers
 from metacl.nets.scratch import Weights
 from metacl.nets.side_by_side import NetworkConfig, OnlineNetwork, over_examples
 
 NOISE, CHOICE, ANEW, REPLAY, KEPT, UNITS = range(6)
-"""What random numbers are for."""
+"""Marks of the random numbers that are drawn for one purpose each."""
 
 
 @dataclass(frozen=True)
 class BackpropConfig(OnlineConfig):
-    """A network and Adam. All remedies are off at 0: that is plain backpropagation."""
+    """A network and Adam. With all remedies off (0) it is plain backpropagation."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     l2: float = 0.0
-    """L2 regularisation: l2 * |weights|^2 is added to the loss."""
+    """Strength of L2 regularisation: l2 * |weights|^2 is added to the loss."""
     l2_init: float = 0.0
-    """The same towards the initial weights (Kumar et al. 2023)."""
+    """Strength of regularisation towards the start: l2-init * |weights - initial weights|^2 is added to the loss (Kumar et al.
+    2023)."""
     shrink: float = 0.0
-    """Shrink and perturb (Ash and Adams 2020): after each update weights are multiplied by 1 - shrink ..."""
+    """Share of each weight that is taken away after each update, as in shrink and perturb (Ash and Adams 2020)."""
     perturb: float = 0.0
-    """... and normal noise of this standard deviation is added."""
+    """Standard deviation of the normal noise that is added to each weight after each update, as in shrink and perturb."""
     reinit: bool = False
-    """A new network after each task. It is told where tasks end."""
+    """Take a new network after each task. The learner is told where tasks end."""
     one: bool = False
-    """Of each block one example alone is learnt, of a label drawn uniformly: the budget of query-only attention."""
+    """Learn one example of each block alone, of a label that is drawn uniformly: as many as query-only attention learns."""
     support: int = 0
-    """Labelled examples of an old task that it may use when asked about that task again, as attention does."""
+    """Labelled examples of an old task that may be used when it is asked about again, as attention does. 0: none."""
     use: Literal["tune", "knn"] = "tune"
-    """How: a copy of the weights is trained on them, or the nearest of them in the last hidden layer answer."""
+    """How the `support` examples of an old task are used. `tune`: a copy of the weights is trained on them. `knn`: the nearest
+    of them in the last hidden layer answer."""
     tune_steps: int = 20
-    """Of `tune`: steps of Adam on all of them."""
+    """Steps of Adam that `use tune` takes on all support examples."""
     tune_rate: float = 1e-3
+    """Learning rate of `use tune`."""
     neighbours: int = 5
-    """Of `knn`."""
+    """Neighbours that `use knn` averages."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,14 +66,14 @@ class BackpropConfig(OnlineConfig):
 
 
 class Backprop(OnlineLearner):
-    """weights <- Adam of the gradient on each block, plus what the remedies add."""
+    """One step of Adam on the loss of each block, and what the remedies add to it."""
 
-    config: Any
+    config: BackpropConfig
     network: OnlineNetwork
 
-    def __init__(self, config: Any, spec: EpisodeSpec):
+    def __init__(self, config: BackpropConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
-        self.support, self.needs_tasks = config.support, config.reinit
+        self.support = config.support
         last = f"layers.{self.network.depth}"
         self.last_layer = {f"{last}.weight": ..., f"{last}.bias": ...}
 
@@ -97,19 +104,19 @@ class Backprop(OnlineLearner):
         return answers
 
     def loss_gradient(self, work: Work, x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-        """(B, P) of the loss on one block; the answers (B, N, F) on it, and the activations of each hidden layer."""
+        """(B, P) the gradient of the loss on a block; the answers (B, N, F) to it, and the activations of each hidden layer."""
 
-        def loss(flat_BP: Tensor) -> tuple[Tensor, Any]:
+        def loss(flat_BP: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
             answers, hidden = self.network(self.named(flat_BP), x)
             return self.losses(answers, y).mean(1), (answers, hidden)
 
         return self.gradient(work.flat, loss)
 
     def after(self, work: Work, x: Tensor, y: Tensor, answers: Tensor, hidden: list[Tensor]) -> None:
-        """What a method does after the step of Adam, in place; answers and activations are those before it."""
+        """What a method does after the step of Adam, in place. Answers and activations are from before the step."""
 
     def regularised(self, work: Work, gradient_BP: Tensor) -> Tensor:
-        """With the gradients of the penalties on the weights."""
+        """(B, P): the gradient of the loss plus the gradients of the penalties on the weights."""
         if self.config.l2:
             gradient_BP = gradient_BP + 2 * self.config.l2 * work.flat
         if self.config.l2_init:
@@ -117,6 +124,7 @@ class Backprop(OnlineLearner):
         return gradient_BP
 
     def perturbed(self, work: Work) -> None:
+        """Shrinks and perturbs the weights, in place."""
         if self.config.shrink:
             work.flat *= 1 - self.config.shrink
         if self.config.perturb:
@@ -125,7 +133,7 @@ class Backprop(OnlineLearner):
             work.flat += self.config.perturb * torch.from_numpy(np.stack(rows)).to(work.flat)
 
     def chosen(self, work: Work, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, ...): an example of each block, of a label that is drawn among those in it."""
+        """x, y (B, 1, ...): one example of each block, of a label that is drawn among the labels in it."""
         places = []
         for b in range(len(x)):
             rng = drawn_for(work, b, CHOICE)
@@ -169,8 +177,10 @@ class Backprop(OnlineLearner):
 
 
 def drawn_for(work: Work, b: int, what: int) -> np.random.Generator:
+    """The generator of learner b at this update. `what`: one of the marks NOISE to UNITS."""
     return random_numbers(int(work.key[b]), int(work.seen[b]), what)
 
 
 def _rows(state: OnlineState) -> list[tuple[int, int]]:
+    """The key and the number of examples seen, of each learner."""
     return list(zip(state.key.tolist(), state.seen.tolist(), strict=True))

@@ -15,16 +15,16 @@ from metacl.learners.trained.online_state import Memory, OnlineState, Work
 
 @dataclass(frozen=True)
 class EWCConfig(BackpropConfig):
-    """A quadratic penalty around the weights after each of the last tasks, each weight by how much that task needs it."""
+    """A quadratic penalty that holds each weight where the last tasks left it, by how much each of them needs it."""
 
     stiffness: float = 1e5
-    """lambda: of the penalty stiffness / 2 * sum of F (weights - weights then)^2."""
+    """Strength of the penalty: stiffness / 2 * sum of F (weights - weights then)^2, F the Fisher information (lambda)."""
     tasks: int = 5
-    """Last tasks whose weights are remembered."""
+    """Last tasks whose weights and Fisher information are remembered."""
     fisher_examples: int = 1000
     """Newest examples of a task from which its Fisher information is estimated."""
     fisher_batch: int = 10
-    """Examples whose mean gradient is squared."""
+    """Examples whose gradients are averaged before they are squared into the Fisher information."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,9 +38,7 @@ class EWCConfig(BackpropConfig):
 class EWC(Backprop):
     """loss + stiffness / 2 sum_k sum_i F_ki (w_i - w_ki)^2 over the last tasks k."""
 
-    def __init__(self, config: EWCConfig, spec: EpisodeSpec):
-        super().__init__(config, spec)
-        self.needs_tasks = True
+    config: EWCConfig
 
     def remember(self, flat_BP: Tensor) -> Memory:
         B, P = flat_BP.shape
@@ -59,7 +57,7 @@ class EWC(Backprop):
 
     @torch.no_grad()
     def task_ends(self, state: OnlineState) -> OnlineState:
-        """The weights are remembered with their Fisher information, in place of those of the oldest task."""
+        """The weights and their Fisher information are remembered; those of the oldest task are forgotten."""
         state = super().task_ends(state)
         if not int(state.memory["recent"]["count"].min()):
             return state
@@ -73,7 +71,7 @@ class EWC(Backprop):
         return state._replace(memory=memory)
 
     def fisher(self, state: OnlineState) -> Tensor:
-        """(B, P): mean over batches of the squared gradient of the mean loss, on the newest examples with their labels."""
+        """(B, P): the squared gradient of the mean loss on a batch, averaged over batches of the newest examples."""
         recent = state.memory["recent"]
         kept = min(int(recent["count"].min()), self.config.fisher_examples)
         x, y, _ = newest(recent, kept)

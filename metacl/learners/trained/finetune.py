@@ -1,26 +1,32 @@
-"""Learning without meta-learning: one network, trained from scratch on each stream. What meta-learning is compared with.
+"""One network, trained from scratch on each stream: what meta-learning is compared with.
 
 `online` takes one step for each example, in order; `replay` does so with a few examples of a reservoir beside it; `offline`
 keeps the stream and trains on all of it, in shuffled epochs, from the initial weights.
 
-The B networks of a batch are trained in one computation (torch.func.vmap). Nothing is random once the network is made: order
-and replay are functions of how many examples an episode has seen.
+`online` is nearly `bp` (backprop.py) with SGD in place of Adam and a block of one example, and `replay` is nearly `er`
+(replay.py) with the same changes. What differs: the network has the encoder of the meta-trained learners, with GroupNorm; an
+example of the reservoir weighs 1 / `replayed`; and nothing is random once the network is made, since order and replay are
+functions of how many examples a stream has had.
+
+The B networks of a batch are trained in one computation (torch.func.vmap).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from episodes import EpisodeSpec, Examples, UserError
+from episodes import EpisodeSpec, Examples, Part
 from episodes.errors import above_zero, at_least
+from metacl.learners.losses import example_losses
 from metacl.learners.lots import lots, shuffled
-from metacl.learners.protocol import DivergedError, Learner
+from metacl.learners.protocol import DivergedError, Learner, Told
 from metacl.learners.trained.adam import adam_
+from metacl.learners.trained.online import check_rates
 from metacl.nets.encoders import EncoderConfig
 from metacl.nets.scratch import Network, Weights
 
@@ -31,30 +37,27 @@ class FinetuneConfig:
 
     mode: Literal["online", "offline", "replay"] = "online"
     """`online`: one pass, one example at a time. `replay`: with examples of a buffer. `offline`: epochs over all so far."""
-    rates: tuple[float, ...] = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1)
-    """Learning rates, of which evaluate.py takes the best on meta-validation episodes; a single one is taken as it is."""
+    rate: float = 1e-2
+    """Learning rate of the optimiser."""
     optimiser: Literal["adam", "sgd"] = "sgd"
     """Five steps in a new direction do not turn Adam's running means around: for one pass SGD is better."""
     width: int = 128
     """D, features before the last layer."""
     epochs: int = 20
-    """Of `offline`: passes over the stream."""
+    """Passes that `offline` makes over the whole stream so far."""
     batch_size: int = 16
-    """Of `offline`: examples in a step."""
+    """Examples in a step of `offline`."""
     buffer: int = 50
-    """Of `replay`: examples that are kept, a uniform sample of all so far."""
+    """Examples that `replay` keeps, a uniform sample of all so far."""
     replayed: int = 8
-    """Of `replay`: examples of the buffer in each step, beside the new one."""
+    """Kept examples in each step of `replay`, beside the new one."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.", "width", "epochs", "batch_size", "buffer", "replayed")
-        if not self.rates:
-            raise UserError("learner.rates needs one learning rate or more.")
-        above_zero("learner.rates", *self.rates)
+        above_zero("learner.rate", self.rate)
 
     def build(self, spec: EpisodeSpec) -> "Finetune":
-        """With the first of the rates."""
         return Finetune(self, spec)
 
 
@@ -64,6 +67,8 @@ class FinetuneState(NamedTuple):
     weights: Weights
     moments: tuple[Weights, ...]
     """Adam's running means of the gradient and of its square; nothing of them is kept for SGD and `offline`."""
+    rate: Tensor
+    """(B,) learning rates."""
     seen: Tensor
     """(B,) int64, valid examples so far."""
     x: Tensor
@@ -71,15 +76,21 @@ class FinetuneState(NamedTuple):
     y: Tensor
     kept: Tensor
     """(B, R) bool, where there is one."""
+    drawn: Tensor
+    """(B,) int64, the seeds of the initial weights, which `offline` starts from again; -1: the module's own."""
 
 
 class Finetune(Learner):
-    """The meta-parameters are the initial weights; every stream starts from them, and they are never meta-trained."""
+    """The module's parameters are the initial weights of `init_state`; `start` draws others for each seed."""
+
+    encodes = False
+    has_rate = True
+    trains = True
 
     def __init__(self, config: FinetuneConfig, spec: EpisodeSpec):
         super().__init__(spec)
-        self.config, self.rate = config, config.rates[0]
-        self.network = Network(config.encoder, spec, config.width)
+        self.config = config
+        self.network = self._make()
         self.constant_state = config.mode != "offline"
 
     def encode(self, x: Tensor) -> Tensor:
@@ -87,15 +98,54 @@ class Finetune(Learner):
         return x
 
     def init_state(self, batch_size: int) -> FinetuneState:
-        spec, some = self.spec, next(self.parameters())
-        weights = {name: p.expand(batch_size, *p.shape) for name, p in self.network.named_parameters()}
+        return self._fresh([-1] * batch_size, [self.config.rate] * batch_size)
+
+    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> FinetuneState:
+        rates = [self.config.rate] * len(seeds) if rates is None else rates
+        check_rates(seeds, rates)
+        return self._fresh([-1] * len(seeds) if alike else seeds, rates)
+
+    def learn_task(
+        self, state: FinetuneState, train: Part | Examples, block: int = 1, asked: int | None = 0, told: Told | None = None
+    ) -> FinetuneState:
+        """`offline` trains once a task: what is asked of the task is answered before any of it is learnt."""
+        if self.config.mode != "offline":
+            return super().learn_task(state, train, block, asked, told)
+        examples = train[0 : len(train)]
+        if told is not None and asked != 0 and len(examples):
+            place_N = torch.arange(len(examples), device=examples.x.device) % block
+            first = examples if asked is None else examples[place_N < asked]
+            with torch.no_grad():
+                told(first, self.predict(state, first.x))
+        with torch.no_grad():
+            return self.learn(state, examples)
+
+    def _make(self) -> Network:
+        return Network(self.config.encoder, self.spec, self.config.width)
+
+    def _initial(self, drawn: Sequence[int]) -> Weights:
+        """The initial weights of each row: a function of its seed, or at -1 the module's own."""
+        own = dict(self.network.named_parameters())
+        if all(seed == -1 for seed in drawn):
+            return {name: p.expand(len(drawn), *p.shape) for name, p in own.items()}
+        rows = []
+        for seed in drawn:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                rows.append(own if seed == -1 else dict(self._make().named_parameters()))
+        return {name: torch.stack([row[name].detach().to(p) for row in rows]) for name, p in own.items()}
+
+    def _fresh(self, drawn: Sequence[int], rates: Sequence[float]) -> FinetuneState:
+        """Before the first example."""
+        spec, some, weights = self.spec, next(self.parameters()), self._initial(drawn)
         adam = self.config.optimiser == "adam" and self.config.mode != "offline"
         moments = tuple({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2 * adam))
-        shape = batch_size, self.config.buffer if self.config.mode == "replay" else 0
+        shape = len(rates), self.config.buffer if self.config.mode == "replay" else 0
         x = some.new_zeros(*shape, *spec.x_shape, dtype=torch.uint8 if spec.x_kind == "image" else some.dtype)
         y = some.new_zeros(*shape, *spec.y_shape, dtype=torch.int64 if spec.classification else some.dtype)
         kept = torch.zeros(shape, dtype=torch.bool, device=some.device)
-        return FinetuneState(weights, moments, kept.new_zeros(batch_size, dtype=torch.int64), x, y, kept)
+        seeds = torch.tensor(drawn, dtype=torch.int64, device=some.device)
+        return FinetuneState(weights, moments, some.new_tensor(rates), torch.zeros_like(seeds), x, y, kept, seeds)
 
     def learn_features(self, state: FinetuneState, z_BND: Tensor, examples: Examples) -> FinetuneState:
         """In the backward pass the steps count as constants, added to the initial weights."""
@@ -122,11 +172,11 @@ class Finetune(Learner):
             if self.config.mode == "replay":
                 parts.append(self._replayed(state, valid_BN[:, n]))
             batch = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-            good.append(self._step(state.weights, state.moments, seen_B, *batch))
+            good.append(self._step(state.weights, state.moments, state.rate, seen_B, *batch))
             if self.config.mode == "replay":
                 self._keep(state, x[:, n], y[:, n], valid_BN[:, n])
             seen_B += valid_BN[:, n]
-        self._check(state.weights, good)
+        self._check(state, good)
         return state
 
     def _replayed(self, state: FinetuneState, valid_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +201,7 @@ class Finetune(Learner):
         """Shuffled epochs over the whole stream so far, from the initial weights."""
         x, y = torch.cat([state.x, x], 1), torch.cat([state.y, y], 1)
         kept_BN = torch.cat([state.kept, valid_BN], 1)
-        fresh = pytree.tree_map(torch.clone, self.init_state(len(x)).weights)
+        fresh = {name: w.detach().clone() for name, w in self._initial(state.drawn.tolist()).items()}
         moments = tuple(pytree.tree_map(torch.zeros_like, fresh) for _ in range(2 * (self.config.optimiser == "adam")))
         seen_B, most, good = kept_BN.sum(1), int(kept_BN.sum(1).max()), []
         steps_B = torch.zeros_like(seen_B)
@@ -161,13 +211,21 @@ class Finetune(Learner):
             for first in range(0, most, self.config.batch_size):
                 index = order_BN[:, first : min(first + self.config.batch_size, most)]
                 use = torch.arange(first, first + index.shape[1], device=x.device) < seen_B[:, None]
-                good.append(self._step(fresh, moments, steps_B, x[row, index], y[row, index], use))
+                good.append(self._step(fresh, moments, state.rate, steps_B, x[row, index], y[row, index], use))
                 steps_B += use.any(1)
-        self._check(fresh, good)
-        return FinetuneState(fresh, (), seen_B, x, y, kept_BN)
+        new = FinetuneState(fresh, (), state.rate, seen_B, x, y, kept_BN, state.drawn)
+        self._check(new, good)
+        return new
 
     def _step(
-        self, weights: Weights, moments: tuple[Weights, ...], before_B: Tensor, x: Tensor, y: Tensor, weight: Tensor
+        self,
+        weights: Weights,
+        moments: tuple[Weights, ...],
+        rate_B: Tensor,
+        before_B: Tensor,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
     ) -> Tensor:
         """One step on n examples, in place; an episode in which none has a weight stays as it is.
 
@@ -182,10 +240,10 @@ class Finetune(Learner):
         idle = (~weight.any(1)).nonzero()[:, 0]
         before = [{name: w[idle] for name, w in part.items()} for part in [weights, *moments]] if len(idle) else []
         if moments:
-            adam_(weights, moments, gradients, before_B + 1, self.rate)
+            adam_(weights, moments, gradients, before_B + 1, rate_B)
         else:
             for name, gradient in gradients.items():
-                weights[name] -= self.rate * gradient
+                weights[name] -= rate_B.view(-1, *[1] * (gradient.ndim - 1)) * gradient
         for part, old in zip([weights, *moments], before, strict=False):
             for name, rows in old.items():
                 part[name][idle] = rows
@@ -193,22 +251,19 @@ class Finetune(Learner):
 
     def _loss(self, weights: Weights, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Mean over the examples of one episode, each with its weight."""
-        answer = functional_call(self.network, weights, x)
-        if self.spec.classification:
-            loss = F.cross_entropy(answer, y, reduction="none")
-        else:
-            loss = (answer - y.flatten(1)).square().mean(1)
+        loss = example_losses(functional_call(self.network, weights, x), y, self.spec)
         return (loss * weight).sum() / weight.sum().clamp_min(1)
 
     def _scaled(self, x: Tensor) -> Tensor:
         x = x.to(self.network.answer.weight.dtype)
         return x / 127.5 - 1 if self.spec.x_kind == "image" else x.flatten(2)
 
-    def _check(self, weights: Weights, good: list[Tensor]) -> None:
+    def _check(self, state: FinetuneState, good: list[Tensor]) -> None:
         bad = (~torch.stack(good)).any(1).nonzero() if good else torch.zeros(0)
-        if len(bad) or not all(w.isfinite().all() for w in weights.values()):
+        if len(bad) or not all(w.isfinite().all() for w in state.weights.values()):
             step = int(bad[0]) + 1 if len(bad) else len(good)
+            rates = ", ".join(f"{rate:g}" for rate in sorted(set(state.rate.tolist())))
             raise DivergedError(
-                f"Learning from the stream diverged at step {step}: its loss is not finite at the learning rate {self.rate:g}. "
-                "Give lower --learner.rates."
+                f"Learning from the stream diverged at step {step}: its loss is not finite at the learning rate {rates}. "
+                "Give lower --rates."
             )

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero
-from metacl.learners.protocol import DivergedError, Learner
+from metacl.learners.losses import example_losses
+from metacl.learners.protocol import DivergedError, Learner, check_support
 from metacl.learners.trained.online_state import Memory, OnlineState, Work
 from metacl.nets.scratch import Weights
 
@@ -28,18 +29,16 @@ class OnlineLearner(Learner):
     The network's parameters are the initial weights of `init_state`; `start` draws others for each seed.
     """
 
-    needs_tasks = False
-    """It wants to be told where a task ends: `task_ends`."""
+    encodes = False
+    has_rate = True
+    trains = True
+    support = 0
     own_counts = False
     """Each weight has its own count of Adam's steps."""
-    trains = True
-    """It has weights that learning changes."""
-    support = 0
-    """Labelled examples of a task that `predict_with` takes; 0: it has no use for any."""
 
     def __init__(self, config: Any, spec: EpisodeSpec):
         super().__init__(spec)
-        self.config, self.chunkable = config, config.block == 1
+        self.config, self.block, self.chunkable = config, config.block, config.block == 1
         self.network = self.make()
         self.shapes = {name: p.shape for name, p in self.network.named_parameters()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
@@ -70,12 +69,8 @@ class OnlineLearner(Learner):
         """One block (B, N, ...) is learnt, in place. The answers (B, N, F) before it, where they were found on the way."""
         raise NotImplementedError
 
-    def task_ends(self, state: OnlineState) -> OnlineState:
-        """The state after the last training example of a task."""
-        return state
-
     def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
-        """`predict` with these labelled examples, all of them valid, as support. Networks that use none predict as ever.
+        """`predict` with these labelled examples in the place of its support. Networks that use none predict as ever.
 
         Raises:
             UserError: the support is empty.
@@ -96,20 +91,14 @@ class OnlineLearner(Learner):
         weights = {name: p.expand(batch_size, *p.shape) for name, p in self.network.named_parameters()}
         return self.fresh(weights, torch.arange(batch_size), torch.full((batch_size,), self.config.rate))
 
-    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None) -> OnlineState:
-        """Learners with initial weights and random numbers of their own, and their own learning rates.
-
-        Arguments:
-            rates: one for each seed; None: the configuration's for all.
-        """
+    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> OnlineState:
         rates = [self.config.rate] * len(seeds) if rates is None else rates
-        above_zero("learner.rate", *rates)
-        if not seeds or len(rates) != len(seeds):
-            raise UserError(
-                f"There must be as many seeds as learning rates, and one or more, not {len(seeds)} and {len(rates)}."
-            )
-        drawn = [self.drawn_weights(seed) for seed in seeds]
-        weights = {name: torch.stack([own[name] for own in drawn]) for name in self.shapes}
+        check_rates(seeds, rates)
+        if alike:
+            weights = {name: p.expand(len(seeds), *p.shape) for name, p in self.network.named_parameters()}
+        else:
+            drawn = [self.drawn_weights(seed) for seed in seeds]
+            weights = {name: torch.stack([own[name] for own in drawn]) for name in self.shapes}
         return self.fresh(weights, torch.tensor(seeds), torch.tensor(rates, dtype=torch.float32))
 
     def drawn_weights(self, seed: int) -> Weights:
@@ -148,17 +137,12 @@ class OnlineLearner(Learner):
         return new
 
     @torch.no_grad()
-    def learn_predict(self, state: OnlineState, examples: Examples, asked: int | None = None) -> tuple[OnlineState, Tensor]:
-        """Each block is first predicted, then learnt. The state is handed over, and may be written into.
-
-        Arguments:
-            examples: all of them valid.
-            asked: examples at the start of each block that are predicted; None: all.
-
-        Returns:
-            The new state, and the predictions (B, blocks * asked, V or *y_shape).
-        """
-        state, answers = self._at_their_pace(state, examples, self.config.block if asked is None else asked)
+    def learn_predict(
+        self, state: OnlineState, examples: Examples, block: int = 1, asked: int | None = None
+    ) -> tuple[OnlineState, Tensor]:
+        """As the protocol says; the block is the configuration's."""
+        asked = self.config.block if asked is None else min(asked, self.config.block)
+        state, answers = self._at_their_pace(state, examples, asked)
         return state, self.shaped(torch.cat(answers, 1) if answers else self._answers(state, examples.x[:, :0]))
 
     def gradient(self, flat_BP: Tensor, loss: Callable[[Tensor], tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
@@ -171,9 +155,7 @@ class OnlineLearner(Learner):
 
     def losses(self, answers_BNF: Tensor, y: Tensor) -> Tensor:
         """(B, N) of each example."""
-        if self.spec.classification:
-            return F.cross_entropy(answers_BNF.mT, y, reduction="none")
-        return (answers_BNF - y.flatten(2)).square().mean(2)
+        return example_losses(answers_BNF, y, self.spec)
 
     def typed(self, y: Tensor) -> Tensor:
         """Targets in the weights' type; symbols as they are."""
@@ -236,7 +218,8 @@ class OnlineLearner(Learner):
         )
 
 
-def check_support(support: Examples) -> None:
-    """Raises `UserError` where a support set is empty."""
-    if not len(support):
-        raise UserError("The support set is empty: give one labelled example of the task or more.")
+def check_rates(seeds: Sequence[int], rates: Sequence[float]) -> None:
+    """Raises `UserError` where rows are not given a seed and a positive rate each."""
+    above_zero("learner.rate", *rates)
+    if not seeds or len(rates) != len(seeds):
+        raise UserError(f"There must be as many seeds as learning rates, and one or more, not {len(seeds)} and {len(rates)}.")

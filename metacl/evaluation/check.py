@@ -1,7 +1,8 @@
-"""`check_learner`: what every learner owes. Run it on your own class in a three-line test."""
+"""`check_learner`: what every learner owes, and `follow` with every question. Run it on your own class in a three-line test."""
 
 import dataclasses
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
-from episodes import Episode, EpisodeSpec, Examples
-from metacl.learners.protocol import Learner, query_loss, state_bytes
+from episodes import Episode, EpisodeSource, EpisodeSpec, Examples, Schedule, UserError
+from metacl.evaluation.follow import device_of, followed
+from metacl.evaluation.questions import EVERYTHING
+from metacl.learners.losses import query_loss
+from metacl.learners.protocol import Learner, State, state_bytes
 from metacl.learners.state import load_state, save_state
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -20,7 +24,7 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
     """Raises AssertionError, with the promise in words, where `learner` breaks one. In eval mode, float32, CPU or GPU."""
     was_training = learner.training
     learner.eval()
-    episode = random_episode(spec, seed).to(next(learner.parameters()).device)
+    episode = random_episode(spec, seed).to(device_of(learner))
     state = learner.init_state(2)
     with torch.no_grad():
         _check_chunking(learner, state, episode)
@@ -30,7 +34,11 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
         _check_saving(learner, state, episode)
         _check_size(learner, state, episode)
         _check_paces(learner, state, episode)
+        _check_start(learner)
+        _check_blocks(learner, state, episode)
+        _check_support(learner, state, episode)
     _check_meta_loss(learner, episode)
+    _check_follow(learner, episode)
     learner.train(was_training)
 
 
@@ -53,7 +61,7 @@ def random_episode(spec: EpisodeSpec, seed: int, batch_size: int = 2, tasks: int
     return Episode(examples(symbols), examples(symbols), spec)
 
 
-def _check_chunking(learner: Learner, state, episode: Episode) -> None:
+def _check_chunking(learner: Learner, state: State, episode: Episode) -> None:
     if not learner.chunkable:
         return
     whole = learner.learn(state, episode.stream)
@@ -63,7 +71,7 @@ def _check_chunking(learner: Learner, state, episode: Episode) -> None:
     _same(whole, pieces, "Chunking matters: learn(learn(s, a), b) differs from learn(s, a then b)")
 
 
-def _check_purity(learner: Learner, state, episode: Episode) -> None:
+def _check_purity(learner: Learner, state: State, episode: Episode) -> None:
     first = learner.learn(state, episode.stream[:4])
     before = pytree.tree_map(torch.clone, first)
     learner.learn(first, episode.stream[4:])
@@ -71,7 +79,7 @@ def _check_purity(learner: Learner, state, episode: Episode) -> None:
     _same(before, first, "learn or predict changed the state that it was given", exact=True)
 
 
-def _check_queries(learner: Learner, state, episode: Episode) -> None:
+def _check_queries(learner: Learner, state: State, episode: Episode) -> None:
     state = learner.learn(state, episode.stream)
     x = episode.queries.x
     together = learner.predict(state, x)
@@ -79,7 +87,7 @@ def _check_queries(learner: Learner, state, episode: Episode) -> None:
     _same(together.flip(1), learner.predict(state, x.flip(1)), "A prediction depends on the order of the queries")
 
 
-def _check_padding(learner: Learner, state, episode: Episode) -> None:
+def _check_padding(learner: Learner, state: State, episode: Episode) -> None:
     stream = episode.stream
     N = len(stream)
     nothing = torch.zeros_like(stream.task, dtype=torch.bool)
@@ -91,7 +99,7 @@ def _check_padding(learner: Learner, state, episode: Episode) -> None:
     _same(plain, learner.predict(learner.learn(state, padded), episode.queries.x), "Padding shows in the predictions")
 
 
-def _check_paces(learner: Learner, state, episode: Episode) -> None:
+def _check_paces(learner: Learner, state: State, episode: Episode) -> None:
     """A stream that is shown later than the others of its batch: each is learnt as if it were alone."""
     late = episode.stream[:5]
     late = dataclasses.replace(late, valid=(torch.arange(len(late.x)) != 1)[:, None].expand(late.task.shape).to(late.x.device))
@@ -103,7 +111,7 @@ def _check_paces(learner: Learner, state, episode: Episode) -> None:
         _same(alone, both[b : b + 1], "Streams that were shown unequally much influence each other")
 
 
-def _check_saving(learner: Learner, state, episode: Episode) -> None:
+def _check_saving(learner: Learner, state: State, episode: Episode) -> None:
     state = learner.learn(state, episode.stream[:5])
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder) / "state", state)
@@ -112,10 +120,73 @@ def _check_saving(learner: Learner, state, episode: Episode) -> None:
     _same(ends[0], ends[1], "A state that was saved and loaded continues differently", exact=True)
 
 
-def _check_size(learner: Learner, state, episode: Episode) -> None:
+def _check_size(learner: Learner, state: State, episode: Episode) -> None:
     if learner.constant_state:
         before, after = state_bytes(state), state_bytes(learner.learn(state, episode.stream))
         assert before == after, f"The state is declared constant and grew from {before} to {after} bytes"
+
+
+def _check_start(learner: Learner) -> None:
+    """Equal seeds start alike; a learner without a rate says so."""
+    state = learner.start([3, 3])
+    for row in (pytree.tree_map(lambda t, b=b: t[b], state) for b in range(2)):
+        _same(row, pytree.tree_map(lambda t: t[0], state), "Rows that are started with one seed differ", exact=True)
+    if not learner.has_rate:
+        try:
+            learner.start([3], [0.1])
+        except UserError:
+            return
+        raise AssertionError("A rate is given to a learner whose has_rate is False, and is not refused")
+
+
+def _check_blocks(learner: Learner, state: State, episode: Episode) -> None:
+    """learn_predict and learn_task are predict and learn, block by block."""
+    stream, block = episode.stream[:6], learner.block or 2
+    ours, told = learner.learn_predict(_copy(state), stream, block, 1)
+    whole: list[Tensor] = []
+    learner.learn_task(_copy(state), stream, block, 1, lambda examples, answers: whole.append(answers))
+    own, expected = state, []
+    for start in range(0, len(stream), block):
+        part = stream[start : start + block]
+        expected.append(learner.predict(own, part.x[:, :1]))
+        own = learner.learn(own, part)
+    _same(told, torch.cat(expected, 1), "learn_predict differs from predicting, then learning, each block")
+    _same(ours, own, "learn_predict leaves another state than learning each block")
+    if type(learner).learn_task is Learner.learn_task:
+        _same(torch.cat(whole, 1), told, "learn_task hands over other predictions than learn_predict makes")
+
+
+def _check_support(learner: Learner, state: State, episode: Episode) -> None:
+    """A support that is handed over changes nothing, and each query is answered on its own."""
+    state = learner.learn(state, episode.stream[:4])
+    before, x = _copy(state), episode.queries.x
+    together = learner.predict_with(state, episode.stream[4:8], x)
+    _same(before, state, "predict_with changed the state that it was given", exact=True)
+    alone = learner.predict_with(state, episode.stream[4:8], x[:, :1])
+    _same(together[:, :1], alone, "A prediction with a support depends on the other queries")
+
+
+def _check_follow(learner: Learner, episode: Episode) -> None:
+    """Every question is answered after every task of the episodes, and the last state is that of learning task by task."""
+    asked, source = replace(EVERYTHING, asked=1), EpisodeSource(episode)
+    state, records = followed(learner, source, asked, schedule=Schedule(2))
+    for t, record in enumerate(records):
+        shape, found = (source.rows, t + 1), record["matrix"]["loss"]
+        assert found.shape == shape, f"follow asks for the matrix after task {t} and gets {tuple(found.shape)}, not {shape}"
+        assert record["prequential"]["loss"].isfinite().all(), "What is asked before it is learnt is not answered"
+        assert len(record.get("backward", {})) == min(t, len(asked.lags)), "Old tasks are not all asked about"
+    own = learner.init_state(source.rows)
+    with torch.no_grad():
+        for index in range(source.most_tasks):
+            train = source.task(index).train
+            own = learner.task_ends(learner.learn(own, train[0 : len(train)]))
+        left, right = (learner.predict(each, episode.queries.x) for each in (state, own))
+    if learner.chunkable:
+        _same(left, right, "follow leaves another state than learning task by task")
+
+
+def _copy(state: State) -> State:
+    return pytree.tree_map(torch.clone, state)
 
 
 def _check_meta_loss(learner: Learner, episode: Episode) -> None:
@@ -126,7 +197,8 @@ def _check_meta_loss(learner: Learner, episode: Episode) -> None:
     losses, gradients = [], []
     for loss in (learner.meta_loss(episode).loss, plain()):
         learner.zero_grad()
-        loss.backward()
+        if loss.requires_grad:  # nothing of a learner need be trained
+            loss.backward()
         losses.append(loss.detach())
         gradients.append([p.grad for p in learner.parameters()])
     learner.zero_grad()
@@ -134,7 +206,7 @@ def _check_meta_loss(learner: Learner, episode: Episode) -> None:
     _same(gradients[0], gradients[1], "The gradients of meta_loss differ from those of learn, then predict")
 
 
-def _same(a, b, promise: str, exact: bool = False) -> None:
+def _same(a: object, b: object, promise: str, exact: bool = False) -> None:
     tolerance = {"rtol": 0, "atol": 0} if exact else TOLERANCE
     for left, right in zip(pytree.tree_leaves(a), pytree.tree_leaves(b), strict=True):
         if left is not None or right is not None:

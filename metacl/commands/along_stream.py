@@ -1,0 +1,132 @@
+"""Following a stream: all seeds side by side, with checkpoints from which it goes on."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from episodes import SeededStream, Stream, UserError
+from metacl.commands.learner_of import learner_in_words, learner_of
+from metacl.evaluation.curves import curves
+from metacl.evaluation.follow import check_length, compute, follow
+from metacl.evaluation.rates import RateChoice, along_stream, in_words
+from metacl.evaluation.result import Result, curve_fields, matrix_measures, whole_matrix
+from metacl.learners import Learner, State, state_bytes
+from metacl.recipes.config import StreamRunConfig
+from metacl.report.display import bar, say
+from metacl.runs.following import Following
+
+
+def stream_of(config: StreamRunConfig) -> Stream:
+    """The stream.
+
+    Raises:
+        UserError: it cannot be read, has fewer tasks than are asked, or the learner cannot learn from its examples.
+    """
+    stream = config.stream.load()
+    check_length(SeededStream(stream, config.seeds), config.tasks)
+    learner_of(config, stream.spec)
+    return stream
+
+
+def follow_stream(run: Following, whole: Path) -> list[Result]:
+    """The one result. Goes on after the last checkpoint."""
+    config = run.config
+    assert isinstance(config, StreamRunConfig)
+    stream = stream_of(config)
+    if run.environment()["stream_fingerprint"] != stream.fingerprint:
+        raise UserError(
+            f"The data of {stream.name} have changed since the run {run.folder} was started. Put them back, or start anew."
+        )
+    choice = _rate(run, config, stream) if config.rates else None
+    rate = None if choice is None else choice.rate
+    learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
+    state, source = _follow(run, config, learner, stream, whole), SeededStream(stream, config.seeds)
+    cost = compute(learner, state, source, config.schedule.block)
+    return [_result(config, run.records(), cost, state_bytes(state), choice)]
+
+
+def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: Stream, whole: Path) -> State:
+    """The state at the end."""
+    first, state = run.load(learner)
+    state = learner.start(config.seeds) if state is None else state
+    words = f"{learner_in_words(config)} on {stream.name}"
+    if first:
+        say(f"{first} tasks are done.")
+    say(f"{words}, {config.tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
+    source = SeededStream(stream, config.seeds)
+    with bar(words) as progress:
+        shown, index = progress.add_task("", total=config.tasks, completed=first, now="tasks"), first
+        try:
+            steps = follow(learner, source, config.questions, state, first, config.tasks, config.schedule)
+            for state, record in steps:
+                index = record["task"] + 1
+                run.log(dict(record))
+                progress.update(shown, completed=index, now=_now(dict(record)))
+                if index % config.save_every == 0 or index == config.tasks:
+                    run.save(index, state)
+        except KeyboardInterrupt:
+            say(f"Stopped in task {index + 1}. Go on from the last checkpoint with: python evaluate.py --resume {whole}")
+            raise
+    return state
+
+
+def _result(
+    config: StreamRunConfig, records: list[dict[str, Any]], cost: dict[str, float], size: int, choice: RateChoice | None
+) -> Result:
+    block = max(1, min(100, config.tasks // 10))
+    scored = "accuracy" if any("accuracy" in record.get(part, {}) for record in records for part in _PARTS) else "loss"
+    measured: dict[str, Any] = {}
+    if any("matrix" in record for record in records):
+        matrices = [torch.tensor(record["matrix"][scored] if "matrix" in record else [[]]) for record in records]
+        measured = matrix_measures(whole_matrix(matrices, len(config.seeds)), scored == "accuracy")
+    return Result(
+        learner_in_words(config),
+        config.stream.name,
+        config.tasks,
+        "seeds",
+        len(config.seeds),
+        "accuracy" if scored == "accuracy" else "mse",
+        state_bytes=size,
+        rates=None if choice is None else asdict(choice),
+        compute=cost,
+        seconds_a_task=float(np.median([record["seconds"] for record in records])),
+        **measured,
+        **curve_fields(curves(records), block),
+    )
+
+
+_PARTS = ("prequential", "forward", "matrix")
+
+
+def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice:
+    """The best of the rates on another stream, found once and noted in rates.json."""
+    if "stream" in (noted := run.rates()):
+        choice = RateChoice(**noted["stream"])
+    else:
+        first = replace(config.learner, rate=sorted(config.rates)[0])
+        learner = first.build(stream.spec).to(PartialState().device)
+        with bar("learning rates") as progress:
+            task = progress.add_task("", total=config.sweep_tasks, now="tasks")
+            choice = along_stream(
+                learner,
+                config.rates,
+                stream,
+                config.seeds[0],
+                config.sweep_tasks,
+                config.questions,
+                config.schedule,
+                lambda: progress.update(task, advance=1),
+            )
+        run.note_rate("stream", asdict(choice))
+    say(f"Learning rate: {in_words(choice)}, on another stream.")
+    return choice
+
+
+def _now(record: dict[str, Any]) -> str:
+    """The latest scores, in words."""
+    found = record.get("forward", {})
+    return "  ".join(["tasks", *(f"{name} {float(values.mean()):.4f}" for name, values in found.items())])

@@ -1,0 +1,36 @@
+"""The learner of an evaluation: from a checkpoint, or from nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from episodes import STREAMS, EpisodeSpec
+from metacl.learners import Learner
+from metacl.recipes.config import FollowConfig, StreamRunConfig
+from metacl.recipes.presets import title
+from metacl.recipes.settings import EPISODES, along
+from metacl.runs.folder import Run
+
+
+def learner_of(config: FollowConfig, spec: EpisodeSpec, seed: int = 0, rate: float | None = None) -> Learner:
+    """The learner, built for `spec`, in eval mode.
+
+    Arguments:
+        seed: of its initial weights, where it is not meta-trained.
+        rate: its learning rate; None: the configuration's.
+
+    Raises:
+        UserError: it cannot learn from such examples, or its checkpoint does not fit.
+    """
+    if config.run is not None:
+        return Run.open(Path(config.run)).load_learner(spec, config.checkpoint)
+    torch.manual_seed(seed)
+    own = config.learner if rate is None else replace(config.learner, rate=rate)
+    return own.build(spec).eval()
+
+
+def learner_in_words(config: FollowConfig) -> str:
+    """The learner in words: its name, and what is unlike its recipe for such a source."""
+    settings = along(STREAMS[config.stream.name]) if isinstance(config, StreamRunConfig) else EPISODES
+    return title(config.learner_name, config.learner, settings)

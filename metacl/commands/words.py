@@ -1,0 +1,92 @@
+"""The words of a command line: what comes before the options, and help that is made from the tables of names."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from episodes import BENCHMARKS, STREAMS, UserError
+from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
+
+TRAIN_HELP = """\
+Meta-train a continual learner on episodes made from a data set.
+
+    python train.py DATA LEARNER [options]      start a run
+    python train.py DATA LEARNER --help         every option, with its default
+    python train.py --resume RUN                go on where a run stopped
+
+DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
+         or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
+LEARNER  each with a size: --recipe small (the default) or another that is named here
+{meta_trained}
+
+Examples
+    python train.py glyphs transformer
+    python train.py sine linear-transformer --steps 1000
+    python train.py omniglot transformer --episodes.tasks 20 --steps 5000 --seeds 0 1 2 --run runs/omniglot-20
+    python train.py path/to/images pn --data.size 32
+"""
+
+EVALUATE_HELP = """\
+Follow tasks with a learner, and ask it questions in between.
+
+    python evaluate.py RUN [options]                    a meta-trained learner on held-out episodes
+    python evaluate.py RUN STREAM [options]             the same learner along an endless stream
+    python evaluate.py DATA LEARNER ... [options]       learners that start from nothing, on held-out episodes
+    python evaluate.py STREAM LEARNER ... [options]     the same along a stream
+    python evaluate.py ... --help                       every option, with its default
+    python evaluate.py --resume FOLDER                  go on where an evaluation stopped
+
+RUN      the folder that train.py wrote
+DATA     {benchmarks}; a folder of images; or a Hugging Face hub name
+STREAM   {streams}
+LEARNER  one, or several to be compared; those that are meta-trained first are listed by python train.py
+{trained}
+
+Examples
+    python evaluate.py runs/demo --tasks 5 20
+    python evaluate.py omniglot bp er knn
+    python evaluate.py slowly-changing-regression query-only bp --tasks 100 --seeds 0 1 2
+    python evaluate.py permuted-mnist bp --rates 1e-4 1e-3 1e-2
+"""
+
+
+def train_help() -> str:
+    meta = _listed((name, f"{LEARNERS[name].about} ({', '.join(LEARNERS[name].meta)})") for name in META_TRAINED)
+    return TRAIN_HELP.format(benchmarks=", ".join(BENCHMARKS), meta_trained=meta)
+
+
+def evaluate_help() -> str:
+    trained = _listed((name, LEARNERS[name].about) for name in TRAINED)
+    return EVALUATE_HELP.format(benchmarks=", ".join(BENCHMARKS), streams=", ".join(STREAMS), trained=trained)
+
+
+def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The names that come first, and the options after them."""
+    number = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return argv[:number], argv[number:]
+
+
+def take(words: list[str], option: str) -> str | None:
+    """Removes `option VALUE` (or option=VALUE) from `words`; returns the value."""
+    for i, word in enumerate(words):
+        if word.startswith(option + "="):
+            return words.pop(i).split("=", 1)[1]
+        if word == option:
+            if i + 1 == len(words) or words[i + 1].startswith("-"):
+                raise UserError(f"{option} needs a value.")
+            words.pop(i)
+            return words.pop(i)
+    return None
+
+
+def new_folder(*names: str) -> Path:
+    """Where a run goes that is given no folder."""
+    return Path("runs") / f"{'-'.join(Path(name).name for name in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def recipe_words(recipe: str | None, recipes: Iterable[str]) -> str:
+    return f"Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
+
+
+def _listed(lines: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"         {name:19} {about}" for name, about in lines)

@@ -1,0 +1,63 @@
+"""Records of many tasks as curves over tasks: a value for each row (seed or episode) at each task."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from metacl.evaluation.metrics import deviation
+from metacl.evaluation.questions import Record
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""The tasks (T,) at which something was measured, and the values (T, B) of each row; NaN where there was none."""
+
+
+def curves(records: Iterable[Record | dict[str, Any]]) -> dict[str, Curve]:
+    """By name: "prequential accuracy", "forward loss", "backward 5 loss", "backward 5 with support loss", "diagnostics X"."""
+    points: dict[str, list[tuple[int, list[float]]]] = {}
+
+    def add(name: str, index: int, found: Mapping[str, Any]) -> None:
+        for score, values in found.items():
+            row = [float("nan") if value is None else float(value) for value in values]
+            points.setdefault(f"{name} {score}", []).append((index, row))
+
+    for record in (dict[str, Any](record) for record in records):
+        index = record["task"]
+        for name in ("prequential", "forward"):
+            add(name, index, record.get(name, {}))
+        for part, words in (("backward", "backward {}"), ("backward_with_support", "backward {} with support")):
+            for lag, found in record.get(part, {}).items():
+                add(words.format(lag), index, found)
+        add("diagnostics", index, record.get("diagnostics", {}))
+    return {name: (np.array([t for t, _ in rows]), np.array([row for _, row in rows])) for name, rows in points.items()}
+
+
+def ends(curve: Curve, block: int) -> dict[str, Any]:
+    """Mean over rows, and standard deviation between them, of the first and the last block of tasks."""
+    task_T, values_TB = curve
+    width = in_block(task_T, block)
+    parts = (("first", values_TB[:width].mean(0)), ("last", values_TB[-width:].mean(0)))
+    return {name: {"mean": number(part_B.mean()), "std": number(deviation(part_B))} for name, part_B in parts}
+
+
+def smoothed(curve: Curve, block: int) -> dict[str, list[Any]]:
+    """Means over a block of tasks that ends at each task: their mean over rows, and the standard deviation between rows."""
+    task_T, values_TB = curve
+    width = in_block(task_T, block)
+    smooth_TB = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values_TB.T], axis=1)
+    return {
+        "tasks": task_T[width - 1 :].tolist(),
+        "mean": [number(value) for value in smooth_TB.mean(1)],
+        "std": [number(value) for value in deviation(smooth_TB, 1)],
+    }
+
+
+def in_block(task_T: np.ndarray, block: int) -> int:
+    """How many measurements fall into a block of tasks: one at least."""
+    gap = int(task_T[1] - task_T[0]) if len(task_T) > 1 else 1
+    return min(max(1, block // gap), len(task_T))
+
+
+def number(value: float) -> float | None:
+    """A JSON number; None for what is not finite."""
+    return float(value) if np.isfinite(value) else None

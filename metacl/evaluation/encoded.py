@@ -1,0 +1,50 @@
+"""Episodes whose inputs are encoded once, in one batch, however often their examples are asked about."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from episodes import Episode, EpisodeSource, Examples
+from metacl.learners.protocol import Learner, State
+
+
+class OfFeatures(Learner):
+    """A learner whose inputs are features already: what stands behind its encoder."""
+
+    def __init__(self, inner: Learner):
+        super().__init__(inner.spec, inner.distributed)
+        self.inner = inner
+        self.block, self.support, self.trains = inner.block, inner.support, inner.trains
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def init_state(self, batch_size: int) -> State:
+        return self.inner.init_state(batch_size)
+
+    def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> State:
+        return self.inner.start(seeds, rates, alike)
+
+    def learn_features(self, state: State, z_BND: Tensor, examples: Examples) -> State:
+        return self.inner.learn_features(state, z_BND, examples)
+
+    def predict_features(self, state: State, z_BMD: Tensor) -> Tensor:
+        return self.inner.predict_features(state, z_BMD)
+
+    def task_ends(self, state: State) -> State:
+        return self.inner.task_ends(state)
+
+
+@torch.no_grad()
+def encoded_once(learner: Learner, source: EpisodeSource) -> tuple[Learner, EpisodeSource]:
+    """The same learner and episodes behind the encoder. A learner whose encoder is what learns stays as it is."""
+    overridden = ("learn_predict", "learn_task", "predict_with")
+    if not learner.encodes or any(getattr(type(learner), name) is not getattr(Learner, name) for name in overridden):
+        return learner, source
+    device = next(iter([*learner.parameters(), *learner.buffers()]), torch.zeros(0)).device
+    episode = source.episode.to(device)
+    z_stream, z_query = learner.encode_episode(episode)
+    stream = Examples(z_stream, episode.stream.y, episode.stream.task, episode.stream.valid)
+    queries = Examples(z_query, episode.queries.y, episode.queries.task, episode.queries.valid)
+    return OfFeatures(learner).eval(), EpisodeSource(Episode(stream, queries, episode.spec), source.name)

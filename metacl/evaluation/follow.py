@@ -1,0 +1,213 @@
+"""`follow`: a learner takes in the tasks of a source one after the other, and is asked questions in between.
+
+One function for all: meta-trained learners and learners that start from nothing, episodes (many short ones at a time) and
+streams (long, one for each seed). B rows go side by side: the episodes of a batch, or the seeds.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
+from metacl.evaluation.encoded import encoded_once
+from metacl.evaluation.plasticity import diagnose
+from metacl.evaluation.questions import Questions, Record, Scores
+from metacl.learners.losses import example_losses, query_score
+from metacl.learners.protocol import AT_ONCE, DivergedError, Learner, State
+
+COUNTED = 1_000
+"""Examples over which multiply-adds are averaged, or the whole blocks in them: some methods do not learn from every block."""
+DIAGNOSED = 1_000
+"""Held-out examples on which plasticity is measured."""
+Halves = Part | Examples
+
+
+def follow(
+    learner: Learner,
+    source: Source,
+    questions: Questions,
+    state: State | None = None,
+    first: int = 0,
+    tasks: int | None = None,
+    schedule: Schedule | None = None,
+    must_be_finite: bool = True,
+) -> Iterator[tuple[State, Record]]:
+    """The state after each task, and the record of what was asked.
+
+    Arguments:
+        learner: is put into eval mode.
+        source: of B rows; its examples go to the learner's device.
+        state: to go on from, which is handed over; None: `init_state`.
+        first, tasks: the tasks first, ..., tasks - 1 are followed; None: all that the source has.
+        schedule: how examples arrive; None: one by one.
+        must_be_finite: answers that are not are an error; False: they are recorded as they are.
+
+    Raises:
+        DivergedError: what a learner predicts is not finite any more.
+        UserError: the source has fewer tasks.
+    """
+    check_length(source, tasks)
+    last = source.most_tasks if tasks is None else tasks
+    if last is None:
+        raise UserError(f"{source.name} is endless: say how many tasks are to be followed.")
+    learner.eval()
+    if isinstance(source, EpisodeSource):
+        learner, source = encoded_once(learner, source)
+    step = _Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite)
+    state = learner.init_state(source.rows) if state is None else state
+    for index in range(first, last):
+        state, record = step(state, index)
+        yield state, record
+
+
+def followed(learner: Learner, source: Source, questions: Questions, **options: Any) -> tuple[State, list[Record]]:
+    """`follow` to its end: the last state, and all records. At least one task must be followed."""
+    steps = list(follow(learner, source, questions, **options))
+    return steps[-1][0], [record for _, record in steps]
+
+
+class _Step:
+    """What happens around one task."""
+
+    def __init__(self, learner: Learner, source: Source, questions: Questions, block: int, tasks: int, must_be_finite: bool):
+        self.learner, self.source, self.questions, self.block, self.tasks = learner, source, questions, block, tasks
+        self.device, self.must_be_finite = device_of(learner), must_be_finite
+
+    def __call__(self, state: State, index: int) -> tuple[State, Record]:
+        asked, begun = self.questions, time.perf_counter()
+        task = self._task(index)
+        state, prequential = self.learn(state, task)
+        record: Record = {"task": index, "seconds": time.perf_counter() - begun}
+        if prequential:
+            record["prequential"] = prequential
+        if asked.forward:
+            record["forward"] = self._ask(state, [task])[0]
+        if asked.matrix or (asked.at_end and index + 1 == self.tasks):
+            record["matrix"] = self._so_far(state, index)
+        if self.must_be_finite:
+            self._check(record, index)
+        if lags := asked.look_back(index):
+            self._look_back(record, state, index, lags)
+        if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0 and self.learner.trains:
+            record["diagnostics"] = diagnose(self.learner, state, self._held_out(task)[:DIAGNOSED])
+        record["seconds_in_all"] = time.perf_counter() - begun
+        return state, record
+
+    def learn(self, state: State, task: Task) -> tuple[State, Scores]:
+        """The training part of a task, and the scores of what was asked before it was learnt; none where nothing was."""
+        totals, number, spec = dict[str, Tensor](), 0, self.source.spec
+
+        def told(examples: Examples, predictions: Tensor) -> None:
+            nonlocal number
+            for name, value in scores(predictions, examples.y, spec).items():
+                totals[name] = totals.get(name, 0) + value * predictions.shape[1]
+            number += predictions.shape[1]
+
+        with torch.no_grad():
+            state = self.learner.learn_task(state, task.train, self.block, self.questions.asked, told)
+            state = self.learner.task_ends(state)
+        return state, {name: value / number for name, value in totals.items()}
+
+    def _look_back(self, record: Record, state: State, index: int, lags: tuple[int, ...]) -> None:
+        plain, supported = record.setdefault("backward", {}), dict[str, Scores]()
+        for lag in lags:
+            task = self._task(index - lag)
+            plain[str(lag)] = self._ask(state, [task])[0]
+            if size := min(self.learner.support, len(task.train)):
+                support = task.train[len(task.train) - size : len(task.train)]
+                held_out = self._held_out(task)
+                answers = _in_parts(partial(self.learner.predict_with, state, support), held_out)
+                supported[str(lag)] = scores(answers, held_out.y, self.source.spec)
+        if supported:
+            record["backward_with_support"] = supported
+
+    def _so_far(self, state: State, index: int) -> Scores:
+        found = self._ask(state, [self._task(i) for i in range(index + 1)])
+        return {name: torch.stack([own[name] for own in found], dim=1) for name in found[0]}
+
+    @torch.no_grad()
+    def _ask(self, state: State, tasks: list[Task]) -> list[Scores]:
+        """The scores on each task, all of them asked in one go."""
+        held_out = [self._held_out(task) for task in tasks]
+        answers = _in_parts(partial(self.learner.predict, state), Examples.concatenate(held_out))
+        parts = answers.split([len(part) for part in held_out], dim=1)
+        return [scores(part, own.y, self.source.spec) for part, own in zip(parts, held_out, strict=True)]
+
+    def _held_out(self, task: Task) -> Examples:
+        number = len(task.held_out)
+        return task.held_out[0 : number if self.questions.held_out is None else min(number, self.questions.held_out)]
+
+    def _task(self, index: int) -> Task:
+        task = self.source.task(index)
+        return Task(_on(task.train, self.device), _on(task.held_out, self.device))
+
+    def _check(self, record: Record, index: int) -> None:
+        """Raises `DivergedError` where an answer is not finite."""
+        found = (record.get("prequential"), record.get("forward"), record.get("matrix"))
+        losses = [part["loss"].view(self.source.rows, -1) for part in found if part]
+        good_B = torch.cat(losses, dim=1).isfinite().all(1).tolist() if losses else []
+        if all(good_B):
+            return
+        rows = [name for name, good in zip(getattr(self.source, "seeds", range(len(good_B))), good_B, strict=True) if not good]
+        rate = getattr(getattr(self.learner, "config", None), "rate", None)
+        raise DivergedError(
+            f"Learning diverged in task {index} of {self.source.name} ({'seed' if hasattr(self.source, 'seeds') else 'row'} "
+            f"{', '.join(map(str, rows))}): its loss is not finite{'' if rate is None else f' at the learning rate {rate:g}'}. "
+            "Give a lower --learner.rate, or --rates."
+        )
+
+
+def scores(predictions: Tensor, y: Tensor, spec: EpisodeSpec) -> Scores:
+    """Means over the examples of predictions (B, M, ...): the loss, and the share of right ones."""
+    loss_BM = example_losses(predictions, y, spec)
+    found = {"loss": loss_BM.mean(1)}
+    return found | {"accuracy": query_score(predictions, y, spec).mean(1)} if spec.classification else found
+
+
+def compute(learner: Learner, state: State, source: Source, block: int) -> dict[str, float]:
+    """Multiply-adds of learning an example and of predicting one, counted from the products done; and where the state counts
+    them, examples of whose loss a gradient was taken for each one learnt.
+
+    By the first row alone: of convolutions side by side torch counts the gradients once too often for each.
+    """
+    block = learner.block or block
+    examples = source.task(0).train[0 : max(1, COUNTED // block) * block].row(0).to(device_of(learner))
+    state = pytree.tree_map(lambda tensor: tensor[:1].clone(), state)
+    used, seen = (getattr(state, name, None) for name in ("used", "seen"))
+    with torch.no_grad(), FlopCounterMode(display=False) as predicting:
+        learner.predict(state, examples.x[:, :1])
+    found = {"multiply_adds_to_predict": predicting.get_total_flops() / 2}
+    if used is not None and seen is not None:
+        found["gradient_examples"] = int(used) / max(1, int(seen))
+    with torch.no_grad(), FlopCounterMode(display=False) as learning:
+        learner.learn_task(state, examples, block)
+    return {"multiply_adds_to_learn": learning.get_total_flops() / 2 / len(examples)} | found
+
+
+def check_length(source: Source, tasks: int | None) -> None:
+    """Raises `UserError` where the source has fewer tasks than are asked."""
+    if source.most_tasks is not None and tasks is not None and tasks > source.most_tasks:
+        raise UserError(
+            f"{source.name} runs out of data: it has {source.most_tasks} tasks, not {tasks}. "
+            f"Ask for --tasks {source.most_tasks} or fewer."
+        )
+
+
+def device_of(learner: Learner) -> torch.device:
+    return next(iter([*learner.parameters(), *learner.buffers()]), torch.zeros(0)).device
+
+
+def _on(half: Halves, device: torch.device) -> Halves:
+    """The examples on a device, when they are looked at."""
+    return half.to(device) if isinstance(half, Examples) else Part(len(half), lambda where: half[where].to(device))
+
+
+def _in_parts(predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([predict(examples.x[:, i : i + AT_ONCE]) for i in range(0, len(examples), AT_ONCE)], 1)

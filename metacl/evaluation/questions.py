@@ -1,0 +1,76 @@
+"""What a learner is asked while it follows its tasks, and the record of what it answered."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+from episodes import UserError
+from episodes.errors import at_least
+
+Scores = dict[str, Tensor]
+"""`loss` (cross-entropy, or squared error), and `accuracy` in classification, each (B,): a number for each row."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked after each task, and while it is learnt. Held-out examples are meant where nothing else is said."""
+
+    matrix: bool = False
+    """After each task, ask about all tasks so far: the matrix of scores, from which forgetting and transfer are told."""
+    forward: bool = True
+    """After each task, ask about this task."""
+    asked: int | None = None
+    """Examples at the start of each block that are asked before they are learnt (prequential). 0: none; None: all."""
+    lags: tuple[int, ...] = (5,)
+    """After each task, ask again about the tasks so many tasks ago (backward): of the state as it is, and of the state with
+    labelled examples of that old task at hand. `--lags` without a number asks nothing of the kind."""
+    backward_every: int = 1
+    """Tasks between two looks back at old tasks."""
+    at_end: bool = False
+    """After the last task, ask about all of them."""
+    held_out: int | None = None
+    """Held-out examples that are asked of each task. None: all."""
+    diagnose_every: int = 0
+    """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights. 0: never."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "", "asked", "diagnose_every")
+        at_least(1, self, "", "held_out", "backward_every")
+        if any(lag < 1 for lag in self.lags):
+            raise UserError(f"--lags counts tasks back from the present one, from 1, not {' '.join(map(str, self.lags))}.")
+
+    def look_back(self, index: int) -> tuple[int, ...]:
+        """The lags that are due after task `index`."""
+        return tuple(lag for lag in self.lags if lag <= index) if (index + 1) % self.backward_every == 0 else ()
+
+
+class Record(TypedDict, total=False):
+    """What was asked around one task. What was not asked is not there."""
+
+    task: int
+    """Its index, from 0."""
+    seconds: float
+    """Of learning it, with what is asked meanwhile; of all rows together."""
+    seconds_in_all: float
+    """With all questions."""
+    prequential: Scores
+    """On the examples that were asked before they were learnt."""
+    forward: Scores
+    """On its held-out examples, at its end."""
+    backward: dict[str, Scores]
+    """On those of earlier tasks, by lag."""
+    backward_with_support: dict[str, Scores]
+    """The same, with labelled examples of that task at hand."""
+    matrix: Scores
+    """On those of all tasks so far, each (B, tasks so far)."""
+    diagnostics: dict[str, Tensor]
+    """Measures of plasticity, each (B,)."""
+
+
+EPISODES = Questions(matrix=True, forward=False, asked=0, lags=())
+"""What is asked along episodes unless something else is said: the matrix."""
+END = Questions(forward=False, asked=0, lags=(), at_end=True)
+"""The end alone."""
+EVERYTHING = Questions(matrix=True, lags=(1, 2), at_end=True, diagnose_every=2)
+"""All there is, for tests of a learner."""

@@ -1,0 +1,115 @@
+"""One choice of a learning rate for whatever has one: on meta-validation episodes, or along a stream of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from episodes import EpisodeGenerator, Schedule, SeededStream, Stream, UserError
+from metacl.evaluation.episodes import validate
+from metacl.evaluation.follow import follow
+from metacl.evaluation.questions import Questions
+from metacl.learners.protocol import DivergedError, Learner
+
+SWEEP = 2**32
+"""Added to the seed of the stream on which a learning rate is chosen."""
+Measured = dict[float, float | None]
+"""What each rate was found to be worth; None where learning diverged."""
+Build = Callable[[float], Learner]
+"""Builds the learner with a learning rate, the same initial weights each time."""
+
+
+@dataclass(frozen=True)
+class RateChoice:
+    """How a learning rate was chosen."""
+
+    rate: float
+    measure: str
+    """What the rates were compared by."""
+    scores: dict[str, float | None]
+    """By rate; None where learning diverged. Empty where there was nothing to choose."""
+
+
+def choose(found: Measured, measure: str) -> RateChoice:
+    """The best of the rates: of highest accuracy, or of least loss.
+
+    Raises:
+        DivergedError: learning diverged at all of them.
+    """
+    finite = {rate: score for rate, score in found.items() if score is not None}
+    if not finite:
+        listed = ", ".join(f"{rate:g}" for rate in sorted(found))
+        raise DivergedError(f"Learning diverged at every one of the rates {listed}. Give lower --rates.")
+    best = (max if measure == "accuracy" else min)(finite, key=lambda rate: finite[rate])
+    return RateChoice(best, measure, {f"{rate:g}": score for rate, score in found.items()})
+
+
+def in_words(choice: RateChoice) -> str:
+    told = ", ".join(f"{rate}: {'diverged' if score is None else f'{score:.4f}'}" for rate, score in choice.scores.items())
+    return f"{choice.rate:g}, the best of {', '.join(choice.scores)} ({choice.measure} {told})"
+
+
+def on_episodes(
+    build: Build,
+    rates: Sequence[float],
+    generator: EpisodeGenerator,
+    episodes: int,
+    batch_size: int,
+    accelerator: Accelerator,
+    done: Callable[[], None] = lambda: None,
+) -> RateChoice:
+    """By the score at the end of episodes, one rate after the other. `done` is called after each."""
+    found: Measured = {}
+    measure = "accuracy" if generator.family.spec.classification else "mse"
+    for rate in sorted(set(rates)):
+        try:
+            score = validate(build(rate).to(accelerator.device), generator, episodes, batch_size, accelerator)[measure]
+            found[rate] = score if abs(score) < float("inf") else None
+        except DivergedError:
+            found[rate] = None
+        done()
+    return choose(found, measure)
+
+
+def along_stream(
+    learner: Learner,
+    rates: Sequence[float],
+    stream: Stream,
+    seed: int,
+    tasks: int,
+    questions: Questions,
+    schedule: Schedule,
+    done: Callable[[], None] = lambda: None,
+) -> RateChoice:
+    """By the mean prequential loss over the second half of the first tasks of another stream, all rates side by side.
+
+    Every rate has the same stream and the same initial weights. `done` is called after each task.
+
+    Raises:
+        UserError: nothing was learnt in so few tasks.
+    """
+    rates = sorted(set(rates))
+    asked = Questions(forward=False, asked=questions.asked, lags=())
+    tasks = min(tasks, stream.most_tasks or tasks)
+
+    def losses(rates: Sequence[float]) -> list[float | None]:
+        try:
+            found, seeds = list[Tensor](), [seed + SWEEP] * len(rates)
+            state = learner.start(seeds, rates)
+            source = SeededStream(stream, seeds)
+            for new, record in follow(learner, source, asked, state, 0, tasks, schedule, must_be_finite=False):
+                state = new
+                found.append(record["prequential"]["loss"])
+                done()
+        except DivergedError:  # of all rows, or of one, where a learner does not tell them apart
+            return [None] if len(rates) == 1 else [loss for rate in rates for loss in losses([rate])]
+        if learner.trains and hasattr(state, "used") and not bool(state.used.any()):
+            raise UserError(
+                f"No update was made in {tasks} tasks, so all rates are alike. Raise --sweep-tasks, or leave --rates out."
+            )
+        mean_B = torch.stack(found[tasks // 2 :]).mean(0).tolist()
+        return [loss if abs(loss) < float("inf") else None for loss in mean_B]
+
+    return choose(dict(zip(rates, losses(rates), strict=True)), "prequential loss")

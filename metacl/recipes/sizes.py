@@ -1,0 +1,98 @@
+"""Sizes of the recipes of meta-trained learners: encoders, outer loops, and from a learner's configuration to a whole one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from episodes import DataConfig, EpisodeShape
+from metacl.learners import LearnerConfig
+from metacl.learners.sequence import SequenceConfig
+from metacl.nets.encoders import EncoderConfig
+from metacl.recipes.config import OptimiserConfig, TrainConfig, ValidationConfig
+
+Recipe = Callable[[DataConfig, str], TrainConfig]
+"""From the data and the name of the learner to a complete configuration."""
+
+LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
+"""A sixth of the cost of the published encoder, for CPUs."""
+PUBLISHED = EncoderConfig()
+"""The five convolutions of CL-Seq."""
+
+NO_DECAY = OptimiserConfig(weight_decay=0.0)
+"""Weights that SGD starts from are not drawn to zero."""
+INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
+"""Reptile's outer step: a tenth of the way (SB-MCL)."""
+HALVING = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, weight_decay=0.0)
+"""The outer loop of CL-Seq: Adam at 1e-4, halved every 10 000 steps."""
+
+
+def small(learner: LearnerConfig, **options: Any) -> Recipe:
+    """Trains in minutes on two cores, with the light encoder; `options` are fields of the configuration."""
+    light: Any = _with_encoder(learner, LIGHT)
+    return lambda data, name: TrainConfig(data, name, light, **options)
+
+
+def paper(learner: LearnerConfig, **options: Any) -> Recipe:
+    """The published encoder, streams of 20 tasks and 50 000 steps, with this project's outer loop. For a GPU."""
+    whole: Any = _with_encoder(learner, PUBLISHED)
+    return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **options)
+
+
+def published(learner: LearnerConfig, **options: Any) -> Recipe:
+    """The same with the outer loop of CL-Seq, and a symbol for each task. For a GPU."""
+    whole: Any = _with_encoder(learner, PUBLISHED)
+    defaults: dict[str, Any] = {"optimiser": HALVING, "episodes": EpisodeShape(tasks=20, vocabulary=20)}
+    return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **defaults | options)
+
+
+def transformers(attention: str) -> dict[str, Recipe]:
+    """A transformer in four sizes: `paper` is 512 wide, `large` 1024 (CL-Seq's XL), both with this project's layout and norm;
+    `published` is CL-Seq's own network and training."""
+    dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
+    return {
+        "small": small(dropout),
+        "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024)),
+        "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048)),
+        "published": _cl_seq(attention),
+    }
+
+
+def _cl_seq(attention: str) -> Recipe:
+    """CL-Seq's own configuration: no LayerNorm, interleaved tokens, sinusoids, a symbol for each task, the auxiliary attention
+    loss for 10 000 steps; heads of the linear form 512 wide; Omniglot at 32 x 32."""
+    learner = SequenceConfig(
+        attention,
+        layout="interleaved",
+        width=512,
+        layers=4,
+        heads=8,
+        hidden=1024,
+        dropout=0.1,
+        norm=False,
+        head_width=512 if attention == "linear" else None,
+        start_alike=False,
+        positions="sinusoidal",
+        symbols="learned",
+        auxiliary_steps=10_000,
+    )
+
+    def recipe(data: DataConfig, name: str) -> TrainConfig:
+        own_size = replace(data, size=32) if data.name == "omniglot" and data.size is None else data
+        return published(learner)(own_size, name)
+
+    return recipe
+
+
+def _with_encoder(learner: Any, encoder: EncoderConfig) -> LearnerConfig:
+    return replace(learner, encoder=encoder)
+
+
+def _long(config: TrainConfig) -> TrainConfig:
+    """CL-Seq's episodes and number of steps, with a rate for wide models."""
+    return replace(
+        config,
+        episodes=replace(config.episodes, tasks=20),
+        optimiser=OptimiserConfig(rate=3e-4, warmup=1000),
+        validation=ValidationConfig(every=1000, episodes=256),
+        steps=50_000,
+    )
