@@ -23,8 +23,7 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (200, 200, 200, 200)
     """Units of the hidden layers, one number for each layer."""
     activation: Literal["relu", "crelu"] = "relu"
-    """Activation of the hidden units. `crelu` has half as many units and passes each on as relu(h) and relu(-h) (Shang et al.
-    2016)."""
+    """Activation of hidden units. `crelu`: half as many units, each passed on as relu(h) and relu(-h) (Shang et al. 2016)."""
     normalise: bool = False
     """Put LayerNorm before each activation."""
     initial: Literal["kaiming", "xavier"] = "kaiming"

@@ -31,8 +31,7 @@ class BackpropConfig(OnlineConfig):
     l2: float = 0.0
     """Strength of L2 regularisation: l2 * |weights|^2 is added to the loss."""
     l2_init: float = 0.0
-    """Strength of regularisation towards the start: l2-init * |weights - initial weights|^2 is added to the loss (Kumar et al.
-    2023)."""
+    """Strength of a pull to the start: l2-init * |weights - initial ones|^2 is added to the loss (Kumar et al. 2023)."""
     shrink: float = 0.0
     """Share of each weight that is taken away after each update, as in shrink and perturb (Ash and Adams 2020)."""
     perturb: float = 0.0
