@@ -235,7 +235,7 @@ def test_bf16_is_near_and_its_state_float32(mechanism, N):
     got = [read, out, *leaves(state), *gradients(out, inputs)]
     expected = [module.read(x[:, :3], right_state), right, *leaves(right_state), *gradients(right, inputs)]
     largest = max(float(t.detach().norm()) for t in expected[-len(inputs) :])
-    tolerance = 0.15 if mechanism == "mesa" else 0.04  # solving enlarges what rounding the projections did
+    tolerance = 0.15 if mechanism == "mesa" else 0.06  # solving enlarges what rounding the projections did
     for a, b in zip(got, expected, strict=True):
         assert float((a.detach().float() - b.detach()).norm()) <= tolerance * max(float(b.detach().norm()), 0.05 * largest)
 
@@ -248,7 +248,7 @@ def test_pieces_under_bf16(mechanism):
         whole, _ = module.learn(x, module.init_state(2))
         first, state = module.learn(x[:, :21], module.init_state(2))
         second, _ = module.learn(x[:, 21:], state)
-    assert_close(torch.cat([first, second], dim=1), whole, rtol=0.05, atol=0.03)
+    assert_close(torch.cat([first, second], dim=1), whole, rtol=0.1, atol=0.1)
 
 
 @each_mechanism

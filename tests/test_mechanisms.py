@@ -138,7 +138,7 @@ def test_performer_takes_keys_of_any_length(scale):
     first, state = module.learn(x[:, :50], module.init_state(1))
     second, _ = module.learn(x[:, 50:], state)
     assert out.isfinite().all()
-    assert_close(torch.cat([first, second], dim=1), out)
+    assert_close(torch.cat([first, second], dim=1), out, rtol=1e-3, atol=1e-3)  # an exponent of hundreds is rounded to 1e-5
 
 
 def test_log_linear_with_equal_weights_is_one_decayed_sum():

@@ -108,7 +108,7 @@ def test_bf16_products_leave_a_float32_state(decay, delta):
     assert fast[0].dtype == torch.bfloat16 and fast[1].dtype == torch.float32
     got = [*fast, *gradients(fast, tokens, state)]
     for a, b in zip(got, [*right, *gradients(right, tokens, state)], strict=True):
-        assert float((a.detach().float() - b.detach().float()).norm()) <= 0.03 * float(b.detach().float().norm())
+        assert float((a.detach().float() - b.detach().float()).norm()) <= 0.06 * float(b.detach().float().norm())
 
 
 def test_without_gradients_the_result_is_the_same():
