@@ -299,7 +299,7 @@ BAD = {
     "lag": (f"{REGRESSION} query-only --lags 0", "--lags counts tasks back"),
     "resume": ("--resume nowhere", "nowhere does not exist"),
     "resume more": ("--resume nowhere --tasks 3", "takes a folder and nothing else"),
-    "diverges": (" ".join([REGRESSION, "query-only", *SHORT, *SUPPORT, "--learner.rate 1e30 --out mine"]), "diverged"),
+    "diverges": (" ".join([REGRESSION, "bp", *SHORT, "--learner.rate 1e30 --out mine"]), "diverged"),
 }
 
 

@@ -177,10 +177,10 @@ def test_states():
     """Weights, two moments of each and a counter; the buffer of replay; no moments but the stream of offline."""
     sizes = {mode: state_bytes(finetune(mode=mode).init_state(3)) for mode in MODES}
     weights = 8 * sum(p.numel() for p in finetune().parameters())
-    assert sizes["online"] == 3 * weights + 8
+    assert sizes["online"] == 3 * weights + 24
     assert sizes["replay"] == sizes["online"] + 4 * (64 + 8 + 1)
-    assert sizes["offline"] == weights + 8
-    assert state_bytes(finetune(optimiser="sgd").init_state(1)) == weights + 8
+    assert sizes["offline"] == weights + 24
+    assert state_bytes(finetune(optimiser="sgd").init_state(1)) == weights + 24
     learner, episode = finetune(mode="offline"), random_episode(IMAGES, 0)
     with torch.no_grad():
         assert state_bytes(learner.learn(learner.init_state(2), episode.stream)) == sizes["offline"] + 12 * (64 + 8 + 1)
@@ -204,7 +204,7 @@ def test_a_rate_that_diverges(mode):
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
 def test_rates_that_cannot_be(rate):
-    with pytest.raises(UserError, match=r"learner.config.rate must be above 0, and finite"):
+    with pytest.raises(UserError, match=r"learner.rate must be above 0, and finite"):
         finetune(rate=rate)
 
 

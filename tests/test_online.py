@@ -128,12 +128,12 @@ def test_predictions_come_before_the_labels(variant):
 @pytest.mark.parametrize("variant", ["bp", "one of a block"])
 def test_only_the_first_of_each_block_are_asked(variant, asked):
     learner, stream = VARIANTS[variant].build(REGRESSION), noise(REGRESSION, 9)
-    state, told = learner.learn_predict(learner.start([0, 1]), stream, asked)
+    state, told = learner.learn_predict(learner.start([0, 1]), stream, asked=asked)
     every = learner.learn_predict(learner.start([0, 1]), stream)[1]
     places = [n for n in range(9) if asked is None or n % 3 < asked]
     assert told.shape == (2, len(places), 3)
     assert_close(told, every[:, places])
-    assert_close(learner.learn_predict(learner.start([0, 1]), stream, 0)[0].weights, state.weights)
+    assert_close(learner.learn_predict(learner.start([0, 1]), stream, asked=0)[0].weights, state.weights)
 
 
 def test_a_learner_that_diverges_leaves_the_others_alone():

@@ -207,7 +207,7 @@ def test_asking_for_less_learns_the_same():
     examples = stream(LABELLED, 20)
     for queries in ("block", "one"):
         made = learner(queries=queries, block=4)
-        whole, some, none = (made.learn_predict(made.start([0, 1]), examples, asked) for asked in (None, 1, 0))
+        whole, some, none = (made.learn_predict(made.start([0, 1]), examples, asked=asked) for asked in (None, 1, 0))
         assert_close(whole[1][:, ::4], some[1])
         assert none[1].shape == (2, 0, 3)
         assert torch.equal(whole[0].weights["score.layers.0.weight"], none[0].weights["score.layers.0.weight"])
@@ -235,7 +235,7 @@ def test_bad_input():
 def test_hidden_units_and_plasticity(spec, monkeypatch):
     """A row for each pair, from which the scores follow; and all of the diagnostics can be had."""
     made, examples = learner(SPECS[spec]), stream(SPECS[spec], 20)
-    state = made.learn_predict(made.start([0, 1]), examples, 0)[0]
+    state = made.learn_predict(made.start([0, 1]), examples, asked=0)[0]
     layers = made.hidden(state, examples.x)
     assert [h.shape for h in layers] == [(2, 20 * 5, 8)] * 2 and all((h >= 0).all() for h in layers)
     weights = {name: w for name, w in state.weights.items() if name.startswith("score.layers.2")}
