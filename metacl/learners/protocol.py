@@ -1,7 +1,7 @@
 """The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class DivergedError(UserError):
 
 class LearnerConfig(Protocol):
     """A frozen dataclass with the options of a learner."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def build(self, spec: EpisodeSpec) -> "Learner":
         """Raises `UserError` where the learner is not made for such examples."""

@@ -2,13 +2,14 @@
 the command lines: the docstring under a field is its help."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from episodes import DataConfig, EpisodeShape, Schedule, StreamConfig, UserError
 from episodes.errors import above_zero, at_least
 from metacl.evaluation.questions import EPISODES, Questions
+from metacl.learners import LearnerConfig
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class TrainConfig:
     data: DataConfig
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
-    learner: Any
-    """The configuration of that learner, a `LearnerConfig`."""
+    learner: LearnerConfig
+    """The configuration of that learner."""
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -83,8 +84,8 @@ class EpisodesConfig:
     data: DataConfig
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
-    learner: Any
-    """The configuration of that learner, a `LearnerConfig`."""
+    learner: LearnerConfig
+    """The configuration of that learner."""
     rates: tuple[float, ...]
     """Learning rates, of which the best on meta-validation episodes is taken, for each length of stream."""
     run: tyro.conf.Suppress[str | None] = None
@@ -129,8 +130,8 @@ class StreamRunConfig:
     stream: StreamConfig
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
-    learner: Any
-    """The configuration of that learner, a `LearnerConfig`."""
+    learner: LearnerConfig
+    """The configuration of that learner."""
     rates: tuple[float, ...]
     """Learning rates, of which the best by prequential loss on another stream is taken. None given: the learner's own."""
     run: tyro.conf.Suppress[str | None] = None

@@ -32,7 +32,7 @@ from metacl.recipes.sizes import (
 )
 
 T = TypeVar("T")
-Trained = Callable[[Settings], Any]
+Trained = Callable[[Settings], LearnerConfig]
 """From the settings of a family of sources to the configuration of a learner without meta-training."""
 ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SGD = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1)
@@ -54,11 +54,11 @@ class Preset:
     """Learning rates to choose from along episodes; none: it has no learning rate."""
 
     @property
-    def meta_config(self) -> type[Any]:
+    def meta_config(self) -> type[LearnerConfig]:
         return type(next(iter(self.meta.values()))(DataConfig("sine"), "").learner)
 
     @property
-    def trained_config(self) -> type[Any]:
+    def trained_config(self) -> type[LearnerConfig]:
         return type(next(iter(self.trained.values()))(settings.EPISODES))
 
 
@@ -176,7 +176,7 @@ def recipe_for(learner: str, recipe: str | None, data: DataConfig) -> TrainConfi
     return chosen("learner that is meta-trained", learner, recipe, table)(data, learner)
 
 
-def trained_for(learner: str, recipe: str | None, source: Settings) -> Any:
+def trained_for(learner: str, recipe: str | None, source: Settings) -> LearnerConfig:
     """The configuration of a named learner that starts from nothing, along a stream or episodes of these settings.
 
     Raises:
