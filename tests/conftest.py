@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest  # noqa: E402  (the environment comes first)
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
 torch.set_num_threads(int(os.environ.get("METACL_TEST_THREADS", "1")))
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
