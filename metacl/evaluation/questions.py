@@ -51,19 +51,19 @@ class Record(TypedDict, total=False):
     task: int
     """Its index, from 0."""
     seconds: float
-    """Of learning it, with what is asked meanwhile; of all rows together."""
+    """Seconds that learning it took, with what is asked meanwhile; of all rows together."""
     seconds_in_all: float
-    """With all questions."""
+    """Seconds that learning it and all questions took."""
     prequential: Scores
     """On the examples that were asked before they were learnt."""
     forward: Scores
     """On its held-out examples, at its end."""
     backward: dict[str, Scores]
-    """On those of earlier tasks, by lag."""
+    """On the held-out examples of earlier tasks, by lag."""
     backward_with_support: dict[str, Scores]
-    """The same, with labelled examples of that task at hand."""
+    """On those of earlier tasks, by lag, with labelled examples of that task at hand."""
     matrix: Scores
-    """On those of all tasks so far, each (B, tasks so far)."""
+    """On the held-out examples of all tasks so far, each (B, tasks so far)."""
     diagnostics: dict[str, Tensor]
     """Measures of plasticity, each (B,)."""
 

@@ -30,11 +30,11 @@ class Settings:
     hidden: tuple[int, ...]
     """Hidden layers of `bp` and its kin."""
     initial: Literal["kaiming", "xavier"]
-    """How their weights are drawn."""
+    """How the weights of these layers are drawn."""
     score: ScoreConfig
-    """The score of `query-only`,"""
+    """The score of a pair in `query-only`."""
     queries: Literal["block", "one"]
-    """and whether it learns from a block or from one query of it."""
+    """Whether `query-only` learns from a whole block or from one query."""
     support: int
     """Labelled examples that `query-only` compares a query with; `bp` may use as many when asked about an old task."""
     buffer: int
@@ -50,9 +50,9 @@ class Settings:
     maml_hidden: tuple[int, ...]
     """Hidden layers of `online-maml`."""
     maml_buffer: tuple[int, int, float]
-    """Places of its buffer; of so many stream examples one is kept; updates a block."""
+    """Buffer of `online-maml`: its places; of so many stream examples one is kept; updates a block."""
     kernel: float
-    """Inverse squared width of the kernel: for bits, for 7 x 7 and for 32 x 32 pixels."""
+    """Inverse squared width of the kernel of `nadaraya-watson`: for bits, for 7 x 7 or for 32 x 32 pixels."""
     block: int = 1
     """Examples that arrive together."""
 
