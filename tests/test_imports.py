@@ -111,8 +111,8 @@ from importlib.machinery import PathFinder
 
 find = PathFinder.find_spec
 absent = {[*OPTIONAL, *PACKAGES]}
-def present(name, *rest):
-    return None if any(f"{{name}}.".startswith(f"{{a}}.") for a in absent) else find(name, *rest)
+def present(name, *rest, **more):
+    return None if any(f"{{name}}.".startswith(f"{{a}}.") for a in absent) else find(name, *rest, **more)
 PathFinder.find_spec = present
 """
 """As if the optional packages were not installed."""
