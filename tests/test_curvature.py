@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.func import jacrev
 from torch.testing import assert_close
 
+from metacl.evaluation import curvature
 from metacl.evaluation.curvature import (
     block_hessian,
     hessian_product,
@@ -62,6 +63,21 @@ def test_a_block_of_the_hessian_is_exact():
 def test_many_columns_are_found_in_parts(monkeypatch):
     monkeypatch.setattr("metacl.evaluation.curvature.CHUNK", 3)
     assert_close(block_hessian(losses, problem()[0], dict.fromkeys(problem()[0], ...)), dense())
+
+
+def test_columns_are_found_one_by_one_where_torch_cannot_batch_them(monkeypatch):
+    """As in the second derivative of convolutions behind inner steps."""
+    weights = problem()[0]
+    block = {next(iter(weights)): ...}
+    whole, plain = block_hessian(losses, weights, block), curvature._gradients
+
+    def refuse(*args, **options):
+        if options.get("is_grads_batched"):
+            raise RuntimeError("NYI: querying is_contiguous inside of vmap")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(curvature, "_gradients", refuse)
+    assert_close(block_hessian(losses, weights, block), whole)
 
 
 def test_products_with_the_hessian():

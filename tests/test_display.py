@@ -65,3 +65,23 @@ def test_help_and_errors_of_a_command_line(words):
     got = subprocess.run([sys.executable, "benchmark.py", *words], cwd=ROOT, env=place(**PLAIN), capture_output=True)
     assert got.returncode == (0 if "--help" in words else 2) and b"Traceback" not in got.stderr
     assert b"episodes" in got.stdout + got.stderr
+
+
+def test_every_command_in_an_odd_place(tmp_path):
+    """From another folder, without UTF-8, with a notebook's back end and a folder whose name cannot be shown."""
+    given = place(**PLAIN, MPLBACKEND="module://matplotlib_inline.backend_inline", PYTHONPATH=str(ROOT))
+    odd = "\N{PLUS-MINUS SIGN} $".encode()
+    short = b"--steps 2 --batch-size 2 --validation.episodes 2 --precision fp32".split()
+    stream = b"slowly-changing-regression bp --tasks 2 --stream.train 20 --stream.held-out 5 --lags 1".split()
+    commands = {
+        "train.py": [b"sine", b"transformer", *short, b"--run", odd + b"/run"],
+        "evaluate.py": [odd + b"/run", b"--episodes", b"4"],
+        "evaluate.py ": [*stream, b"--out", odd + b"/stream"],
+        "benchmark.py": [b"episodes", b"sine", b"--batch-sizes", b"1", b"3", b"--repeats", b"1", b"--out", odd + b"/benchmark"],
+    }
+    for script, words in commands.items():
+        whole = [sys.executable, ROOT / script.strip(), *words]
+        got = subprocess.run(whole, cwd=tmp_path, env=given, capture_output=True)
+        assert got.returncode == 0 and b"Traceback" not in got.stderr, got.stderr.decode("utf-8", "replace")
+    made = [name for _, _, names in os.walk(os.path.join(os.fsencode(tmp_path), odd)) for name in names]
+    assert made.count(b"results.json") == 2 and b"result.csv" in made and sum(name.endswith(b".png") for name in made) > 3

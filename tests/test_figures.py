@@ -39,7 +39,7 @@ def test_a_back_end_that_is_known_stays_the_default():
     assert in_a_new_python(code, "svg") == "svg"
 
 
-@pytest.mark.parametrize("module", ["metacl.benchmarking", "metacl.learners", "episodes"])
+@pytest.mark.parametrize("module", ["metacl.cli", "metacl.benchmarking", "episodes"])
 def test_nothing_imports_matplotlib_before_something_is_drawn(module):
     assert in_a_new_python(f"import sys, {module}; print('matplotlib' in sys.modules)", "svg") == "False"
 

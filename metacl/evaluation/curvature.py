@@ -38,8 +38,7 @@ def block_hessian(loss: Loss, weights: Weights, block: Mapping[str, Any]) -> Ten
         columns = []
         for unit_CP in torch.eye(gradient_BP.shape[1]).to(gradient_BP).split(CHUNK):
             unit_CBP = unit_CP[:, None].expand(-1, *gradient_BP.shape)
-            found = _gradients(gradient_BP, list(leaves.values()), unit_CBP, is_grads_batched=True)
-            columns.append(torch.cat([part.flatten(2) for part in found], dim=2))
+            columns.append(_columns(gradient_BP, list(leaves.values()), unit_CBP))
     return torch.cat(columns).movedim(0, 2)
 
 
@@ -133,6 +132,15 @@ def spectral_rank(values_BK: Tensor, counts_BK: Tensor | None = None, ridge: flo
     share_BK = values_BK / (counts_BK * values_BK).sum(1, keepdim=True).clamp_min(1e-300)
     rank_B = (-counts_BK * torch.xlogy(share_BK, share_BK)).sum(1).exp()
     return rank_B.where((share_BK > 0).any(1), 0)
+
+
+def _columns(gradient_BP: Tensor, leaves: list[Tensor], unit_CBP: Tensor) -> Tensor:
+    """(C, B, P), products with C vectors: at the same time, or one by one where torch cannot (inner steps of convolutions)."""
+    try:
+        found = _gradients(gradient_BP, leaves, unit_CBP, is_grads_batched=True)
+    except RuntimeError:
+        return torch.stack([_flat(_gradients(gradient_BP, leaves, unit_BP)) for unit_BP in unit_CBP])
+    return torch.cat([part.flatten(2) for part in found], dim=2)
 
 
 def _rows(index: Any) -> Any:

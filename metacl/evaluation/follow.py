@@ -94,7 +94,7 @@ class _Step:
             self._check(record, index)
         if lags := asked.look_back(index):
             self._look_back(record, state, index, lags)
-        if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0 and self.learner.trains:
+        if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0:
             record["diagnostics"] = diagnose(self.learner, state, self._held_out(task)[:DIAGNOSED])
         record["seconds_in_all"] = time.perf_counter() - begun
         return state, record

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from episodes import Examples
 from metacl.evaluation.curvature import Weights, block_hessian, spectral_rank, spectrum
+from metacl.learners.losses import example_losses
 from metacl.learners.protocol import Learner, State
 
 LONG = 4
@@ -94,7 +94,7 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
         Hessians are of the loss on the first `CURVED` queries. A learner without weights has none of all this.
     """
     found: dict[str, Tensor] = {}
-    if not getattr(state, "weights", {}) or not getattr(learner, "trains", True):
+    if not getattr(state, "weights", {}) or not learner.trains:
         return found
     with torch.no_grad():
         found |= _of_units(learner, state, queries.x) | _of_weights(state.weights)
@@ -116,9 +116,7 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
 def query_losses(learner: Learner, state: State, queries: Examples) -> Tensor:
     """(B,) the mean loss on the queries of each row."""
     prediction = learner.predict(state, queries.x)
-    if learner.spec.classification:
-        return F.cross_entropy(prediction.mT, queries.y, reduction="none").mean(1)
-    return (prediction - queries.y.to(prediction.dtype)).square().flatten(1).mean(1)
+    return example_losses(prediction, queries.y, learner.spec).mean(1)
 
 
 def _of_units(learner: Any, state: State, x: Tensor) -> dict[str, Tensor]:

@@ -60,8 +60,8 @@ class Learner(nn.Module):
     """`encode` does not depend on the state: the features of an example may be kept. False: the encoder is what learns."""
     has_rate = False
     """`start` takes a learning rate for each row."""
-    trains = False
-    """Its state has `weights`, by name, which learning changes: their ranks, norms and curvature can be measured."""
+    trains = True
+    """Where its state has `weights` by name, learning changes them: their ranks, norms and curvature can be measured."""
     block: int | None = None
     """Examples that are learnt together, with one update. None: as many as arrive together."""
     support = 100

@@ -72,9 +72,7 @@ def _tree(form: Any, named: Named) -> Any:
         return type(form)(*(_tree(getattr(form, name), _under(named, f".{name}")) for name in form._fields))
     if isinstance(form, list | tuple) or (form is None and all(way[0].startswith("#") for way in named)):
         known = list(form or ())
-        length = len({way[0] for way in named})
-        if length < len(known):
-            raise ValueError(f"{len(known) - length} of {len(known)} parts are missing")
+        length = max([len(known), *(int(way[0].removeprefix("#")) + 1 for way in named)])
         parts = [_tree(known[i] if i < len(known) else None, _under(named, f"#{i}")) for i in range(length)]
         return tuple(parts) if isinstance(form, tuple) else parts
     known_parts = dict(form or {})

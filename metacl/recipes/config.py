@@ -55,7 +55,6 @@ class TrainConfig:
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
     learner: LearnerConfig
-    """The configuration of that learner."""
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -85,7 +84,6 @@ class EpisodesConfig:
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
     learner: LearnerConfig
-    """The configuration of that learner."""
     rates: tuple[float, ...]
     """Learning rates, of which the best on meta-validation episodes is taken, for each length of stream."""
     run: tyro.conf.Suppress[str | None] = None
@@ -131,7 +129,6 @@ class StreamRunConfig:
     learner_name: tyro.conf.Suppress[str]
     """A name of the table of learners."""
     learner: LearnerConfig
-    """The configuration of that learner."""
     rates: tuple[float, ...]
     """Learning rates, of which the best by prequential loss on another stream is taken. None given: the learner's own."""
     run: tyro.conf.Suppress[str | None] = None

@@ -1,19 +1,21 @@
 """TensorBoard events, where tensorboard is installed."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 
 class EventWriter:
-    """Writes the numbers of a record as scalars; does nothing without tensorboard."""
+    """Writes the numbers of a record as scalars; does nothing where tensorboard is not installed."""
 
     def __init__(self, folder: Path, enabled: bool = True):
         self.writer = None
         if enabled and find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            with suppress(UnicodeEncodeError):  # tensorboard writes into no folder whose name is no text
+                self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, record: dict[str, Any]) -> None:
         if self.writer is not None:

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from episodes import EpisodeSpec, Examples, Part
 from episodes.errors import above_zero, at_least
 from metacl.learners.losses import example_losses
-from metacl.learners.lots import lots, shuffled
+from metacl.learners.lots import lots, reservoir_places, shuffled
 from metacl.learners.protocol import DivergedError, Learner, Told
 from metacl.learners.trained.adam import adam_
 from metacl.learners.trained.online import check_rates
@@ -85,7 +85,6 @@ class Finetune(Learner):
 
     encodes = False
     has_rate = True
-    trains = True
 
     def __init__(self, config: FinetuneConfig, spec: EpisodeSpec):
         super().__init__(spec)
@@ -191,8 +190,7 @@ class Finetune(Learner):
     def _keep(self, state: FinetuneState, x: Tensor, y: Tensor, valid_B: Tensor) -> None:
         """Reservoir sampling, in place: the n-th example takes a place of R with probability R / n (Vitter 1985)."""
         seen_B = state.seen
-        drawn_B = (lots(seen_B * (self.config.replayed + 1)) * (seen_B + 1)).long()
-        place_B = torch.where(seen_B < self.config.buffer, seen_B, drawn_B)
+        place_B = reservoir_places(seen_B, lots(seen_B * (self.config.replayed + 1)), self.config.buffer)
         row = (valid_B & (place_B < self.config.buffer)).nonzero()[:, 0]
         for kept, new in ((state.x, x), (state.y, y), (state.kept, valid_B)):
             kept[row, place_B[row]] = new[row]

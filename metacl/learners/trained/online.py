@@ -31,7 +31,6 @@ class OnlineLearner(Learner):
 
     encodes = False
     has_rate = True
-    trains = True
     support = 0
     own_counts = False
     """Each weight has its own count of Adam's steps."""
