@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,15 @@ def test_only_through_the_doors(path):
     own = room(path)
     wrong = rooms_of(imported(path.read_text())) - {*DOORS[own], own.removeprefix("metacl/")}
     assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}; {own} may import {', '.join(DOORS[own])}"
+
+
+def test_what_is_installed_is_whole():
+    """A folder without __init__.py would be left out, and a console script without its function would fail when it is called."""
+    assert not [path for path in MODULES if path.parent != ROOT and not (path.parent / "__init__.py").is_file()]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for name, place in scripts.items():
+        module, function = place.split(":")
+        assert callable(getattr(import_module(module), function)), name
 
 
 def test_optional_packages_are_imported_in_one_module_inside_a_function():
