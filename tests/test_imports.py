@@ -95,7 +95,7 @@ def test_only_through_the_doors(path):
 
 
 def test_what_is_installed_is_whole():
-    """A folder without __init__.py would be left out, and a console script without its function would fail when it is called."""
+    """A folder without __init__.py would be left out, and a console script without its function would fail when called."""
     assert not [path for path in MODULES if path.parent != ROOT and not (path.parent / "__init__.py").is_file()]
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     for name, place in scripts.items():
