@@ -13,8 +13,8 @@ from metacl.benchmarking.compare import CompareOptions, compare, comparison_tabl
 from metacl.benchmarking.episodes import EpisodesOptions, episodes
 from metacl.benchmarking.learners import LearnersOptions, learners
 from metacl.benchmarking.measure import Result
-from metacl.benchmarking.report import result_lines, result_table, show_table, write_result
-from metacl.report.display import console
+from metacl.benchmarking.report import result_lines, result_table, write_result
+from metacl.report.display import console, show_table
 
 DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
 and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options;

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from metacl.benchmarking.measure import Json, Label, Result, Row, varied
 from metacl.benchmarking.plot import plot
-from metacl.report.display import console
 from metacl.runs.environment import environment
 from metacl.runs.files import write_json
 
@@ -41,15 +40,6 @@ def table_of(title: str, labels: list[str]) -> Table:
     for name in labels:
         table.add_column(name, no_wrap=name != "form", overflow="fold")
     return table
-
-
-def show_table(table: Table) -> None:
-    """On a terminal as wide as that, elsewhere as wide as the table needs."""
-    width = console.width
-    if not console.is_terminal:
-        console.width = max(width, table.__rich_measure__(console, console.options.update(max_width=1000)).maximum)
-    console.print(table)
-    console.width = width
 
 
 def result_lines(result: Result) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from episodes import UserError
@@ -21,6 +22,15 @@ COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), T
 def say(words: str) -> None:
     """A line on the screen, which a file does not break."""
     console.print(words, soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """On a terminal as wide as that, elsewhere as wide as the table needs."""
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, table.__rich_measure__(console, console.options.update(max_width=1000)).maximum)
+    console.print(table)
+    console.width = width
 
 
 class _Bar(Progress):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from metacl.evaluation.result import Result
-from metacl.report.display import console, say
+from metacl.report.display import say, show_table
 from metacl.report.plots import draw
 from metacl.report.tables import cost_in_words, tables
 from metacl.runs.files import read_json, write_json
@@ -28,7 +28,7 @@ def write_results(results: Sequence[Result], about: dict[str, Any], folder: Path
 def show(results: Sequence[Result], title: str) -> None:
     """The tables on the screen."""
     for table in tables(results, title):
-        console.print(table)
+        show_table(table)
     for result in results:
         if words := cost_in_words(result):
             say(f"{result.learner}: {words}")
