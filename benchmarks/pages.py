@@ -1,4 +1,4 @@
-"""The tables and pictures of the pages in benchmarks/, made from the raw figures beside them.
+"""The tables and pictures of the pages in benchmarks/, from the raw figures beside them; and the README's lists of learners.
 
     python benchmarks/pages.py               # writes the tables between their marks, and draws the pictures
     python benchmarks/pages.py --tables      # the tables alone
@@ -12,9 +12,13 @@ import sys
 from studies import episodes, learners, mechanisms, plateau, recipes, speed, streams
 from studies.words import BENCHMARKS
 
+from metacl.recipes.presets import LEARNERS
+
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | speed.TABLES | streams.TABLES
 PICTURES = learners.PICTURES | mechanisms.PICTURES | plateau.PICTURES | streams.PICTURES
+TABLES |= {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
 PAGES = sorted(BENCHMARKS.rglob("*.md"))
+README = BENCHMARKS.parent / "README.md"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -23,8 +27,18 @@ def filled(page: str) -> str:
     return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", page)
 
 
+def names(form: str) -> str:
+    """A line for each learner of a form, `meta` or `trained`, with its recipes where there are several."""
+    lines = []
+    for name, preset in LEARNERS.items():
+        if sizes := list(getattr(preset, form)):
+            recipes = f" ({', '.join(sizes)})" if len(sizes) > 1 else ""
+            lines.append(f"- `{name}`: {preset.about}{f', for {preset.only}' if preset.only else ''}{recipes}")
+    return "\n".join(lines) + "\n"
+
+
 def main(pictures: bool) -> None:
-    for page in PAGES:
+    for page in [README, *PAGES]:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
     for name, draw in PICTURES.items() if pictures else ():
         draw(BENCHMARKS / name)

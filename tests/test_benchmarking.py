@@ -211,7 +211,11 @@ def test_learners_on_sine(tmp_path, capsys):
 @pytest.mark.parametrize("learner", [name for name, preset in LEARNERS.items() if preset.meta])
 def test_every_learner(learner, cache, tmp_path, capsys):
     without_learn2learn(learner)
-    data = ["--threads", "1", "sine"] if learner == "alpaca" else ["--data.size", "8", labelled_folder(tmp_path / "images")]
+    data = (
+        ["--threads", "1", "sine"]
+        if LEARNERS[learner].only == "regression"
+        else ["--data.size", "8", labelled_folder(tmp_path / "images")]
+    )
     line = "learners --batch-size 2 --episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --repeats 1"
     shown = run(capsys, line, "--learner", learner, *data)
     assert ("textbook" in shown) == (learner in ("transformer", "linear-transformer", "oml"))

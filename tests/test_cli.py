@@ -61,7 +61,7 @@ def test_sine_end_to_end(cli, learner):
     ]
 
 
-@pytest.mark.parametrize("learner", [name for name in META_TRAINED if name != "alpaca"])
+@pytest.mark.parametrize("learner", [name for name in META_TRAINED if LEARNERS[name].only != "regression"])
 def test_a_folder_of_images_end_to_end(cli, pictures, learner):
     without_learn2learn(learner)
     options = [*FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "16"]

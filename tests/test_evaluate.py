@@ -53,7 +53,7 @@ def test_a_folder_of_images(cli, tmp_path, cache, learner):
     assert len(list(Path("mine").glob("*.png"))) == 4 and found["environment"] and found["data_fingerprint"]
 
 
-@pytest.mark.parametrize("learner", TRAINED)
+@pytest.mark.parametrize("learner", [name for name in TRAINED if LEARNERS[name].only != "classification"])
 def test_every_learner_on_sine(cli, learner):
     rates = ["--rates", "0.001"] if LEARNERS[learner].rates else []
     status, text = cli(evaluate_main, "sine", learner, *FEW, "--tasks", "2", *rates, "--out", "mine")
@@ -92,6 +92,33 @@ def test_every_question_on_episodes(cli):
     assert set(result["curves"]) == expected and result["curves"]["forward loss"]["tasks"] == [0, 1, 2]
     for t in range(3):
         assert result["curves"]["forward loss"]["mean"][t] == pytest.approx(result["matrix"][t][t], rel=1e-5)
+
+
+def test_questions_without_a_matrix_on_episodes(cli):
+    words = ["sine", "knn", *FEW, "--tasks", "3", "--no-matrix"]
+    assert cli(evaluate_main, *words, "--forward", "--out", "forward")[0] == 0
+    (result,) = results("forward")["results"]
+    assert result["measures"] == {} and result["matrix"] is None and len(result["curves"]["forward loss"]["mean"]) == 3
+    assert cli(evaluate_main, *words, "--at-end", "--out", "end")[0] == 0
+    (result,) = results("end")["results"]
+    assert list(result["measures"]) == ["final"] and result["matrix"][0] == [None] * 3 and None not in result["matrix"][2]
+    assert cli(evaluate_main, "sine", "knn", *FEW, "--tasks", "3", "--out", "matrix")[0] == 0
+    assert results("matrix")["results"][0]["measures"]["final"] == result["measures"]["final"]
+
+
+def test_a_rate_that_is_given_is_taken(cli):
+    words = ["sine", "online", *FEW, "--tasks", "2", "--learner.rate", "0.02"]
+    status, text = cli(evaluate_main, *words, "--out", "mine")
+    assert status == 0 and "the best of" not in text and results("mine")["results"][0]["rates"]["rate"] == 0.02
+    status, text = cli(evaluate_main, *words, "--rates", "0.1")
+    assert status == 2 and "not both" in text
+    (config,), _ = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"])
+    assert config.learner.rate == 0.02
+
+
+def test_one_episode_has_no_interval(cli):
+    status, text = cli(evaluate_main, "sine", "knn", *FEW, "--tasks", "2", "--episodes", "1", "--out", "mine")
+    assert status == 0 and "nan" not in text and "mean over 1 episode" in text
 
 
 def test_meta_test_does_not_choose(cli, monkeypatch):
@@ -201,7 +228,7 @@ def test_a_stream(cli):
     assert status == 2 and "mine exists" in text and "--resume mine" in text
 
 
-@pytest.mark.parametrize("learner", TRAINED)
+@pytest.mark.parametrize("learner", [name for name in TRAINED if LEARNERS[name].only != "classification"])
 def test_every_learner_along_a_stream(cli, learner):
     own = {"full-attention": ["--learner.support", "5"], "query-only": SUPPORT}.get(learner, [])
     status, text = cli(evaluate_main, REGRESSION, learner, *SHORT, "--tasks", "2", *own, "--matrix", "--out", "mine")
@@ -296,6 +323,7 @@ BAD = {
     "buffer": (f"{REGRESSION} query-only --learner.buffer 50", "buffer 50 is smaller than learner.support 100"),
     "rate": (f"{REGRESSION} query-only --learner.rate 0", "learner.rate must be above 0"),
     "seeds": (f"{REGRESSION} query-only --seeds 1 1", "--seeds needs one number or more.*each once"),
+    "no question": (f"{REGRESSION} knn --lags --asked 0 --no-forward", "No question is asked"),
     "lag": (f"{REGRESSION} query-only --lags 0", "--lags counts tasks back"),
     "resume": ("--resume nowhere", "nowhere does not exist"),
     "resume more": ("--resume nowhere --tasks 3", "takes a folder and nothing else"),

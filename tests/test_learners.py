@@ -32,7 +32,8 @@ OPTIONS = [
         ("softmax", "linear"), ("paired", "interleaved"), (True, False), ("none", "sinusoidal"), ("random", "learned")
     )
 ]
-NOT_FOR = {"classification": ("alpaca",), "regression": ("pn", "gemcl", "gemcl-map")}
+OTHER = {"classification": "regression", "regression": "classification"}
+NOT_FOR = {kind: [name for name in META_TRAINED if LEARNERS[name].only == other] for kind, other in OTHER.items()}
 MECHANISMS = {name: {"attention": name} for name in ATTENTION} | {
     "grouped": {"options": {"key_heads": 1}},
     "window": {"options": {"window": 3}},

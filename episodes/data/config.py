@@ -51,7 +51,7 @@ def local_copy(config: DataConfig) -> Path | None:
         return None
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
-        raise UserError(f"--data.path {config.path} is no folder. Give the folder that holds a copy of {config.name}.")
+        raise UserError(f"The data path {config.path} is no folder. Give the folder that holds a copy of {config.name}.")
     return folder
 
 

@@ -131,7 +131,7 @@ def _open_hub(where: str) -> "dict[str, Dataset]":
     except Exception as error:
         raise UserError(
             f"There is no folder {where}, and the hub's data set of that name cannot be loaded ({_cause(error)}). "
-            "Check the name and the network, or give a local copy with --data.path."
+            "Check the name and the network, or give a local copy with --data.path (of a stream --stream.data.path)."
         ) from error
 
 
@@ -153,7 +153,8 @@ def _check_hub(where: str) -> None:
     except Exception as error:  # whatever the HTTP client raises
         raise UserError(
             f"There is no folder {where}, and the hub cannot be reached ({_cause(error)}). "
-            "Check the network, give a local copy with --data.path, or set HF_HUB_OFFLINE=1 to use what was downloaded before."
+            "Check the network, give a local copy with --data.path (of a stream --stream.data.path), or set HF_HUB_OFFLINE=1 to "
+            "use what was downloaded before."
         ) from error
 
 

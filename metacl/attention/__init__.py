@@ -47,7 +47,8 @@ def make_attention(
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
         if option not in has:
-            raise UserError(f"{name} has no option {option}. It has: {', '.join(has)}.")
+            own = [word for word in has if word not in ("head_width", "key_width")]
+            raise UserError(f"{name} has no option {option}. Of its own it has: {', '.join(own) or 'none'}.")
         if value < (option != "iterations"):
             raise UserError(f"The option {option} of {name} must be at least {int(option != 'iterations')}, not {value}.")
     mechanism = ATTENTION[name](width, heads, dropout, **given)

@@ -32,10 +32,19 @@ class NamedData(DataConfig):
 def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
     """DATA LEARNER [--recipe NAME] [options] -> a configuration for each seed, and the folder of the runs."""
     names, options = split_words(argv)
+    if len(names) < 2 and "--help" in options:
+        raise UserError(
+            f"The options depend on DATA and LEARNER: python train.py {names[0] if names else 'DATA'} LEARNER --help."
+        )
     if len(names) != 2:
         raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
     data, learner = names
     recipe = take(options, "--recipe")
+    check_order(data, learner)
+    if data in STREAMS and data not in BENCHMARKS:
+        raise UserError(
+            f"{data} is a stream, which is followed: python evaluate.py RUN {data}. To meta-train takes a data set."
+        )
     if learner in TRAINED and not LEARNERS[learner].meta:
         raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
     default = recipe_for(learner, recipe, NamedData(data))
@@ -65,6 +74,10 @@ def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path]:
         raise UserError("First RUN, DATA or STREAM, then options: python evaluate.py runs/demo --tasks 5 20. See --help.")
     if is_run(Path(names[0])):
         return _of_run(names, options)
+    if len(names) < 2 and names[0] not in (*STREAMS, *BENCHMARKS) and "/" in names[0] and not Path(names[0]).is_dir():
+        raise UserError(
+            f"The folder {names[0]} does not exist, so it is no run. Check the path; it is taken from {Path.cwd()}."
+        )
     if len(names) < 2 and (names[0] in STREAMS or not Path(names[0]).is_dir()):
         raise UserError(
             f"{names[0]} is no run folder of train.py; a data set or a stream is followed by the names of learners: "
@@ -79,8 +92,13 @@ def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], P
     """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
     run, *rest = names
     runs = [Run.open(folder) for folder in members(Path(run))]
-    if len(rest) > 1 or (rest and rest[0] not in STREAMS):
-        raise unknown("stream", rest[0], STREAMS) if rest else UserError("RUN is followed by one stream, or by options.")
+    if len(rest) > 1:
+        raise UserError(f"RUN is followed by one stream, or by options, not by {' '.join(rest)}.")
+    if rest and rest[0] in (*BENCHMARKS, *LEARNERS) and rest[0] not in STREAMS:
+        what = "a learner, and a run has its own" if rest[0] in LEARNERS else "a data set, and a run has its own"
+        raise UserError(f"{rest[0]} is {what}: python evaluate.py {run}")
+    if rest and rest[0] not in STREAMS:
+        raise unknown("stream", rest[0], STREAMS)
     about = {"learner_name": runs[0].config.learner_name, "learner": runs[0].config.learner, "rates": (), "run": run}
     source = _episodes_of(runs[0]) if not rest else _stream(rest[0])
     default = source(**about)
@@ -93,8 +111,9 @@ def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], P
 def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
     """Learners without meta-training, with the same options; those of a learner itself only where there is one."""
     recipe = take(options, "--recipe")
+    check_order(source, learners[0])
     if source not in (*STREAMS, *BENCHMARKS) and re.fullmatch(r"[\w-]+", source) and not Path(source).is_dir():
-        raise unknown("data set or stream", source, [*BENCHMARKS, *STREAMS])
+        raise unknown("data set or stream", source, {*BENCHMARKS, *STREAMS})
     for name in learners:
         _check_trained(source, name)
     if len(set(learners)) < len(learners):
@@ -113,6 +132,10 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
     out = new_folder(source, *learners)
     hidden = ["checkpoint", *["learner"] * (not alone), *["rates"] * (not rated)]
     config, folder = _follow(default, out, options, prog, words, *hidden)
+    if alone and _gives(options, "--learner.rate"):
+        if _gives(options, "--rates"):
+            raise UserError("Give --rates, of which the best is taken, or the one --learner.rate, not both.")
+        config = replace(config, rates=(config.learner.rate,))
     own_rates = {name: config.rates or (() if source in STREAMS else LEARNERS[name].rates) for name in learners}
     return [
         replace(
@@ -123,6 +146,16 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
         )
         for name in learners
     ], folder
+
+
+def check_order(source: str, learner: str) -> None:
+    """Raises `UserError` where a learner stands in the place of the data, and the data in the place of a learner."""
+    if source in LEARNERS and learner in (*BENCHMARKS, *STREAMS):
+        raise UserError(f"First the data, then the learner: {learner} {source}, not {source} {learner}.")
+
+
+def _gives(options: list[str], option: str) -> bool:
+    return any(word == option or word.startswith(f"{option}=") for word in options)
 
 
 def _check_trained(source: str, name: str) -> None:

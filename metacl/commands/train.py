@@ -30,8 +30,7 @@ def train(argv: list[str]) -> None:
         places = make_group(folder, [f"seed-{config.seed}" for config in configs]) if len(configs) > 1 else [folder]
         for config, place in zip(configs, places, strict=True):
             _meta_train(config, place, folder)
-        if len(places) > 1:
-            say(f"All {len(places)} seeds are done. Now: python evaluate.py {folder}")
+        _say_done(places, folder)
 
 
 def _resume(folder: Path) -> None:
@@ -45,6 +44,12 @@ def _resume(folder: Path) -> None:
                 _meta_train(run.config, run, folder)
         else:
             _meta_train(replace(first.config, seed=int(place.name.removeprefix("seed-"))), place, folder)
+    _say_done(places, folder)
+
+
+def _say_done(places: list[Path], folder: Path) -> None:
+    if len(places) > 1:
+        say(f"All {len(places)} seeds are done. Now: python evaluate.py {folder}")
 
 
 def _meta_train(config: TrainConfig, place: Run | Path, whole: Path) -> None:

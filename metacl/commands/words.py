@@ -1,7 +1,7 @@
 """The words of a command line: what comes before the options, and help that is made from the tables of names."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from episodes import BENCHMARKS, STREAMS, UserError
@@ -35,10 +35,12 @@ Follow tasks with a learner, and ask it questions in between.
     python evaluate.py STREAM LEARNER ... [options]     the same along a stream
     python evaluate.py ... --help                       every option, with its default
     python evaluate.py --resume FOLDER                  go on where an evaluation stopped
+    --recipe paper                                      the size of online, replay and offline
 
 RUN      the folder that train.py wrote
 DATA     {benchmarks}; a folder of images; or a Hugging Face hub name
 STREAM   {streams}
+         (slowly-changing-regression is followed as a stream; it is DATA for train.py)
 LEARNER  one, or several to be compared; those that are meta-trained first are listed by python train.py
 {trained}
 
@@ -84,8 +86,10 @@ def new_folder(*names: str) -> Path:
     return Path("runs") / f"{'-'.join(Path(name).name for name in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def recipe_words(recipe: str | None, recipes: Iterable[str]) -> str:
-    return f"Recipe: {recipe or next(iter(recipes))} of {', '.join(recipes)}."
+def recipe_words(recipe: str | None, recipes: Collection[str]) -> str:
+    taken = recipe or next(iter(recipes))
+    others = [name for name in recipes if name != taken]
+    return f"Recipe: {taken}." + (f" Others, with --recipe: {', '.join(others)}." if others else "")
 
 
 def _listed(lines: Iterable[tuple[str, str]]) -> str:

@@ -15,9 +15,11 @@ class Estimate:
 
     mean: float
     half_width: float
+    std: float
+    """Standard deviation between episodes."""
 
     def to_json(self) -> dict[str, float | None]:
-        return {"mean": self.mean, "half_width": None if math.isnan(self.half_width) else self.half_width}
+        return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.half_width:.4f}"
@@ -32,8 +34,8 @@ def deviation(values: Any, axis: int = 0) -> Any:
 def estimate(values_E: Tensor) -> Estimate:
     """The mean over independent episodes."""
     values_E = values_E.double()
-    spread = 1.96 * values_E.std() / len(values_E) ** 0.5 if len(values_E) > 1 else torch.tensor(float("nan"))
-    return Estimate(float(values_E.mean()), float(spread))
+    std = float(values_E.std()) if len(values_E) > 1 else math.nan
+    return Estimate(float(values_E.mean()), 1.96 * std / len(values_E) ** 0.5, std)
 
 
 def summary(scores_ETT: Tensor, higher_is_better: bool) -> dict[str, Estimate]:
@@ -65,9 +67,8 @@ def summary(scores_ETT: Tensor, higher_is_better: bool) -> dict[str, Estimate]:
 
 
 def matrix_json(scores_ETT: Tensor) -> list[list[Any]]:
-    """The mean matrix over episodes, null where a task is not learnt yet."""
-    mean_TT = scores_ETT.mean(0).tolist()
-    return [[value if i <= t else None for i, value in enumerate(row)] for t, row in enumerate(mean_TT)]
+    """The mean matrix over episodes, null where a task is not learnt yet, or was not asked about."""
+    return [[None if math.isnan(value) else value for value in row] for row in scores_ETT.mean(0).tolist()]
 
 
 def _best(scores_Et: Tensor) -> Tensor:

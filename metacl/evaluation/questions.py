@@ -40,6 +40,11 @@ class Questions:
         if any(lag < 1 for lag in self.lags):
             raise UserError(f"--lags counts tasks back from the present one, from 1, not {' '.join(map(str, self.lags))}.")
 
+    def must_ask(self) -> None:
+        """Raises `UserError` where nothing at all is asked."""
+        if not (self.matrix or self.forward or self.at_end or self.lags or self.diagnose_every) and self.asked == 0:
+            raise UserError("No question is asked: give --matrix, --forward, --at-end, --asked or --lags.")
+
     def look_back(self, index: int) -> tuple[int, ...]:
         """The lags that are due after task `index`."""
         return tuple(lag for lag in self.lags if lag <= index) if (index + 1) % self.backward_every == 0 else ()

@@ -91,7 +91,7 @@ def along_stream(
         UserError: nothing was learnt in so few tasks.
     """
     rates = sorted(set(rates))
-    asked = Questions(forward=False, asked=questions.asked, lags=())
+    asked = Questions(forward=False, asked=questions.asked or None, lags=())
     tasks = min(tasks, stream.most_tasks or tasks)
 
     def losses(rates: Sequence[float]) -> list[float | None]:

@@ -34,11 +34,11 @@ class Result:
     episodes: dict[str, Any] | None = None
     """Address, first and number of the episodes, and their shape."""
     measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """From the matrix: mean and half of the 95 % confidence interval over rows."""
+    """From the matrix: mean, half of the 95 % confidence interval, and standard deviation over rows."""
     matrix: list[list[float | None]] | None = None
     """The score on task i (column) after task t (row), mean over rows; None where it was not asked."""
     positions: dict[str, list[dict[str, float | None]]] = field(default_factory=dict)
-    """From the matrix, for each task: the score just after it, and after the last; mean and half of the interval."""
+    """From the matrix, for each task: the score just after it, and after the last; in the same form."""
     block: int = 1
     """Tasks whose mean is a point of the curves, and the first and last of them."""
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,8 +57,13 @@ class Result:
 
 
 def matrix_measures(scores_RTT: Tensor, higher_is_better: bool) -> dict[str, Any]:
-    """The fields of a result that come from a matrix of scores for each row."""
+    """The fields of a result that come from a matrix of scores for each row: none where nothing was asked (NaN), and the end
+    alone where nothing else was."""
     T = scores_RTT.shape[1]
+    if bool(scores_RTT[:, -1].isnan().all()):
+        return {}
+    if bool(scores_RTT[:, 0].isnan().all()) and T > 1:
+        return {"measures": {"final": estimate(scores_RTT[:, -1].mean(1)).to_json()}, "matrix": matrix_json(scores_RTT)}
     places = [(estimate(scores_RTT[:, i, i]), estimate(scores_RTT[:, -1, i])) for i in range(T)]
     positions = {"just after": [just for just, _ in places], "at the end": [end for _, end in places]}
     return {
@@ -116,5 +121,6 @@ def whole_matrix(matrices: list[Tensor], rows: int) -> Tensor:
     T = len(matrices)
     scores_RTT = torch.full((rows, T, T), torch.nan)
     for t, found in enumerate(matrices):
-        scores_RTT[:, t, : found.shape[1]] = found
+        if found.numel():
+            scores_RTT[:, t, : found.shape[1]] = found
     return scores_RTT

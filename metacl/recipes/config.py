@@ -85,15 +85,16 @@ class EpisodesConfig:
     """A name of the table of learners."""
     learner: LearnerConfig
     rates: tuple[float, ...]
-    """Learning rates, of which the best on meta-validation episodes is taken, for each length of stream."""
+    """Learning rates, of which the best on meta-validation episodes is taken, for each length of stream. None given, and
+    several learners: each learner's own."""
     run: tyro.conf.Suppress[str | None] = None
     """The folder of the meta-trained learner; None: it is not meta-trained."""
     tasks: tuple[int, ...] = (5,)
-    """Lengths of the streams, in tasks; also other ones than were trained on."""
+    """Lengths of the streams, in tasks."""
     shots: int = 5
     """Stream examples of each task."""
     queries: int = 5
-    """Held-out examples of each task."""
+    """Held-out examples that an episode has of each task."""
     vocabulary: tyro.conf.Suppress[int] = 64
     """Label symbols that the learner knows."""
     questions: Annotated[Questions, tyro.conf.arg(name="")] = EPISODES
@@ -114,6 +115,7 @@ class EpisodesConfig:
         at_least(1, self, "", "shots", "queries", "episodes", "rate_episodes", "batch_size")
         check_seeds(self.seeds)
         above_zero("--rates", *self.rates)
+        self.questions.must_ask()
         if not self.tasks or min(self.tasks) < 1:
             raise UserError("--tasks needs at least one length, each from 1.")
 
@@ -149,6 +151,7 @@ class StreamRunConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "", "tasks", "sweep_tasks", "save_every")
+        self.questions.must_ask()
         check_seeds(self.seeds)
         above_zero("--rates", *self.rates)
 
@@ -160,4 +163,4 @@ FollowConfig = EpisodesConfig | StreamRunConfig
 def check_seeds(seeds: tuple[int, ...]) -> None:
     """Raises `UserError` where there is none, one is twice there, or one is negative."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"--seeds needs one number or more, from 0, each once, not {' '.join(map(str, seeds))}.")
+        raise UserError(f"--seeds needs one number or more, from 0, each once, not {' '.join(map(str, seeds)) or 'none'}.")

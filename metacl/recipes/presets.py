@@ -52,6 +52,8 @@ class Preset:
     """Recipes of the form that starts from nothing, which `evaluate.py` follows; the first is the default."""
     rates: tuple[float, ...] = ()
     """Learning rates to choose from along episodes; none: it has no learning rate."""
+    only: Literal["classification", "regression"] | None = None
+    """The kind of task that it is made for; None: both."""
 
     @property
     def meta_config(self) -> type[LearnerConfig]:
@@ -73,7 +75,8 @@ def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
 
 
 def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
-    return Preset(about, {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))})
+    sizes = {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))}
+    return Preset(about, sizes, only="classification")
 
 
 def _bayes(about: str, samples: int) -> Preset:
@@ -103,15 +106,17 @@ LEARNERS: dict[str, Preset] = {
     "pn": Preset(
         "a mean of features for each class",
         {"small": small(PrototypesConfig()), "paper": paper(PrototypesConfig(width=512))},
+        only="classification",
     ),
     "gemcl": _gemcl("a mean and variance for each class", "student-t"),
-    "gemcl-map": _gemcl("the same, answered from the posterior's mode", "gaussian"),
+    "gemcl-map": _gemcl("gemcl answered from the posterior's mode", "gaussian"),
     "alpaca": Preset(
         "Bayesian linear regression on features",
         {"small": small(AlpacaConfig()), "paper": published(AlpacaConfig(512))},
+        only="regression",
     ),
     "sb-mcl": _bayes("a Gaussian posterior over one latent", 5),
-    "sb-mcl-map": _bayes("the same, answered from the posterior's mode", 0),
+    "sb-mcl-map": _bayes("sb-mcl answered from the posterior's mode", 0),
     "oml": Preset(
         "a head of fast weights on a fixed encoder",
         {
@@ -125,8 +130,8 @@ LEARNERS: dict[str, Preset] = {
         {"small": small(ANMLConfig(), optimiser=NO_DECAY, batch_size=4), "paper": published(ANMLConfig(width=512))},
     ),
     "maml": _maml("initial weights from which few steps suffice", "maml"),
-    "meta-sgd": _maml("the same, with a learnt rate for each weight", "meta-sgd"),
-    "anil": _maml("the same, with steps in the last layer alone", "anil"),
+    "meta-sgd": _maml("maml with a learnt rate for each weight", "meta-sgd"),
+    "anil": _maml("maml with steps in the last layer alone", "anil"),
     "reptile": Preset(
         "initial weights drawn to where each stream ends",
         {
@@ -135,7 +140,7 @@ LEARNERS: dict[str, Preset] = {
         },
     ),
     "online": _finetune("SGD, one pass, an example at a time", "online", SGD),
-    "replay": _finetune("the same, with examples of a reservoir", "replay", SGD),
+    "replay": _finetune("online with examples of a reservoir", "replay", SGD),
     "offline": _finetune("epochs over all examples so far", "offline", ADAM),
     "bp": _trained("backpropagation with Adam, one pass", settings.backprop),
     "l2": _trained("bp with weights drawn to zero", lambda s: settings.backprop(s, l2=1e-4)),

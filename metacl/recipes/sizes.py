@@ -28,19 +28,19 @@ HALVING = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, wei
 
 def small(learner: LearnerConfig, **options: Any) -> Recipe:
     """Trains in minutes on two cores, with the light encoder; `options` are fields of the configuration."""
-    light = replace(learner, encoder=LIGHT)
+    light = _with_encoder(learner, LIGHT)
     return lambda data, name: TrainConfig(data, name, light, **options)
 
 
 def paper(learner: LearnerConfig, **options: Any) -> Recipe:
     """The published encoder, streams of 20 tasks and 50 000 steps, with this project's outer loop. For a GPU."""
-    whole = replace(learner, encoder=PUBLISHED)
+    whole = _with_encoder(learner, PUBLISHED)
     return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **options)
 
 
 def published(learner: LearnerConfig, **options: Any) -> Recipe:
     """The same with the outer loop of CL-Seq, and a symbol for each task. For a GPU."""
-    whole = replace(learner, encoder=PUBLISHED)
+    whole = _with_encoder(learner, PUBLISHED)
     defaults: dict[str, Any] = {"optimiser": HALVING, "episodes": EpisodeShape(tasks=20, vocabulary=20)}
     return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **defaults | options)
 
@@ -81,6 +81,11 @@ def _cl_seq(attention: str) -> Recipe:
         return published(learner)(own_size, name)
 
     return recipe
+
+
+def _with_encoder(learner: LearnerConfig, encoder: EncoderConfig) -> LearnerConfig:
+    """A learner that has no encoder stays as it is."""
+    return replace(learner, encoder=encoder) if hasattr(learner, "encoder") else learner
 
 
 def _long(config: TrainConfig) -> TrainConfig:

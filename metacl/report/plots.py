@@ -55,9 +55,11 @@ def _of_several(results: Sequence[Result], folder: Path, title: str) -> list[Pat
 
 def file_words(result: Result, results: Sequence[Result]) -> str:
     """What tells one picture from those of the other results: the length, and the seed where there are several."""
-    seeds = [f"-seed-{seed}" for seed in (result.run_seed, result.seed) if seed is not None]
-    several = len({(own.run_seed, own.seed) for own in results}) > 1
-    return f"{result.tasks}-tasks{''.join(seeds) if several else ''}"
+    words = f"{result.tasks}-tasks"
+    for name, words_of in (("run_seed", "run"), ("seed", "seed")):
+        if len({getattr(own, name) for own in results}) > 1:
+            words += f"-{words_of}-{getattr(result, name)}"
+    return words
 
 
 def _with_seed(result: Result, results: Sequence[Result]) -> str:

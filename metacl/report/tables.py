@@ -32,10 +32,13 @@ def matrix_table(results: Sequence[Result], title: str) -> Table:
     for result in results:
         groups.setdefault((result.learner, result.tasks, result.shots), []).append(result)
     several = max(len(group) for group in groups.values())
-    rows = f"{results[0].number} {results[0].rows}"
-    spread = f"mean over {rows} ± half of the 95 % confidence interval"
+    number, rows = results[0].number, results[0].rows
+    counted = f"{number} {rows if number > 1 else rows.removesuffix('s')}"
+    spread = f"mean over {counted}" + " ± half of the 95 % confidence interval" * (number > 1)
     if several > 1:
-        spread = f"mean over {several} seeds of {rows} each ± the standard deviation between seeds"
+        spread = f"mean over {several} seeds of {counted} each ± the standard deviation between seeds"
+    elif rows == "seeds" and number > 1:
+        spread = f"mean over {counted} ± the standard deviation between them"
     table = _table(title, f"{_unit(results[0])}, {spread}")
     named = len({learner for learner, *_ in groups}) > 1
     for words in (*["learner"] * named, "tasks\nx shots", *MEASURES.values(), "state"):
@@ -61,17 +64,17 @@ def curve_table(results: Sequence[Result], title: str) -> Table:
     for result in results:
         for name, curve in result.curves.items():
             if not name.startswith("diagnostics"):
-                cells = (cell(curve[part], name.endswith("accuracy"), result.number) for part in ("first", "last"))
+                cells = (cell(curve[part], name.endswith("accuracy")) for part in ("first", "last"))
                 table.add_row(*[result.learner] * named, name, *cells)
     return table
 
 
-def cell(value: dict[str, Any], percent: bool, rows: int, digits: int = 4) -> str:
-    """A mean and its spread between rows, in words; a loss with so many digits."""
+def cell(value: dict[str, Any], percent: bool, digits: int = 4) -> str:
+    """A mean and its spread between rows (`std`; None: there is one row), in words; a loss with so many digits."""
     if value["mean"] is None:
         return "not finite"
     scale, digits = (100, 1) if percent else (1, digits)
-    spread = f" ± {scale * value['std']:.{digits}f}" if rows > 1 and value["std"] is not None else ""
+    spread = f" ± {scale * value['std']:.{digits}f}" if value["std"] is not None else ""
     return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
@@ -98,10 +101,9 @@ def _over_seeds(group: Sequence[Result], name: str, percent: bool) -> str:
     found = [result.measures[name] for result in group if name in result.measures]
     if not found:
         return "-"
-    means = [value["mean"] for value in found]
-    half = float(deviation(means)) if len(found) > 1 else found[0]["half_width"]
-    mean, half = float(np.mean([np.nan if m is None else m for m in means])), np.nan if half is None else half
-    return f"{100 * mean:.1f} ± {100 * half:.1f}" if percent else f"{mean:.4f} ± {half:.4f}"
+    means = [np.nan if value["mean"] is None else value["mean"] for value in found]
+    alone = found[0]["std" if group[0].rows == "seeds" else "half_width"]
+    return cell({"mean": float(np.mean(means)), "std": float(deviation(means)) if len(found) > 1 else alone}, percent)
 
 
 def _unit(result: Result) -> str:
