@@ -22,7 +22,7 @@ def test_an_estimate_by_hand():
     assert got.mean == 3.0
     spread = math.sqrt((4 + 1 + 0 + 9) / 3)
     assert got.half_width == pytest.approx(1.96 * spread / 2)
-    assert str(Estimate(0.5, 0.25)) == "0.5000 ± 0.2500"
+    assert str(Estimate(0.5, 0.25, 0.3)) == "0.5000 ± 0.2500"
 
 
 def test_the_interval_holds_the_true_mean_19_times_in_20():

@@ -153,8 +153,8 @@ def _check_hub(where: str) -> None:
     except Exception as error:  # whatever the HTTP client raises
         raise UserError(
             f"There is no folder {where}, and the hub cannot be reached ({_cause(error)}). "
-            "Check the network, give a local copy with --data.path (of a stream --stream.data.path), or set HF_HUB_OFFLINE=1 to "
-            "use what was downloaded before."
+            "Check the network, give a local copy with --data.path (of a stream --stream.data.path), or set HF_HUB_OFFLINE=1 "
+            "to use what was downloaded before."
         ) from error
 
 
