@@ -428,7 +428,12 @@ def test_seeds_that_were_not_begun_are_begun_on_a_resume(cli, monkeypatch):
         patched.setattr(train, "meta_train", stop)
         assert cli(train_main, "sine", "transformer", *options, "part")[0] == 130
     first = Path("part/seed-0/metrics.jsonl").read_bytes()
-    assert cli(train_main, "--resume", "part")[0] == 0 and Path("part/seed-0/metrics.jsonl").read_bytes() == first
+    status, text = cli(evaluate_main, "part")
+    assert status == 2 and "seed-1 of part is not trained yet" in text and "train.py --resume part" in text
+    for _ in range(2):  # also where nothing is left to do
+        status, text = cli(train_main, "--resume", "part")
+        assert status == 0 and "All 2 seeds are done. Now: python evaluate.py part" in text
+    assert Path("part/seed-0/metrics.jsonl").read_bytes() == first
     digests = [
         json.loads(Path(f"{folder}/seed-1/checkpoints/step-00000010/checkpoint.json").read_text())
         for folder in ("whole", "part")

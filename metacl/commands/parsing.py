@@ -91,7 +91,10 @@ def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path]:
 def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
     """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
     run, *rest = names
-    runs = [Run.open(folder) for folder in members(Path(run))]
+    places = members(Path(run))
+    if missing := [place.name for place in places if len(places) > 1 and not is_run(place)]:
+        raise UserError(f"{', '.join(missing)} of {run} is not trained yet. Go on with: python train.py --resume {run}")
+    runs = [Run.open(place) for place in places]
     if len(rest) > 1:
         raise UserError(f"RUN is followed by one stream, or by options, not by {' '.join(rest)}.")
     if rest and rest[0] in (*BENCHMARKS, *LEARNERS) and rest[0] not in STREAMS:
