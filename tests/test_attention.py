@@ -408,7 +408,7 @@ def test_tokens_that_are_not_finite_are_refused(mechanism):
     ("name", "options", "words"),
     [
         ("sofmax", {}, "Did you mean 'softmax'"),
-        ("linear", {"window": 4}, "linear has no option window. It has: head_width, key_width"),
+        ("linear", {"window": 4}, "linear has no option window. Of its own it has: none"),
         ("softmax", {"window": 0}, "window of softmax must be at least 1, not 0"),
         ("softmax", {"key_heads": 3}, "4 heads cannot share 3 key heads"),
         ("delta", {"head_width": 0}, "head_width of delta must be at least 1"),
