@@ -112,7 +112,7 @@ def test_a_rate_that_is_given_is_taken(cli):
     assert status == 0 and "the best of" not in text and results("mine")["results"][0]["rates"]["rate"] == 0.02
     status, text = cli(evaluate_main, *words, "--rates", "0.1")
     assert status == 2 and "not both" in text
-    (config,), _ = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"])
+    (config,), *_ = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"])
     assert config.learner.rate == 0.02
 
 
@@ -203,8 +203,48 @@ def test_several_seeds_of_meta_training(cli):
     status, text = cli(evaluate_main, "mine", *FEW)
     assert status == 0 and "2 seeds" in text and "between seeds" in text, text
     assert [result["run_seed"] for result in results("mine/results")["results"]] == [0, 3]
-    status, text = cli(evaluate_main, "mine", REGRESSION, *SHORT, "--out", "along")
+    status, text = cli(evaluate_main, "mine", REGRESSION, *SHORT, "--matrix", "--out", "along")
     assert status == 0 and [len(records(f"along/{name}")) for name in ("seed-0", "seed-3")] == [4, 4]
+    assert "alpaca (width 8), run 0" in text and "alpaca (width 8), run 3" in text
+    pictures = {path.name for path in Path("along").glob("*.png")}
+    assert {"loss-4-tasks-run-0.png", "loss-4-tasks-run-3.png", "matrix-4-tasks-run-3.png"} <= pictures
+    for _ in range(2):  # one of them alone, again and again; it touches nothing of the others
+        assert cli(evaluate_main, "mine/seed-0", *FEW)[0] == 0
+    assert len(results("mine/results")["results"]) == 2 and len(results("mine/seed-0/results")["results"]) == 1
+    assert cli(evaluate_main, "mine/seed-0", *FEW, "--out", "mine/results")[0] == 2
+
+
+def test_a_group_is_never_written_into(cli):
+    words = ["sine", "alpaca", *TRAIN.split(), "--learner.width", "8", "--seeds"]
+    assert cli(train_main, *words, "0", "1", "--run", "mine")[0] == 0
+    status, text = cli(train_main, *words, "0", "8", "--run", "mine")
+    assert status == 2 and "mine exists" in text and json.loads(Path("mine/runs.json").read_text()) == ["seed-0", "seed-1"]
+    status, text = cli(train_main, "glyfs", "pn", "--seeds", "0", "1", "--run", "other")
+    assert status == 2 and not Path("other").exists()
+
+
+def test_the_results_of_a_run_are_replaced_as_a_whole(cli, trained):
+    """Nothing of the earlier ones is gone on from."""
+    assert cli(evaluate_main, trained, *FEW, "--tasks", "2")[0] == 0
+    Path("mine/results/checkpoint").mkdir()
+    assert cli(evaluate_main, trained, *FEW, "--tasks", "3")[0] == 0
+    assert [result["tasks"] for result in results("mine/results")["results"]] == [3]
+    assert not Path("mine/results/checkpoint").exists()
+
+
+def test_data_that_have_changed_are_not_gone_on_with(cli):
+    assert cli(evaluate_main, "sine", "knn", *FEW, "--tasks", "2", "--out", "mine")[0] == 0
+    path = Path("mine/environment.json")
+    path.write_text(path.read_text().replace('"data_fingerprint": "sine', '"data_fingerprint": "other'))
+    status, text = cli(evaluate_main, "--resume", "mine")
+    assert status == 2 and "The data have changed since mine was begun" in text
+
+
+def test_one_learner_that_diverges_does_not_keep_the_others(cli):
+    options = [*FEW, "--tasks", "2", "--rates", "1e30", "--out", "mine"]
+    status, text = cli(evaluate_main, "sine", "online", "knn", *options)
+    assert status == 2 and "online: Learning from the stream diverged" in text and "online in mine did not come" in text
+    assert [result["learner"] for result in results("mine")["results"]] == ["knn"]
 
 
 # Along streams.
@@ -284,11 +324,11 @@ def test_results_come_before_what_may_fail(cli, monkeypatch):
 
 
 def test_recipes_and_options():
-    (config,), folder = parse_evaluate(["glyphs", "replay", "--recipe", "paper", "--learner.buffer", "7", "--seeds", "3"])
+    (config,), folder, _ = parse_evaluate(["glyphs", "replay", "--recipe", "paper", "--learner.buffer", "7", "--seeds", "3"])
     assert (config.learner.buffer, config.learner.width, config.seeds, config.tasks) == (7, 512, (3,), (20,))
     assert folder.name.startswith("glyphs-replay-") and len(config.rates) == 6
     words = ["permuted-mnist", "query-only", "--learner.support", "100", "--tasks", "7", "--seeds", "20", "30"]
-    (config,), folder = parse_evaluate(words)
+    (config,), folder, _ = parse_evaluate(words)
     assert (config.learner.support, config.learner.score.depth, config.tasks, config.seeds) == (100, 11, 7, (20, 30))
     assert (config.questions.asked, config.questions.held_out, config.rates) == (1, 500, ())
     assert folder.name.startswith("permuted-mnist-query-only-")

@@ -226,6 +226,11 @@ class SupportMixesQueries(Means):
         return super().predict_with(state, support, x - x.mean(1, keepdim=True))
 
 
+class LearnsMoreWhereNothingIsAsked(Means):
+    def learn_predict(self, state, examples, block=1, asked=None):
+        return super().learn_predict(self.learn(state, examples) if asked == 0 else state, examples, block, asked)
+
+
 class LosesATask(Means):
     def learn_task(self, state, train, block=1, asked=0, told=None):
         return state if int(train[0:1].task[0, 0]) == 1 else super().learn_task(state, train, block, asked, told)
@@ -257,6 +262,7 @@ BROKEN = {
     LooksBeforeItIsAsked: "learn_predict differs",
     LearnsTheSupport: "predict_with changed the state",
     SupportMixesQueries: "with a support depends on the other queries",
+    LearnsMoreWhereNothingIsAsked: "What is asked changes",
     LosesATask: "not answered|another state than learning task by task",
 }
 

@@ -107,6 +107,7 @@ def test_a_run_is_called_what_it_was():
     bp = on("bp", "permuted-mnist")
     assert title("bp", bp, along(STREAMS["permuted-mnist"])) == "bp" != title("bp", bp)
     narrow = replace(bp, network=replace(bp.network, normalise=True), rate=3.0)
-    assert title("bp", narrow, along(STREAMS["permuted-mnist"])) == "bp (network.normalise True)"
+    assert title("bp", narrow, along(STREAMS["permuted-mnist"])) == "bp (rate 3.0, network.normalise True)"
+    assert title("bp", narrow, along(STREAMS["permuted-mnist"]), rate=False) == "bp (network.normalise True)"
     many = replace(learner, width=8, heads=2, layers=5, hidden=3)
     assert title("transformer", many).endswith("...)")

@@ -10,6 +10,8 @@ from metacl.evaluation.episodes import evaluate, held_out
 from metacl.evaluation.rates import choose, in_words, on_episodes
 from metacl.learners.protocol import DivergedError, Learner
 from metacl.learners.trained.finetune import FinetuneConfig
+from metacl.recipes.presets import trained_for
+from metacl.recipes.settings import EPISODES
 
 
 def built(benchmark, rate: float) -> Learner:
@@ -32,6 +34,23 @@ def test_the_best_rate_on_meta_validation_is_chosen(benchmark, better):
         assert choice.scores[f"{rate:g}"] == pytest.approx(scores[rate], rel=1e-4)
     assert choice.rate == better(scores, key=lambda rate: scores[rate]) and len(set(scores.values())) > 1
     assert choice.measure == ("accuracy" if better is max else "mse")
+
+
+@pytest.mark.parametrize("name", ["reinit", "ewc", "er"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_rate_is_worth_what_following_finds(name, batch_size):
+    """Ends of tasks are told, and what is drawn does not depend on the place in a batch."""
+    config = trained_for(name, None, EPISODES)
+    generator = held_out(sine(), "validation", SHAPE, 0)
+
+    def build(rate: float) -> Learner:
+        torch.manual_seed(0)
+        return replace(config, rate=rate).build(sine().train.spec).eval()
+
+    choice = on_episodes(build, (1e-3, 1e-2), generator, 4, batch_size, accelerator())
+    for rate in (1e-3, 1e-2):
+        expected = evaluate(build(rate), generator, 4).measures["final"].mean
+        assert choice.scores[f"{rate:g}"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_rates_that_diverge_are_not_taken():

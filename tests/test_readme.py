@@ -51,7 +51,7 @@ def test_commands_of_evaluate(words, tmp_path, monkeypatch):
         return
     if words[0].startswith("runs/"):
         train_main(["sine", "transformer", *SMALL, "--run", words[0]])
-    configs, _ = parse_evaluate(words)
+    configs, *_ = parse_evaluate(words)
     for config in configs:
         source = config.data.name if isinstance(config, EpisodesConfig) else config.stream.name
         assert config.run == words[0] if config.run else source == words[0] and config.learner_name in words

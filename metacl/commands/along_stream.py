@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from episodes import SeededStream, Stream, UserError
+from episodes import SeededStream, Stream
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.evaluation.curves import curves
 from metacl.evaluation.follow import check_length, compute, follow
@@ -17,6 +17,7 @@ from metacl.evaluation.result import Result, curve_fields, matrix_measures, whol
 from metacl.learners import Learner, State, state_bytes
 from metacl.recipes.config import StreamRunConfig
 from metacl.report.display import bar, say
+from metacl.runs.folder import Run
 from metacl.runs.following import Following
 
 
@@ -37,10 +38,6 @@ def follow_stream(run: Following, whole: Path) -> list[Result]:
     config = run.config
     assert isinstance(config, StreamRunConfig)
     stream = stream_of(config)
-    if run.environment()["stream_fingerprint"] != stream.fingerprint:
-        raise UserError(
-            f"The data of {stream.name} have changed since the run {run.folder} was started. Put them back, or start anew."
-        )
     choice = _rate(run, config, stream) if config.rates else None
     rate = None if choice is None else choice.rate
     learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
@@ -90,6 +87,7 @@ def _result(
         "seeds",
         len(config.seeds),
         "accuracy" if scored == "accuracy" else "mse",
+        run_seed=None if config.run is None else Run.open(Path(config.run)).config.seed,
         state_bytes=size,
         rates=None if choice is None else asdict(choice),
         compute=cost,

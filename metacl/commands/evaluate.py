@@ -14,7 +14,7 @@ from metacl.evaluation.result import Result
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig
 from metacl.recipes.files import to_json
 from metacl.report.display import say
-from metacl.report.results import read_results, write_results
+from metacl.report.results import write_results
 from metacl.runs.environment import environment
 from metacl.runs.files import must_be_new
 from metacl.runs.folder import Run
@@ -29,67 +29,66 @@ def evaluate(argv: list[str]) -> None:
     elif argv[0] == "--resume":
         if len(argv) != 2:
             raise UserError("--resume takes a folder and nothing else: python evaluate.py --resume FOLDER")
-        _finish(Path(argv[1]), [Following.open(place) for place in members(Path(argv[1]))], resumed=True)
+        _finish(Path(argv[1]), [Following.open(place) for place in members(Path(argv[1]))])
     else:
-        configs, folder = parse_evaluate(argv)
-        _finish(folder, _begin(configs, folder))
+        configs, folder, replaced = parse_evaluate(argv)
+        _finish(folder, _begin(configs, folder, replaced))
 
 
-def _begin(configs: Sequence[FollowConfig], folder: Path) -> list[Following]:
+def _begin(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> list[Following]:
     """The folders, after all that can fail at once has been tried."""
-    again = folder.name == "results" and any(folder.parent == _home(config) for config in configs)
-    if not again:
+    if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
     about = [_checked(config) for config in configs]
-    places = make_group(folder, [_name(config, configs) for config in configs])
-    made = zip(places, configs, about, strict=True)
-    return [Following.create(place, config, environment() | own, again) for place, config, own in made]
+    several = len({config.learner_name for config in configs}) > 1
+    names = [config.learner_name if several else Path(config.run or "").name for config in configs]
+    made = zip(make_group(folder, names), configs, about, strict=True)
+    return [Following.create(place, config, environment() | own, replaced) for place, config, own in made]
 
 
-def _home(config: FollowConfig) -> Path | None:
-    """The folder that train.py wrote: of the run, or of the seeds that the run is one of."""
-    if config.run is None:
-        return None
-    run = Path(config.run)
-    return run.parent if (run.parent / "runs.json").is_file() else run
-
-
-def _name(config: FollowConfig, configs: Sequence[FollowConfig]) -> str:
-    """What tells one run of a group from the others: the learner, or the folder of the seed of its meta-training."""
-    return config.learner_name if len({own.learner_name for own in configs}) > 1 else Path(config.run or "").name
-
-
-def _checked(config: FollowConfig) -> dict[str, Any]:
+def _checked(config: FollowConfig) -> dict[str, str]:
     """What the environment notes of the data; raises `UserError` for what cannot be read, drawn or built."""
     if isinstance(config, EpisodesConfig):
         return {"data_fingerprint": check_episodes(config)}
     return {"stream_fingerprint": stream_of(config).fingerprint}
 
 
-def _finish(folder: Path, runs: list[Following], resumed: bool = False) -> None:
-    """Follows what is not followed yet, and reports all of it."""
-    found: list[Result] = []
+def _finish(folder: Path, runs: list[Following]) -> None:
+    """Follows what is not followed yet, and reports all of it. One of several that fails does not keep the others."""
+    found, failed = list[Result](), list[str]()
     for run in runs:
-        follow_it = follow_episodes if isinstance(run.config, EpisodesConfig) else follow_stream
-        done = len(runs) > 1 and resumed and run.finished()
-        results = read_results(run.folder) if done else follow_it(run, folder)
-        if not done and len(runs) > 1:
-            _write(run, results, run.folder)
+        try:
+            results = _followed(run, folder)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            say(f"{run.folder.name}: {error}")
+            failed.append(run.folder.name)
+            continue
+        _write(run, results)
         found += results
-    if len(runs) == 1:
-        _write(runs[0], found, folder)
-    else:
+    if len(runs) > 1 and found:
         about = {"runs": [run.folder.name for run in runs], "config": to_json(runs[0].config), "environment": environment()}
-        write_results(found, about, folder, words_of(runs[0].config, named=False))
+        write_results(found, about, folder, words_of(runs[0].config, named=len({own.learner for own in found}) == 1))
+    if failed:
+        raise UserError(f"{', '.join(failed)} in {folder} did not come to the end: the lines above say why.")
 
 
-def _write(run: Following, results: list[Result], folder: Path) -> None:
+def _followed(run: Following, whole: Path) -> list[Result]:
+    """Raises `UserError` where the data are not those that it was begun on."""
+    before = {name: value for name, value in run.environment().items() if name.endswith("_fingerprint")}
+    if before != _checked(run.config):
+        raise UserError(f"The data have changed since {run.folder} was begun. Put them back, or start anew.")
+    return follow_episodes(run, whole) if isinstance(run.config, EpisodesConfig) else follow_stream(run, whole)
+
+
+def _write(run: Following, results: list[Result]) -> None:
     about: dict[str, Any] = {"config": to_json(run.config), "environment": run.environment()}
     about |= {name: value for name, value in run.environment().items() if name.endswith("_fingerprint")}
     if run.config.run is not None:
         trained = Run.open(Path(run.config.run))
         about |= {"run": trained.folder.name, "checkpoint": run.config.checkpoint or trained.best()}
-    write_results(results, about, folder, words_of(run.config))
+    write_results(results, about, run.folder, words_of(run.config))
 
 
 def words_of(config: FollowConfig, named: bool = True) -> str:

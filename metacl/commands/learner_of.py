@@ -33,4 +33,4 @@ def learner_of(config: FollowConfig, spec: EpisodeSpec, seed: int = 0, rate: flo
 def learner_in_words(config: FollowConfig) -> str:
     """The learner in words: its name, and what is unlike its recipe for such a source."""
     settings = along(STREAMS[config.stream.name]) if isinstance(config, StreamRunConfig) else EPISODES
-    return title(config.learner_name, config.learner, settings)
+    return title(config.learner_name, config.learner, settings, rate=not config.rates)

@@ -67,8 +67,9 @@ def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
     return [replace(config, seed=seed) for seed in parsed.seeds], parsed.run
 
 
-def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path]:
-    """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options -> configurations, and the folder of the results."""
+def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path, bool]:
+    """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options -> configurations, the folder of the results, and
+    whether they take the place of earlier ones there: RUN/results, where no other folder is named."""
     names, options = split_words(argv)
     if not names:
         raise UserError("First RUN, DATA or STREAM, then options: python evaluate.py runs/demo --tasks 5 20. See --help.")
@@ -88,7 +89,7 @@ def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path]:
     return _from_nothing(names[0], names[1:], options)
 
 
-def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
+def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path, bool]:
     """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
     run, *rest = names
     places = members(Path(run))
@@ -108,10 +109,11 @@ def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], P
     out = Path(run) / "results" if not rest else new_folder(run, rest[0])
     words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
     config, folder = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
-    return [replace(config, run=str(own.folder), learner=own.config.learner) for own in runs], folder
+    configs = [replace(config, run=str(own.folder), learner=own.config.learner) for own in runs]
+    return configs, folder, not rest and folder == out
 
 
-def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple[list[FollowConfig], Path]:
+def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple[list[FollowConfig], Path, bool]:
     """Learners without meta-training, with the same options; those of a learner itself only where there is one."""
     recipe = take(options, "--recipe")
     check_order(source, learners[0])
@@ -140,7 +142,7 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
             raise UserError("Give --rates, of which the best is taken, or the one --learner.rate, not both.")
         config = replace(config, rates=(config.learner.rate,))
     own_rates = {name: config.rates or (() if source in STREAMS else LEARNERS[name].rates) for name in learners}
-    return [
+    configs = [
         replace(
             config,
             learner_name=name,
@@ -148,7 +150,8 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
             rates=own_rates[name] if LEARNERS[name].rates else (),
         )
         for name in learners
-    ], folder
+    ]
+    return configs, folder, False
 
 
 def check_order(source: str, learner: str) -> None:

@@ -1,8 +1,9 @@
 """`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
 from metacl.commands.parsing import parse_train
@@ -11,7 +12,7 @@ from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import INTERRUPTED, say
 from metacl.runs.environment import environment
-from metacl.runs.files import read_json
+from metacl.runs.files import must_be_new, read_json
 from metacl.runs.folder import Run
 from metacl.runs.group import make_group, members
 from metacl.training.meta_training import generators, make_accelerator, meta_train
@@ -27,60 +28,80 @@ def train(argv: list[str]) -> None:
         _resume(Path(argv[1]))
     else:
         configs, folder = parse_train(argv)
-        places = make_group(folder, [f"seed-{config.seed}" for config in configs]) if len(configs) > 1 else [folder]
-        for config, place in zip(configs, places, strict=True):
-            _meta_train(config, place, folder)
-        _say_done(places, folder)
+        _train_all(_begin(configs, folder), folder)
 
 
 def _resume(folder: Path) -> None:
-    """Each run that is not at its end; in a group, those that were not begun are begun with the options of the first."""
-    places = members(folder)
-    first = Run.open(places[0])
-    for place in places:
-        if (place / "config.json").is_file():
-            run = Run.open(place)
-            if len(places) == 1 or not run.steps() or run.last() < run.config.steps:
-                _meta_train(run.config, run, folder)
-        else:
-            _meta_train(replace(first.config, seed=int(place.name.removeprefix("seed-"))), place, folder)
-    _say_done(places, folder)
+    """Each run that is not at its end, from its newest checkpoint, or anew where it has none."""
+    runs = [Run.open(place) for place in members(folder)]
+    todo = [run for run in runs if len(runs) == 1 or not run.steps() or run.last() < run.config.steps]
+    _train_all(todo, folder)
+    if len(todo) < 2 <= len(runs):
+        _say_done(runs, folder)
 
 
-def _say_done(places: list[Path], folder: Path) -> None:
-    if len(places) > 1:
-        say(f"All {len(places)} seeds are done. Now: python evaluate.py {folder}")
-
-
-def _meta_train(config: TrainConfig, place: Run | Path, whole: Path) -> None:
-    """Starts a run in the folder `place`, or resumes the run `place`. `whole`: the folder that --resume takes."""
-    accelerator = make_accelerator(config.precision)
-    if config.batch_size % accelerator.num_processes:
-        raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
-    with accelerator.main_process_first():
-        benchmark = load_benchmark(config.data, config.episodes.symbols)
-    config.learner.build(benchmark.train.spec)  # what cannot be built or drawn fails before a folder is made
-    validation = generators(config, benchmark)[1]
-    speak = say if accelerator.is_main_process else _silent
-    if isinstance(place, Run):
-        run = place
-        warn_of_other_data(run, benchmark, speak)
-    else:
+def _begin(configs: list[TrainConfig], folder: Path) -> list[Run]:
+    """The folders of new runs, made by the first process after all that can fail at once has been tried."""
+    accelerator, benchmark = _prepared(configs[0])
+    names = [f"seed-{config.seed}" for config in configs]
+    if accelerator.is_main_process:
+        must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
         about = {
             "device": str(accelerator.device),
             "precision": accelerator.mixed_precision,
             "data_fingerprint": benchmark.fingerprint,
             "meta_train_classes": benchmark.classes("train"),
         }
-        if accelerator.is_main_process:
+        for config, place in zip(configs, make_group(folder, names), strict=True):
             Run.create(place, config, environment() | about)
-        accelerator.wait_for_everyone()
-        run = Run.open(place)
-    name = title(config.learner_name, config.learner)
-    speak(f"{name} on {config.data.name}, {config.steps} steps, in {run.folder}")
-    if validation.shape != config.episodes:
-        speak(f"Meta-validation has {validation.shape.tasks} classes: its streams have {validation.shape.tasks} tasks.")
-    begun = isinstance(place, Run) and (bool(run.steps()) or run.folder == whole)
+    accelerator.wait_for_everyone()
+    return [Run.open(place) for place in members(folder)]
+
+
+def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
+    """Raises `UserError` for what cannot be shared among the processes, read, drawn or built."""
+    accelerator = make_accelerator(config.precision)
+    if config.batch_size % accelerator.num_processes:
+        raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
+    with accelerator.main_process_first():
+        benchmark = load_benchmark(config.data, config.episodes.symbols)
+    config.learner.build(benchmark.train.spec)
+    generators(config, benchmark)
+    return accelerator, benchmark
+
+
+def _train_all(runs: list[Run], folder: Path) -> None:
+    """One after the other. One of several that fails does not keep the others."""
+    failed = []
+    for run in runs:
+        try:
+            _meta_train(run, folder)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            say(f"{run.folder.name}: {error}")
+            failed.append(run.folder.name)
+    if failed:
+        raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
+    if len(runs) > 1:
+        _say_done(runs, folder)
+
+
+def _say_done(runs: list[Run], folder: Path) -> None:
+    say(f"All {len(runs)} seeds are done. Now: python evaluate.py {folder}")
+
+
+def _meta_train(run: Run, whole: Path) -> None:
+    """From its newest checkpoint, or from the start. `whole`: the folder that --resume takes."""
+    config = run.config
+    accelerator, benchmark = _prepared(config)
+    speak = say if accelerator.is_main_process else _silent
+    begun = bool(run.steps())
+    warn_of_other_data(run, benchmark, speak)
+    speak(f"{title(config.learner_name, config.learner)} on {config.data.name}, {config.steps} steps, in {run.folder}")
+    validation = generators(config, benchmark)[1].shape
+    if validation != config.episodes:
+        speak(f"Meta-validation has {validation.tasks} classes: its streams have {validation.tasks} tasks.")
     if meta_train(run, benchmark, accelerator, resume=begun):
         speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
     else:

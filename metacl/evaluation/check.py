@@ -131,6 +131,9 @@ def _check_start(learner: Learner) -> None:
     state = learner.start([3, 3])
     for row in (pytree.tree_map(lambda t, b=b: t[b], state) for b in range(2)):
         _same(row, pytree.tree_map(lambda t: t[0], state), "Rows that are started with one seed differ", exact=True)
+    alike = learner.start([3, 4], alike=True)
+    shared = getattr(alike, "weights", {})
+    _same([w[0] for w in shared.values()], [w[1] for w in shared.values()], "Rows that start alike have other weights")
     if not learner.has_rate:
         try:
             learner.start([3], [0.1])
@@ -152,8 +155,10 @@ def _check_blocks(learner: Learner, state: State, episode: Episode) -> None:
         own = learner.learn(own, part)
     _same(told, torch.cat(expected, 1), "learn_predict differs from predicting, then learning, each block")
     _same(ours, own, "learn_predict leaves another state than learning each block")
-    if type(learner).learn_task is Learner.learn_task:
+    if type(learner).learn_task is Learner.learn_task and not learner.whole_tasks:
         _same(torch.cat(whole, 1), told, "learn_task hands over other predictions than learn_predict makes")
+    quiet, asked = (learner.learn_task(_copy(state), stream, block, number) for number in (0, 1))
+    _same(quiet, asked, "What is asked changes what learn_task learns")
 
 
 def _check_support(learner: Learner, state: State, episode: Episode) -> None:

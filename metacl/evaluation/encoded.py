@@ -15,7 +15,8 @@ class OfFeatures(Learner):
     def __init__(self, inner: Learner):
         super().__init__(inner.spec, inner.distributed)
         self.inner = inner
-        self.block, self.support, self.trains = inner.block, inner.support, inner.trains
+        for name in ("block", "support", "trains", "chunkable", "whole_tasks"):
+            setattr(self, name, getattr(inner, name))
 
     def encode(self, x: Tensor) -> Tensor:
         return x

@@ -37,7 +37,7 @@ def evaluate(
 
     Arguments:
         progress: is told how many episodes are done.
-        questions: the matrix is asked whether or not they say so.
+        questions: what is asked; without the matrix there are no scores of the middle of the stream.
     """
     learner.to(device)
     matrices, extra, size = list[Tensor](), list[dict[str, Curve]](), 0

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from episodes import EpisodeGenerator, Schedule, SeededStream, Stream, UserError
-from metacl.evaluation.episodes import validate
+from metacl.evaluation.episodes import evaluate, validate
 from metacl.evaluation.follow import follow
-from metacl.evaluation.questions import Questions
+from metacl.evaluation.questions import END, Questions
 from metacl.learners.protocol import DivergedError, Learner
 
 SWEEP = 2**32
@@ -65,7 +65,12 @@ def on_episodes(
     measure = "accuracy" if generator.family.spec.classification else "mse"
     for rate in sorted(set(rates)):
         try:
-            score = validate(build(rate).to(accelerator.device), generator, episodes, batch_size, accelerator)[measure]
+            learner = build(rate).to(accelerator.device)
+            if learner.whole_tasks:  # the end of a stream is the same as if it were one task, at a fraction of the cost
+                score = validate(learner, generator, episodes, batch_size, accelerator)[measure]
+            else:
+                evaluation = evaluate(learner, generator, episodes, batch_size, accelerator.device, questions=END)
+                score = evaluation.measures["final"].mean
             found[rate] = score if abs(score) < float("inf") else None
         except DivergedError:
             found[rate] = None

@@ -62,6 +62,8 @@ class Learner(nn.Module):
     """`start` takes a learning rate for each row."""
     trains = True
     """Where its state has `weights` by name, learning changes them: their ranks, norms and curvature can be measured."""
+    whole_tasks = False
+    """A task is learnt at once, not block by block: what is asked of it is answered before any of it is learnt."""
     block: int | None = None
     """Examples that are learnt together, with one update. None: as many as arrive together."""
     support = 100
@@ -122,7 +124,7 @@ class Learner(nn.Module):
             The new state, and the predictions (B, asked in all, V or *y_shape).
         """
         z_BND = self.encode(examples.x)
-        if asked == 0:  # nothing tells one block from the next
+        if asked == 0 and self.chunkable:  # nothing tells one block from the next
             none = z_BND.new_zeros(len(z_BND), 0, self.spec.outputs)
             return self.learn_features(state, z_BND, examples), self.shaped(none)
         answers = []
@@ -135,7 +137,8 @@ class Learner(nn.Module):
     def learn_task(
         self, state: State, train: Part | Examples, block: int = 1, asked: int | None = 0, told: Told | None = None
     ) -> State:
-        """A whole task. The default takes its blocks one after the other, once; for several passes a learner overrides it.
+        """A whole task. The default takes its blocks one after the other, once, or all at once where `whole_tasks` says so; for
+        several passes a learner overrides it.
 
         Arguments:
             train: the task's examples, all of them valid. The state is handed over.
@@ -143,6 +146,8 @@ class Learner(nn.Module):
             told: is handed what was asked, with the predictions from before it was learnt.
         """
         block = self.block or block
+        if self.whole_tasks:
+            return self._learn_whole(state, train[0 : len(train)], block, asked, told)
         size = block * max(1, AT_ONCE // block)
         for start in range(0, len(train), size):
             examples = train[start : start + size]
@@ -151,6 +156,14 @@ class Learner(nn.Module):
                 place_N = torch.arange(len(examples), device=examples.x.device) % block
                 told(examples if asked is None else examples[place_N < asked], predictions)
         return state
+
+    @torch.no_grad()
+    def _learn_whole(self, state: State, task: Examples, block: int, asked: int | None, told: Told | None) -> State:
+        if told is not None and asked != 0 and len(task):
+            place_N = torch.arange(len(task), device=task.x.device) % block
+            first = task if asked is None else task[place_N < asked]
+            told(first, self.predict(state, first.x))
+        return self.learn(state, task)
 
     def task_ends(self, state: State) -> State:
         """The state after the last example of a task, for learners that are told where tasks end. The default: no change."""

@@ -201,28 +201,29 @@ def chosen(kind: str, learner: str, recipe: str | None, table: Mapping[str, Mapp
     return recipes[recipe or next(iter(recipes))]
 
 
-def title(name: str, learner: LearnerConfig, family: Settings | None = None) -> str:
+def title(name: str, learner: LearnerConfig, family: Settings | None = None, rate: bool = True) -> str:
     """What a run followed, in words: its name, and what is unlike the nearest of its recipes.
 
-    A transformer with linear attention is "transformer (attention linear)", whatever it is called.
+    A transformer with linear attention is "transformer (attention linear)", whatever it is called. `rate`: a learning rate that
+    is another is told; not where it was chosen among several.
     """
     preset = LEARNERS[name]
     if type(learner) is preset.meta_config if preset.meta else False:
         known = [recipe(DataConfig("sine"), name).learner for recipe in preset.meta.values()]
     else:
         known = [recipe(family or settings.EPISODES) for recipe in preset.trained.values()]
-    changes = min((list(_changes(own, learner)) for own in known), key=len)
+    changes = min(([c for c in _changes(own, learner) if rate or c[0] != "rate"] for own in known), key=len)
     listed = ", ".join(f"{words} {value}" for words, value in changes[:3]) + ", ..." * (len(changes) > 3)
     return f"{name} ({listed})" if changes else name
 
 
 def _changes(before: Any, after: Any, prefix: str = "") -> Sequence[tuple[str, Any]]:
-    """The options in which two configurations differ, and their values in the second. A rate is told where it was chosen."""
+    """The options in which two configurations differ, and their values in the second."""
     found: list[tuple[str, Any]] = []
     for part in fields(before):
         old, new = getattr(before, part.name), getattr(after, part.name)
         if is_dataclass(old):
             found += _changes(old, new, f"{prefix}{part.name}.")
-        elif old != new and prefix + part.name != "rate":
+        elif old != new:
             found.append((f"{prefix}{part.name}".replace("_", "-"), new))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 
 from metacl.evaluation.result import Result
 from metacl.report.figures import figure, plain
+from metacl.report.tables import told_apart
 
 Panel = Mapping[str, dict[str, Any]]
 """A curve for each name: `tasks`, `mean` and `std`, as in a result."""
@@ -22,7 +23,9 @@ def draw(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
 def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
     files = []
     for result in results:
-        about, words = file_words(result, results), f"{title}, {result.tasks} tasks x {result.shots} shots"
+        about, words = file_words(result, results), f"{title}, {result.tasks} tasks"
+        words += "" if result.shots is None else f" x {result.shots} shots"
+        end = "" if len(results) == 1 and result.rows == "seeds" else f"-{about}"
         if result.positions:
             files += [folder / f"positions-{about}.png", folder / f"matrix-{about}.png"]
             plot_positions({"": result}, files[-2], words)
@@ -30,10 +33,10 @@ def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
         scores = {name: curve for name, curve in result.curves.items() if not name.startswith("diagnostics")}
         for measure in dict.fromkeys(name.rsplit(" ", 1)[1] for name in scores):
             own = {name.removesuffix(f" {measure}"): curve for name, curve in scores.items() if name.endswith(f" {measure}")}
-            files.append(folder / (f"{measure}.png" if result.rows == "seeds" else f"{measure}-{about}.png"))
+            files.append(folder / f"{measure}{end}.png")
             plot_curves({measure: own}, result.block, files[-1], title)
         if measured := {name.split(" ", 1)[1]: {"": c} for name, c in result.curves.items() if name not in scores}:
-            files.append(folder / "diagnostics.png")
+            files.append(folder / f"diagnostics{end}.png")
             plot_curves(measured, result.block, files[-1], title)
     return files
 
@@ -42,11 +45,11 @@ def _of_several(results: Sequence[Result], folder: Path, title: str) -> list[Pat
     """The end of the stream by place, for each length; and a panel for each curve."""
     files = []
     for tasks in dict.fromkeys(result.tasks for result in results if result.positions):
-        own = {_with_seed(result, results): result for result in results if result.tasks == tasks}
+        own = {told_apart(result, results): result for result in results if result.tasks == tasks}
         files.append(folder / f"positions-{tasks}-tasks.png")
         plot_positions(own, files[-1], f"{title}, {tasks} tasks")
     names = dict.fromkeys(name for result in results for name in result.curves)
-    panels = {name: {r.learner: r.curves[name] for r in results if name in r.curves} for name in names}
+    panels = {name: {told_apart(r, results): r.curves[name] for r in results if name in r.curves} for name in names}
     if panels:
         files.append(folder / "learners.png")
         plot_curves(panels, results[0].block, files[-1], title)
@@ -60,11 +63,6 @@ def file_words(result: Result, results: Sequence[Result]) -> str:
         if len({getattr(own, name) for own in results}) > 1:
             words += f"-{words_of}-{getattr(result, name)}"
     return words
-
-
-def _with_seed(result: Result, results: Sequence[Result]) -> str:
-    several = sum(own.learner == result.learner and own.tasks == result.tasks for own in results) > 1
-    return f"{result.learner}, seed {result.seed}" if several else result.learner
 
 
 def plot_positions(results: Mapping[str, Result], path: Path, title: str) -> None:

@@ -52,21 +52,31 @@ def matrix_table(results: Sequence[Result], title: str) -> Table:
 
 
 def curve_table(results: Sequence[Result], title: str) -> Table:
-    """A row for each curve but the diagnostics': its first and its last block of tasks."""
+    """A row for each learner and curve but the diagnostics': its first and its last block of tasks; where a learner has several
+    results (lengths, seeds of its meta-training), a row for each."""
     first = results[0]
-    block = f"the first and the last {first.block} tasks" if first.block > 1 else "the first and the last task"
-    caption = f"mean of {block}"
+    caption = f"mean of the first and the last {f'{first.block} tasks' if first.block > 1 else 'task'}"
     number, rows = first.number, first.rows
     caption += f", ± the standard deviation between {number} {rows}" if number > 1 else f"; one {rows.removesuffix('s')}"
-    table, named = _table(title, caption), len({result.learner for result in results}) > 1
+    table, names = _table(title, caption), [told_apart(result, results) for result in results]
+    named = len(set(names)) > 1
     for words in (*["learner"] * named, "", "first", "last"):
         table.add_column(words, justify="right" if words in ("first", "last") else "left", no_wrap=True)
-    for result in results:
-        for name, curve in result.curves.items():
-            if not name.startswith("diagnostics"):
-                cells = (cell(curve[part], name.endswith("accuracy")) for part in ("first", "last"))
-                table.add_row(*[result.learner] * named, name, *cells)
+    for name, result in zip(names, results, strict=True):
+        for words, curve in result.curves.items():
+            if not words.startswith("diagnostics"):
+                cells = (cell(curve[part], words.endswith("accuracy")) for part in ("first", "last"))
+                table.add_row(*[name] * named, words, *cells)
     return table
+
+
+def told_apart(result: Result, results: Sequence[Result]) -> str:
+    """The learner, with the length and the seeds where others of it have other ones."""
+    words = result.learner
+    for name, told in (("tasks", "{} tasks"), ("run_seed", "run {}"), ("seed", "seed {}")):
+        if len({getattr(own, name) for own in results if own.learner == result.learner}) > 1:
+            words += ", " + told.format(getattr(result, name))
+    return words
 
 
 def cell(value: dict[str, Any], percent: bool, digits: int = 4) -> str:

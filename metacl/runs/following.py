@@ -44,6 +44,8 @@ class Following:
             must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
         for name in ("metrics.jsonl", "rates.json"):
             (folder / name).unlink(missing_ok=True)
+        for name in ("checkpoint.part", "checkpoint", "checkpoint.old"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         begin(folder, config, environment)
         return Following(folder, config)
 
@@ -73,11 +75,6 @@ class Following:
 
     def note_rate(self, purpose: str, choice: dict[str, Any]) -> None:
         write_json(self.folder / "rates.json", self.rates() | {purpose: choice})
-
-    def finished(self) -> bool:
-        """Whether its results are written, since it was begun."""
-        path = self.folder / "results.json"
-        return path.exists() and path.stat().st_mtime_ns >= (self.folder / "environment.json").stat().st_mtime_ns
 
     def save(self, tasks: int, state: State) -> None:
         """The state after so many tasks: complete, or not at all; in the place of the one before."""

@@ -77,6 +77,7 @@ class MAML(Learner):
         super().__init__(spec, config.distributed)
         library, self.config, first_order = _learn2learn(), config, config.order == 1
         self.chunkable = config.inner == "sequential"
+        self.whole_tasks = not self.chunkable
         anil = config.algorithm == "anil"
         self.encoder = build_encoder(config.encoder, spec, config.width) if anil else None
         network = mlp([config.width, spec.outputs]) if anil else PredictionNetwork(config.encoder, spec, config.width)

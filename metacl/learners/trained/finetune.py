@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree as pytree
 
-from episodes import EpisodeSpec, Examples, Part
+from episodes import EpisodeSpec, Examples
 from episodes.errors import above_zero, at_least
 from metacl.learners.losses import example_losses
 from metacl.learners.lots import lots, reservoir_places, shuffled
-from metacl.learners.protocol import DivergedError, Learner, Told
+from metacl.learners.protocol import DivergedError, Learner
 from metacl.learners.trained.adam import adam_
 from metacl.learners.trained.online import check_rates
 from metacl.nets.encoders import EncoderConfig
@@ -90,7 +90,7 @@ class Finetune(Learner):
         super().__init__(spec)
         self.config = config
         self.network = self._make()
-        self.constant_state = config.mode != "offline"
+        self.constant_state, self.whole_tasks = config.mode != "offline", config.mode == "offline"
 
     def encode(self, x: Tensor) -> Tensor:
         """The inputs as they are: the encoder is part of what learns."""
@@ -103,21 +103,6 @@ class Finetune(Learner):
         rates = [self.config.rate] * len(seeds) if rates is None else rates
         check_rates(seeds, rates)
         return self._fresh([-1] * len(seeds) if alike else seeds, rates)
-
-    def learn_task(
-        self, state: FinetuneState, train: Part | Examples, block: int = 1, asked: int | None = 0, told: Told | None = None
-    ) -> FinetuneState:
-        """`offline` trains once a task: what is asked of the task is answered before any of it is learnt."""
-        if self.config.mode != "offline":
-            return super().learn_task(state, train, block, asked, told)
-        examples = train[0 : len(train)]
-        if told is not None and asked != 0 and len(examples):
-            place_N = torch.arange(len(examples), device=examples.x.device) % block
-            first = examples if asked is None else examples[place_N < asked]
-            with torch.no_grad():
-                told(first, self.predict(state, first.x))
-        with torch.no_grad():
-            return self.learn(state, examples)
 
     def _make(self) -> Network:
         return Network(self.config.encoder, self.spec, self.config.width)
