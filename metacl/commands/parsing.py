@@ -92,10 +92,9 @@ def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path, bool]:
 def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path, bool]:
     """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
     run, *rest = names
-    places = members(Path(run))
-    if missing := [place.name for place in places if len(places) > 1 and not is_run(place)]:
+    runs = [Run.open(place) for place in members(Path(run))]
+    if missing := [own.folder.name for own in runs if len(runs) > 1 and not own.steps()]:
         raise UserError(f"{', '.join(missing)} of {run} is not trained yet. Go on with: python train.py --resume {run}")
-    runs = [Run.open(place) for place in places]
     if len(rest) > 1:
         raise UserError(f"RUN is followed by one stream, or by options, not by {' '.join(rest)}.")
     if rest and rest[0] in (*BENCHMARKS, *LEARNERS) and rest[0] not in STREAMS:
@@ -211,7 +210,7 @@ def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, wor
     class Arguments:
         config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         out: Path
-        """Folder of the results; an existing one is never overwritten, but for the results of a run."""
+        """Folder of the results; an existing one is never overwritten, but for RUN/results where no other is named."""
 
     parsed = _parse(Arguments(kind(**vars(default)), out), options, prog, words)
     return _plain(type(default), parsed.config), parsed.out

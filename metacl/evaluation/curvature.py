@@ -112,13 +112,6 @@ def _counts(values_BK: Tensor, weights_BK: Tensor, errors_BK: Tensor, P: int) ->
     return rest_BK / rest_B1.clamp_min(1e-300) * (P - once_BK.sum(1, keepdim=True)) + once_BK
 
 
-def hutchinson_trace(product: Product, like_BP: Tensor, probes: int, seed: int = 0) -> Tensor:
-    """(B,) the mean of v' H v over random signs v: an estimate of the trace (Hutchinson 1990)."""
-    rng = torch.Generator().manual_seed(seed)
-    signs = [(2.0 * torch.randint(0, 2, like_BP.shape, generator=rng) - 1).to(like_BP) for _ in range(probes)]
-    return torch.stack([(v_BP * product(v_BP)).sum(1) for v_BP in signs]).mean(0)
-
-
 def spectral_rank(values_BK: Tensor, counts_BK: Tensor | None = None, ridge: float = 0.0, floor: float = 0.0) -> Tensor:
     """(B,) exp(-sum_i p_i log p_i), p_i = l_i / sum l over the eigenvalues l (Bekal et al. 2025, eq. 11).
 

@@ -67,7 +67,7 @@ class Learner(nn.Module):
     block: int | None = None
     """Examples that are learnt together, with one update. None: as many as arrive together."""
     support = 100
-    """Labelled examples that are enough for `predict_with`. 0: it has no use for any."""
+    """Labelled examples that are enough for `predict_with`. 0: it has no use for any, and is not asked with them."""
 
     def __init__(self, spec: EpisodeSpec, distributed: Distributed = None):
         super().__init__()
@@ -124,7 +124,7 @@ class Learner(nn.Module):
             The new state, and the predictions (B, asked in all, V or *y_shape).
         """
         z_BND = self.encode(examples.x)
-        if asked == 0 and self.chunkable:  # nothing tells one block from the next
+        if asked == 0 and self.chunkable:  # then nothing tells one block from the next
             none = z_BND.new_zeros(len(z_BND), 0, self.spec.outputs)
             return self.learn_features(state, z_BND, examples), self.shaped(none)
         answers = []

@@ -105,7 +105,7 @@ class EpisodesConfig:
     batch_size: int = 16
     """Episodes that are learnt at the same time."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of the held-out episodes and of what a learner draws, one evaluation for each."""
+    """Seeds of the held-out episodes and of initial weights, one evaluation for each."""
     split: Literal["test", "validation", "train"] = "test"
     """The meta-split whose classes make the episodes."""
     checkpoint: int | None = None
