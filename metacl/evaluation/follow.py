@@ -174,7 +174,8 @@ def compute(learner: Learner, state: State, source: Source, block: int) -> dict[
     """Multiply-adds of learning an example and of predicting one, counted from the products done; and where the state counts
     them, examples of whose loss a gradient was taken for each one learnt.
 
-    It is what learning costs now: that of `offline` grows with the stream. By the first row alone: of convolutions side by side torch counts the gradients once too often for each.
+    It is what learning costs now: that of `offline` grows with the stream. By the first row alone: of convolutions side by
+    side torch counts the gradients once too often for each.
     """
     block = learner.block or block
     examples = source.task(0).train[0 : max(1, COUNTED // block) * block].row(0).to(device_of(learner))

@@ -91,7 +91,8 @@ class Run:
         """The step of the newest checkpoint. Raises `UserError` where there is none."""
         if not (steps := self.steps()):
             raise UserError(
-                f"{self.folder} has no checkpoint: its training stopped before the first. Go on with: python train.py --resume {self.folder}"
+                f"{self.folder} has no checkpoint: its training stopped before the first. "
+                f"Go on with: python train.py --resume {self.folder}"
             )
         return steps[-1]
 
