@@ -16,7 +16,8 @@ from metacl.recipes.presets import LEARNERS
 
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | speed.TABLES | streams.TABLES
 PICTURES = learners.PICTURES | mechanisms.PICTURES | plateau.PICTURES | streams.PICTURES
-TABLES |= {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
+LISTS = {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
+"""What stands in the README."""
 PAGES = sorted(BENCHMARKS.rglob("*.md"))
 README = BENCHMARKS.parent / "README.md"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -24,7 +25,7 @@ MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def filled(page: str) -> str:
     """The page with every table as the raw figures have it."""
-    return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", page)
+    return MARKED.sub(lambda found: f"{found[1]}\n{(TABLES | LISTS)[found[2]]()}\n{found[3]}", page)
 
 
 def names(form: str) -> str:
