@@ -29,7 +29,7 @@ def evaluate(argv: list[str]) -> None:
     elif argv[0] == "--resume":
         if len(argv) != 2:
             raise UserError("--resume takes a folder and nothing else: python evaluate.py --resume FOLDER")
-        _finish(Path(argv[1]), [Following.open(place) for place in members(Path(argv[1]))])
+        _finish(Path(argv[1]), [Following.open(place) for place in members(Path(argv[1]))], resumed=True)
     else:
         configs, folder, replaced = parse_evaluate(argv)
         _finish(folder, _begin(configs, folder, replaced))
@@ -53,12 +53,15 @@ def _checked(config: FollowConfig) -> dict[str, str]:
     return {"stream_fingerprint": stream_of(config).fingerprint}
 
 
-def _finish(folder: Path, runs: list[Following]) -> None:
+def _finish(folder: Path, runs: list[Following], resumed: bool = False) -> None:
     """Follows what is not followed yet, and reports all of it. One of several that fails does not keep the others."""
     found, failed = list[Result](), list[str]()
     for run in runs:
         try:
-            results = _followed(run, folder)
+            if resumed:
+                _check_data(run)
+            follow = follow_episodes if isinstance(run.config, EpisodesConfig) else follow_stream
+            results = follow(run, folder)
         except UserError as error:
             if len(runs) == 1:
                 raise
@@ -74,12 +77,11 @@ def _finish(folder: Path, runs: list[Following]) -> None:
         raise UserError(f"{', '.join(failed)} in {folder} did not come to the end: the lines above say why.")
 
 
-def _followed(run: Following, whole: Path) -> list[Result]:
-    """Raises `UserError` where the data are not those that it was begun on."""
+def _check_data(run: Following) -> None:
+    """Raises `UserError` where the data are not those that the evaluation was begun on."""
     before = {name: value for name, value in run.environment().items() if name.endswith("_fingerprint")}
     if before != _checked(run.config):
         raise UserError(f"The data have changed since {run.folder} was begun. Put them back, or start anew.")
-    return follow_episodes(run, whole) if isinstance(run.config, EpisodesConfig) else follow_stream(run, whole)
 
 
 def _write(run: Following, results: list[Result]) -> None:
