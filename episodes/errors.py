@@ -9,6 +9,10 @@ class UserError(ValueError):
     """Something the user gave cannot work. The message says what was wrong, where, and what to do."""
 
 
+class Notice(UserWarning):
+    """Something was left out, converted or guessed. The commands show it as a sentence."""
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     """A `UserError` for a name that is not among `choices`, with the nearest ones first."""
     choices = sorted(choices)

@@ -346,7 +346,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (folder / "best.json").exists():
+        while time.monotonic() < deadline and not list(folder.glob("checkpoints/step-????????")):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=60)
@@ -355,7 +355,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     assert "Traceback" not in text and f"--resume {folder}" in re.sub(r"\s+", " ", text), text
     assert process.returncode in (0, 130)
     run = Run.open(folder)
-    assert run.metrics()[-1]["step"] == run.last() and f"step {run.last()}" in text
+    assert run.last() - 10 < run.metrics()[-1]["step"] <= run.last() and f"step {run.last()}" in text
 
 
 # Help.

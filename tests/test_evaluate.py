@@ -15,6 +15,8 @@ from metacl.commands.parsing import parse_evaluate
 from metacl.evaluation.result import Result
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 from metacl.report.results import read_results
+from metacl.runs.files import read_json, write_json
+from metacl.runs.folder import Run
 from metacl.runs.following import Following, plain
 
 REGRESSION = "slowly-changing-regression"
@@ -65,7 +67,7 @@ def test_every_learner_on_sine(cli, learner):
 def test_several_learners_beside_each_other(cli):
     status, text = cli(evaluate_main, "sine", "bp", "er", "knn", *FEW, "--tasks", "2", "--rates", "1e-3", "--out", "mine")
     assert status == 0 and all(re.search(rf"{name} +2 x 2", text) for name in ("bp", "er", "knn")), text
-    assert json.loads(Path("mine/runs.json").read_text()) == ["bp", "er", "knn"]
+    assert read_json(Path("mine/runs.json")) == {"runs": ["bp", "er", "knn"]}
     assert [result.learner for result in read_results(Path("mine"))] == ["bp", "er", "knn"]
     assert results("mine/er")["results"] == [r for r in results("mine")["results"] if r["learner"] == "er"]
     assert Path("mine/positions-2-tasks.png").is_file() and Path("mine/bp/matrix-2-tasks.png").is_file()
@@ -191,15 +193,11 @@ def test_several_seeds_of_meta_training(cli):
     status, text = cli(train_main, *words, "--seeds", "0", "3", "--run", "mine")
     assert status == 0 and "python evaluate.py mine" in text
     assert cli(train_main, *words, "--seeds", "3", "--run", "alone")[0] == 0
-    for name in ("metrics.jsonl",):
-        both = [
-            [
-                {k: v for k, v in json.loads(line).items() if k != "episodes_per_second"}
-                for line in path.read_text().splitlines()
-            ]
-            for path in (Path("mine/seed-3", name), Path("alone", name))
-        ]
-        assert both[0] == both[1]
+    both = [
+        [{k: v for k, v in record.items() if k != "episodes_per_second"} for record in Run.open(folder).metrics()]
+        for folder in ("mine/seed-3", "alone")
+    ]
+    assert both[0] == both[1]
     status, text = cli(evaluate_main, "mine", *FEW)
     assert status == 0 and "2 seeds" in text and "between seeds" in text, text
     assert [result["run_seed"] for result in results("mine/results")["results"]] == [0, 3]
@@ -218,7 +216,7 @@ def test_a_group_is_never_written_into(cli):
     words = ["sine", "alpaca", *TRAIN.split(), "--learner.width", "8", "--seeds"]
     assert cli(train_main, *words, "0", "1", "--run", "mine")[0] == 0
     status, text = cli(train_main, *words, "0", "8", "--run", "mine")
-    assert status == 2 and "mine exists" in text and json.loads(Path("mine/runs.json").read_text()) == ["seed-0", "seed-1"]
+    assert status == 2 and "mine exists" in text and read_json(Path("mine/runs.json")) == {"runs": ["seed-0", "seed-1"]}
     status, text = cli(train_main, "glyfs", "pn", "--seeds", "0", "1", "--run", "other")
     assert status == 2 and not Path("other").exists()
 
@@ -226,16 +224,16 @@ def test_a_group_is_never_written_into(cli):
 def test_the_results_of_a_run_are_replaced_as_a_whole(cli, trained):
     """Nothing of the earlier ones is gone on from."""
     assert cli(evaluate_main, trained, *FEW, "--tasks", "2")[0] == 0
-    Path("mine/results/checkpoint").mkdir()
+    Path("mine/results/checkpoints").mkdir()
     assert cli(evaluate_main, trained, *FEW, "--tasks", "3")[0] == 0
     assert [result["tasks"] for result in results("mine/results")["results"]] == [3]
-    assert not Path("mine/results/checkpoint").exists()
+    assert not Path("mine/results/checkpoints").exists()
 
 
 def test_data_that_have_changed_are_not_gone_on_with(cli):
     assert cli(evaluate_main, "sine", "knn", *FEW, "--tasks", "2", "--out", "mine")[0] == 0
     path = Path("mine/environment.json")
-    path.write_text(path.read_text().replace('"data_fingerprint": "sine', '"data_fingerprint": "other'))
+    write_json(path, read_json(path) | {"data_fingerprint": "other"})
     status, text = cli(evaluate_main, "--resume", "mine")
     assert status == 2 and "The data have changed since mine was begun" in text
 
@@ -366,7 +364,7 @@ BAD = {
     "no question": (f"{REGRESSION} knn --lags --asked 0 --no-forward", "No question is asked"),
     "lag": (f"{REGRESSION} query-only --lags 0", "--lags counts tasks back"),
     "resume": ("--resume nowhere", "nowhere does not exist"),
-    "resume more": ("--resume nowhere --tasks 3", "takes a folder and nothing else"),
+    "resume more": ("--resume nowhere --tasks 3", "takes a run's folder, and where its data are now"),
     "diverges": (" ".join([REGRESSION, "bp", *SHORT, "--learner.rate 1e30 --out mine"]), "diverged"),
 }
 

@@ -43,13 +43,13 @@ def within(names: set[str], *packages: str) -> list[str]:
 DOORS = {
     "episodes": [],
     "metacl/nets": ["episodes"],
-    "metacl/attention": ["episodes"],
+    "metacl/attention": ["episodes", "nets"],
     "metacl/learners": ["episodes", "nets", "attention"],
     "metacl/evaluation": ["episodes", "learners"],
     "metacl/recipes": ["episodes", "nets", "learners", "evaluation"],
     "metacl/runs": ["episodes", "learners", "recipes"],
     "metacl/report": ["episodes", "evaluation", "runs"],
-    "metacl/training": ["episodes", "learners", "evaluation", "recipes", "runs", "report"],
+    "metacl/training": ["episodes", "nets", "learners", "evaluation", "recipes", "runs", "report"],
     "metacl/commands": ["episodes", "learners", "evaluation", "recipes", "runs", "report", "training"],
     "metacl/benchmarking": ["episodes", "nets", "attention", "learners", "recipes", "runs", "report", "training"],
     "metacl/__init__.py": ["learners", "evaluation", "recipes", "runs"],
@@ -146,4 +146,4 @@ def test_a_run_needs_no_optional_package(tmp_path):
     options = ["--steps", "1", "--batch-size", "1", "--validation.episodes", "1", "--run", str(tmp_path / "run")]
     words = ["sine", "transformer", *options]
     in_a_new_python(BLOCKED + f"from metacl.cli import train_main; train_main({words!r})")
-    assert (tmp_path / "run" / "best.json").is_file() and not (tmp_path / "run" / "tensorboard").exists()
+    assert (tmp_path / "run" / "checkpoints").is_dir() and not (tmp_path / "run" / "tensorboard").exists()

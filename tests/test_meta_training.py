@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,7 +79,7 @@ def test_what_a_run_holds(tmp_path):
     assert [r["step"] for r in records if "validation_loss" in r] == [10, 20, 30]
     assert run.last() == 30 and run.best() in run.steps()
     best = min((r for r in records if "validation_mse" in r), key=lambda r: r["validation_mse"])
-    assert run.best_record() == {"step": best["step"], "score": -best["validation_mse"]}
+    assert run.best_record() == {"step": best["step"], "score": -best["validation_mse"], "loss": best["validation_loss"]}
     assert not list(run.folder.rglob("*.part"))
 
 
@@ -114,8 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, learner, stop_after
     assert stopped.last() in (10, 11)
     resumed = train(tmp_path / "stopped", config, resume=True)
     assert_same_weights(whole, resumed)
-    ends = [[r for r in metrics(run) if r["step"] > 20] for run in (whole, resumed)]
-    assert ends[0] == ends[1] and ends[0]
+    assert metrics(resumed) == metrics(whole)
     assert resumed.best_record() == whole.best_record()
 
 
@@ -148,16 +144,16 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, stop_after, step):
     stop_after(step)
     config = train_config(validation=ValidationConfig(every=100, episodes=4))
     run = Run.create(tmp_path / "run", config, {})
-    assert meta_train(run, sine(), accelerator()) is False
+    assert meta_train(run, sine(), accelerator()) == signal.SIGINT
     assert run.last() in (step, step + 1) and run.best_record() is None
-    assert run.metrics()[-1]["step"] == run.last()
+    assert run.metrics()[-1]["step"] == step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_in_the_last_step_is_the_end_of_the_run(tmp_path, stop_after):
     stop_after(30)
     run = Run.create(tmp_path / "run", train_config(), {})
-    assert meta_train(run, sine(), accelerator()) is True and run.last() == 30
+    assert meta_train(run, sine(), accelerator()) == 0 and run.last() == 30
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, stop_after):
@@ -200,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(tmp_path, monkeypatch, bad,
         train(tmp_path / "run", train_config())
     run = Run.open(tmp_path / "run")
     assert ("There was no checkpoint" in str(error.value)) if kept is None else (f"step {kept} is kept" in str(error.value))
-    assert run.steps() == ([] if kept is None else sorted({kept, run.best()}))
+    assert run.steps() == ([] if kept is None else list(range(10, kept + 1, 10)))
     assert all(value.isfinite().all() for value in (weights(run, kept).values() if kept else ()))
     assert all(math.isfinite(value) for record in run.metrics() for value in record.values())
     if good is not None:
@@ -244,7 +240,7 @@ def test_images_and_prototypes(tmp_path):
 
 def test_mixed_precision(tmp_path):
     run = Run.create(tmp_path / "run", train_config(steps=10), {})
-    assert meta_train(run, sine(), accelerator("bf16"))
+    assert meta_train(run, sine(), accelerator("bf16")) == 0
     plain = train(tmp_path / "plain", train_config(steps=10))
     loss, expected = run.metrics()[0]["loss"], plain.metrics()[0]["loss"]
     assert loss != expected and loss == pytest.approx(expected, rel=0.05)
@@ -308,8 +304,8 @@ def test_schedules():
 
 
 def test_every_step_of_every_seed_has_randomness_of_its_own():
-    seeds = {step_seed(seed, step, process) for seed in range(3) for step in range(500) for process in range(3)}
-    assert len(seeds) == 4500 and min(seeds) >= 0
+    seeds = {step_seed(seed, step) for seed in range(3) for step in range(500)}
+    assert len(seeds) == 1500 and min(seeds) >= 0
 
 
 def test_the_rate_that_is_logged_is_the_schedule(tmp_path):
@@ -349,34 +345,6 @@ def test_precision_is_chosen_by_name(monkeypatch):
         monkeypatch.setattr("metacl.training.meta_training.fast_bf16", lambda fast=fast: fast)
         assert chosen("auto") == expected
     AcceleratorState._reset_state(True)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    """Two processes that share each batch come to the weights of one, but for rounding."""
-    options = ["--steps", "10", "--batch-size", "4", "--validation.every", "10", "--validation.episodes", "4"]
-    options += ["--learner.width", "16", "--learner.layers", "1", "--learner.heads", "2", "--precision", "fp32"]
-    for processes in (1, 2):
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-        command = [
-            sys.executable,
-            *launch,
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--num_cpu_threads_per_process",
-            "1",
-        ]
-        command += ["train.py", "sine", "transformer", *options, "--run", str(tmp_path / str(processes))]
-        got = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-        )
-        assert got.returncode == 0, got.stdout + got.stderr
-    one, two = (Run.open(tmp_path / name) for name in "12")
-    assert [r["step"] for r in two.metrics()] == [r["step"] for r in one.metrics()] == [10, 10]
-    assert two.metrics()[0]["loss"] == pytest.approx(one.metrics()[0]["loss"], rel=0.1)  # BatchNorm sees half of the batch
-    assert two.steps() == [10]
 
 
 def test_the_configuration_of_a_run_is_complete(tmp_path):

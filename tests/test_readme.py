@@ -1,6 +1,7 @@
 """The documentation is true: its commands run, its figures are those of the files behind them."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_commands_of_evaluate(words, tmp_path, monkeypatch):
     configs, *_ = parse_evaluate(words)
     for config in configs:
         source = config.data.name if isinstance(config, EpisodesConfig) else config.stream.name
-        assert config.run == words[0] if config.run else source == words[0] and config.learner_name in words
+        assert config.run == os.path.abspath(words[0]) if config.run else source == words[0] and config.learner_name in words
 
 
 @pytest.mark.parametrize("words", commands("benchmark.py"), ids=" ".join)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from episodes import DataConfig, UserError, load_benchmark
-from metacl.report.display import INTERRUPTED
 from metacl.runs.environment import environment
-from metacl.runs.files import read_json
+from metacl.runs.files import is_run, read_json
 from metacl.runs.folder import Run
-from metacl.runs.group import is_run, members
+from metacl.runs.group import members
+from metacl.runs.signals import exit_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +79,7 @@ def run(command: Command, threads: int | None = None) -> None:
             line = _resumed(command)
     print("python", *line, flush=True)
     status = call(line, threads)
-    if status == INTERRUPTED:
+    if status == exit_status(signal.SIGINT):
         raise KeyboardInterrupt
     if status:
         raise FailedError(f"{' '.join(line)} ended with status {status}.")

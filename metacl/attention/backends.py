@@ -19,6 +19,8 @@ from episodes import UserError
 from episodes.errors import unknown
 from metacl.attention.scan import Tokens, divided
 from metacl.attention.scan import scan as scan_in_chunks
+from metacl.nets.shared_batch import dropout as shared_dropout
+from metacl.nets.shared_batch import is_shared
 
 BACKENDS = ("auto", "torch", "flash", "fla")
 
@@ -83,14 +85,28 @@ def softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
     obstacle, width = obstacle_of(q), max(q.shape[-1], v.shape[-1])
     if mask is not None:
         obstacle = obstacle or "there is a mask (for padding, or for a stream that goes on from a state), and it takes none"
+    if dropout and is_shared():
+        obstacle = obstacle or "several processes share a batch, and it draws no dropout for the whole batch"
     old = "" if ground(q)[0] >= 9 else "it needs Hopper or newer (flash-attn 2 does not)"
     drops = "it has no dropout: set --learner.attention-dropout 0, or install flash-attn 2" if dropout else ""
     kernels = [(FLASH_4, obstacle or old or drops or too_wide(width, 128)), (FLASH_2, obstacle or too_wide(width, 256))]
     run = choose("softmax attention", backend, kernels)
     if run is not None:
         return softmax_by_flash(run, q, k, v, dropout)
+    return softmax_by_torch(q, k, v, mask, dropout)
+
+
+def softmax_by_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`softmax` by PyTorch's own kernel. Where a batch is shared among processes, dropout's mask is that of the whole batch,
+    which no kernel draws: then the N x N weights are made."""
     grouped = k.shape[1] != q.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+    if not (dropout and is_shared()):
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+    score_BHMN = (q @ k.mT) * q.shape[-1] ** -0.5
+    seen = torch.ones_like(score_BHMN[0, 0], dtype=torch.bool).tril() if mask is None else mask
+    weight_BHMN = score_BHMN.masked_fill(~seen, -torch.inf).softmax(-1)
+    return shared_dropout(weight_BHMN, dropout, training=True) @ v
 
 
 def choose(what: str, backend: str, kernels: Sequence[tuple[Kernel, str]]) -> Run | None:

@@ -10,6 +10,7 @@ from metacl.attention import backends, naive
 from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.recurrent import Recurrent, RecurrentState
 from metacl.attention.scan import Tokens, divided, look
+from metacl.nets.shared_batch import dropout
 
 
 class LinearAttention(Recurrent):
@@ -125,7 +126,7 @@ class Performer(Attention[PerformerState]):
         return (exponent - exponent.detach().amax(-1, keepdim=True)).exp().to(q_BHNE.dtype)
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(out_BHNF, self.dropout, self.training), like_BND)
+        return self.merge(dropout(out_BHNF, self.dropout, self.training), like_BND)
 
 
 def orthogonal_directions(features: int, width: int) -> Tensor:

@@ -12,6 +12,7 @@ from metacl.attention.gated import ScalarDecayGate
 from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart
 from metacl.attention.recurrent import Gate, HeadNorm
 from metacl.attention.scan import Tokens
+from metacl.nets.shared_batch import dropout
 
 CHUNK = 64
 """Tokens that are worked through together, a power of two."""
@@ -110,7 +111,7 @@ class LogLinear(Attention[LogLinearState]):
         return Tokens(q, k, v * dt[..., None].to(v.dtype), log_decay), F.softplus(self.weights(x_BND))
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
+        return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
     def _apart(
         self, extend: Learn, x_BND: Tensor, state: LogLinearState, valid_BN: Tensor | None

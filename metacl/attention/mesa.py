@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metacl.attention import naive
 from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.recurrent import HeadNorm, unit
 from metacl.attention.scan import Tokens, look, scan
+from metacl.nets.shared_batch import dropout
 
 CHUNK = 64
 """Tokens that are worked through together."""
@@ -93,7 +93,7 @@ class Mesa(Attention[MesaState]):
         return wide(self.log_ridge).exp()
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
+        return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
 
 class _Implicit(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metacl.attention import backends, naive
 from metacl.attention.interface import Attention, Width, wide
 from metacl.attention.scan import Tokens, divided, look
+from metacl.nets.shared_batch import dropout
 
 
 class RecurrentState(NamedTuple):
@@ -54,7 +55,7 @@ class Recurrent(Attention[RecurrentState]):
         return divided(out_BHNF) if self.has_weights else out_BHNF
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
+        return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
 
 class HeadNorm(nn.Module):

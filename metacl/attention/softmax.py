@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from episodes import UserError
 from metacl.attention import backends, naive
 from metacl.attention.interface import Attention, Width, rows_apart
+from metacl.nets.shared_batch import dropout as shared_dropout
 
 
 class KeyValueCache(NamedTuple):
@@ -83,7 +84,7 @@ class SoftmaxAttention(Attention[KeyValueCache]):
         share = self.heads // self.key_heads
         k, v, state_k, state_v = (t.repeat_interleave(share, dim=1) for t in (k, v, state.k, state.v))
         weight_BHMN, own_BHM1 = query_weights(q, k, state_k, state.valid)
-        weight_BHMN, own_BHM1 = (F.dropout(weight, self.dropout, self.training) for weight in (weight_BHMN, own_BHM1))
+        weight_BHMN, own_BHM1 = (shared_dropout(weight, self.dropout, self.training) for weight in (weight_BHMN, own_BHM1))
         return self._outputs(weight_BHMN.to(v) @ state_v.to(v) + own_BHM1.to(v) * v, x_BMD)
 
     def task_mass(self, x_BMD: Tensor, x_BND: Tensor, task_BN: Tensor, heads: int, valid_BN: Tensor | None = None) -> Tensor:
@@ -126,11 +127,7 @@ def windowed(q_BHNE: Tensor, cache: KeyValueCache, window: int, dropout: float =
         distance = query[:, None] - key
         mask = ((distance > 0) & (distance < window) & cache.valid[:, None, None, first:last]) | (distance == 0)
         k, v = cache.k[:, :, first:last], cache.v[:, :, first:last]
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q_BHNE[:, :, start:stop], k, v, attn_mask=mask, dropout_p=dropout, enable_gqa=k.shape[1] != q_BHNE.shape[1]
-            )
-        )
+        outputs.append(backends.softmax_by_torch(q_BHNE[:, :, start:stop], k, v, mask, dropout))
     return torch.cat(outputs, dim=2)
 
 

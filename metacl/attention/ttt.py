@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metacl.attention import naive
 from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart, wide
 from metacl.attention.recurrent import Gate
+from metacl.nets.shared_batch import dropout
 
 
 class TestTimeState(NamedTuple):
@@ -100,7 +101,7 @@ class TestTimeTraining(Attention[TestTimeState]):
         return (due - due.mean(-1, keepdim=True) - normed * (due * normed).mean(-1, keepdim=True)) / spread
 
     def _outputs(self, out_BHNE: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(F.dropout(out_BHNE, self.dropout, self.training), like_BND)
+        return self.merge(dropout(out_BHNE, self.dropout, self.training), like_BND)
 
     def _apart(
         self, extend: Learn, x_BND: Tensor, state: TestTimeState, valid_BN: Tensor | None

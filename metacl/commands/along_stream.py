@@ -19,6 +19,7 @@ from metacl.recipes.config import StreamRunConfig
 from metacl.report.display import bar, say
 from metacl.runs.folder import Run
 from metacl.runs.following import Following
+from metacl.runs.signals import exit_status, stops_noted
 
 
 def stream_of(config: StreamRunConfig) -> Stream:
@@ -55,7 +56,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
         say(f"{first} tasks are done.")
     say(f"{words}, {config.tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
     source = SeededStream(stream, config.seeds)
-    with bar(words) as progress:
+    with bar(words) as progress, stops_noted() as signals:
         shown, index = progress.add_task("", total=config.tasks, completed=first, now="tasks"), first
         try:
             steps = follow(learner, source, config.questions, state, first, config.tasks, config.schedule)
@@ -63,8 +64,11 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
                 index = record["task"] + 1
                 run.log(dict(record))
                 progress.update(shown, completed=index, now=_now(dict(record)))
-                if index % config.save_every == 0 or index == config.tasks:
+                if index % config.save_every == 0 or index == config.tasks or signals:
                     run.save(index, state)
+                if signals and index < config.tasks:
+                    say(f"Stopped and saved after task {index}. Go on with: python evaluate.py --resume {whole}")
+                    raise SystemExit(exit_status(signals[0]))
         except KeyboardInterrupt:
             say(f"Stopped in task {index + 1}. Go on from the last checkpoint with: python evaluate.py --resume {whole}")
             raise

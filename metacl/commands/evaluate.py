@@ -1,6 +1,8 @@
 """`evaluate.py`: a learner follows held-out episodes or a stream, or goes on where that stopped."""
 
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,42 +10,56 @@ from episodes import UserError
 from metacl.commands.along_stream import follow_stream, stream_of
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
-from metacl.commands.parsing import parse_evaluate
-from metacl.commands.words import evaluate_help
+from metacl.commands.parsing import parse_evaluate, parse_resume
+from metacl.commands.places import with_data_at
+from metacl.commands.words import asks_for_the_first_page, data_in_words, evaluate_help
 from metacl.evaluation.result import Result
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig
 from metacl.recipes.files import to_json
 from metacl.report.display import say
 from metacl.report.results import write_results
 from metacl.runs.environment import environment
-from metacl.runs.files import must_be_new
+from metacl.runs.files import is_run, must_be_new
 from metacl.runs.folder import Run
-from metacl.runs.following import Following
-from metacl.runs.group import make_group, members
+from metacl.runs.following import Following, clear
+from metacl.runs.group import begin_all, begin_in, members
+from metacl.runs.lock import locked
 
 
 def evaluate(argv: list[str]) -> None:
     """The command, from its words on."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if asks_for_the_first_page(argv, 2) and not is_run(Path(argv[0] if argv else "")):
         say(evaluate_help())
     elif argv[0] == "--resume":
-        if len(argv) != 2:
-            raise UserError("--resume takes a folder and nothing else: python evaluate.py --resume FOLDER")
-        _finish(Path(argv[1]), [Following.open(place) for place in members(Path(argv[1]))], resumed=True)
+        folder, data = parse_resume(argv, "evaluate.py")
+        runs = [Following.open(place) for place in members(folder)]
+        runs = [Following(run.folder, with_data_at(run.config, data)) for run in runs]
+        with locked(folder):
+            _finish(folder, runs, resumed=True)
     else:
-        configs, folder, replaced = parse_evaluate(argv)
-        _finish(folder, _begin(configs, folder, replaced))
+        _start(*parse_evaluate(argv))
 
 
-def _begin(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> list[Following]:
-    """The folders, after all that can fail at once has been tried."""
+def _start(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> None:
+    """New evaluations, whose folders are made after all that can fail at once has been tried."""
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
-    about = [_checked(config) for config in configs]
+    about = [environment() | _checked(config) for config in configs]
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]
-    made = zip(make_group(folder, names), configs, about, strict=True)
-    return [Following.create(place, config, environment() | own, replaced) for place, config, own in made]
+    new = list(zip(names, configs, about, strict=True))
+    if not replaced:
+        begin_all(folder, new)
+    with locked(folder):
+        if replaced:
+            clear(folder, names)
+            begin_in(folder, new)
+        runs = [Following.open(place) for place in members(folder)]
+        try:
+            _finish(folder, runs)
+        finally:
+            if not replaced and all(run.is_empty() for run in runs):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked(config: FollowConfig) -> dict[str, str]:
@@ -61,7 +77,8 @@ def _finish(folder: Path, runs: list[Following], resumed: bool = False) -> None:
             if resumed:
                 _check_data(run)
             follow = follow_episodes if isinstance(run.config, EpisodesConfig) else follow_stream
-            results = follow(run, folder)
+            with nullcontext() if run.folder == folder else locked(run.folder):
+                results = follow(run, folder)
         except UserError as error:
             if len(runs) == 1:
                 raise
@@ -95,5 +112,5 @@ def _write(run: Following, results: list[Result]) -> None:
 
 def words_of(config: FollowConfig, named: bool = True) -> str:
     """What was followed, and by whom."""
-    source = config.stream.name if isinstance(config, StreamRunConfig) else f"{config.data.name}, meta-{config.split}"
+    source = config.stream.name if isinstance(config, StreamRunConfig) else f"{data_in_words(config.data)}, meta-{config.split}"
     return f"{learner_in_words(config)} on {source}" if named else source

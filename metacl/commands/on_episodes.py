@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from episodes import Benchmark, load_benchmark
+from episodes import Benchmark, UserError, load_benchmark
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.commands.train import warn_of_other_data
 from metacl.evaluation.episodes import evaluate, held_out
@@ -38,7 +38,7 @@ def follow_episodes(run: Following, whole: Path) -> list[Result]:
     """A result for each length and seed; those that metrics.jsonl has are not made again."""
     config = run.config
     assert isinstance(config, EpisodesConfig)
-    done = {(line["tasks"], line["seed"]): Result(**line) for line in run.records()}
+    done = {(found.tasks, found.seed): found for found in _found(run)}
     for seed in config.seeds:
         for tasks in dict.fromkeys(config.tasks):
             if (tasks, seed) not in done:
@@ -49,6 +49,14 @@ def follow_episodes(run: Following, whole: Path) -> list[Result]:
                     raise
                 run.log(done[tasks, seed].to_json())
     return list(done.values())
+
+
+def _found(run: Following) -> list[Result]:
+    """The results that are there already."""
+    try:
+        return [Result(**line) for line in run.sound_records()]
+    except TypeError as error:
+        raise UserError(f"{run.folder} is an evaluation of another version of metacl: {error}. Start anew.") from error
 
 
 def _followed(run: Following, config: EpisodesConfig, tasks: int, seed: int) -> Result:

@@ -1,7 +1,9 @@
 """What stands on a command line -> complete configurations, and the folder of what comes of them."""
 
+import math
+import os
 import re
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,13 +11,15 @@ import tyro
 
 from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
 from episodes.errors import unknown
+from metacl.commands.places import located
 from metacl.commands.words import new_folder, recipe_words, split_words, take
 from metacl.evaluation.questions import Questions
 from metacl.recipes import settings
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig, check_seeds
 from metacl.recipes.presets import LEARNERS, TRAINED, recipe_for, trained_for
+from metacl.runs.files import is_run
 from metacl.runs.folder import Run
-from metacl.runs.group import is_run, members
+from metacl.runs.group import members
 
 T = TypeVar("T")
 FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500)}
@@ -32,10 +36,6 @@ class NamedData(DataConfig):
 def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
     """DATA LEARNER [--recipe NAME] [options] -> a configuration for each seed, and the folder of the runs."""
     names, options = split_words(argv)
-    if len(names) < 2 and "--help" in options:
-        raise UserError(
-            f"The options depend on DATA and LEARNER: python train.py {names[0] if names else 'DATA'} LEARNER --help."
-        )
     if len(names) != 2:
         raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
     data, learner = names
@@ -65,6 +65,17 @@ def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
     check_seeds(parsed.seeds)
     config = _plain(TrainConfig, parsed.config)
     return [replace(config, seed=seed) for seed in parsed.seeds], parsed.run
+
+
+def parse_resume(argv: list[str], script: str) -> tuple[Path, str | None]:
+    """--resume FOLDER [--data.path DATA] -> the folder of the runs, and where their data are now."""
+    words = list(argv)
+    folder, data = (take(words, option) if len(argv) > 1 else None for option in ("--resume", "--data.path"))
+    if words or not folder:
+        raise UserError(
+            f"--resume takes a run's folder, and where its data are now: python {script} --resume RUN [--data.path DATA]"
+        )
+    return Path(folder), data
 
 
 def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path, bool]:
@@ -102,13 +113,14 @@ def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], P
         raise UserError(f"{rest[0]} is {what}: python evaluate.py {run}")
     if rest and rest[0] not in STREAMS:
         raise unknown("stream", rest[0], STREAMS)
-    about = {"learner_name": runs[0].config.learner_name, "learner": runs[0].config.learner, "rates": (), "run": run}
+    place = os.path.abspath(run)
+    about = {"learner_name": runs[0].config.learner_name, "learner": runs[0].config.learner, "rates": (), "run": place}
     source = _episodes_of(runs[0]) if not rest else _stream(rest[0])
     default = source(**about)
     out = Path(run) / "results" if not rest else new_folder(run, rest[0])
     words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
     config, folder = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
-    configs = [replace(config, run=str(own.folder), learner=own.config.learner) for own in runs]
+    configs = [replace(config, run=os.path.abspath(own.folder), learner=own.config.learner) for own in runs]
     return configs, folder, not rest and folder == out
 
 
@@ -222,11 +234,31 @@ def _offered(kind: type[Any], **kinds: Any) -> Any:
 
 
 def _plain(kind: type[T], offered: Any) -> T:
-    """What was read as one that was offered, as itself."""
+    """What was read as one that was offered, as itself. Folders are named from the root, so that a run can be gone on with
+    from any folder.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    _check_finite(offered)
     values = {part.name: getattr(offered, part.name) for part in fields(offered)}
-    if isinstance(data := values.get("data"), NamedData):
-        values["data"] = DataConfig(**{part.name: getattr(data, part.name) for part in fields(DataConfig)})
+    if "data" in values:
+        values["data"] = located(values["data"])
+    stream: Any = values.get("stream")
+    if hasattr(stream, "data"):
+        values["stream"] = replace(stream, data=located(stream.data))
     return kind(**values)
+
+
+def _check_finite(options: Any, prefix: str = "--") -> None:
+    """Raises `UserError` where a number of a configuration, or of one within it, is not finite."""
+    for part in fields(options):
+        value = getattr(options, part.name)
+        if is_dataclass(value):
+            _check_finite(value, f"{prefix}{part.name.replace('_', '-')}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{prefix}{part.name.replace('_', '-')} must be a finite number, not {number}.")
 
 
 def _parse(default: T, options: list[str], prog: str, words: str) -> T:

@@ -1,61 +1,82 @@
 """`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
-from metacl.commands.parsing import parse_train
-from metacl.commands.words import train_help
+from metacl.commands.parsing import parse_resume, parse_train
+from metacl.commands.places import with_data_at
+from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
-from metacl.report.display import INTERRUPTED, say
+from metacl.report.display import say
 from metacl.runs.environment import environment
 from metacl.runs.files import must_be_new, read_json
 from metacl.runs.folder import Run
-from metacl.runs.group import make_group, members
+from metacl.runs.group import begin_all, members
+from metacl.runs.lock import locked
+from metacl.runs.signals import exit_status
 from metacl.training.meta_training import generators, make_accelerator, meta_train
+from metacl.training.processes import from_first
 
 
 def train(argv: list[str]) -> None:
     """The command, from its words on."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if asks_for_the_first_page(argv, 2):
         say(train_help())
     elif argv[0] == "--resume":
-        if len(argv) != 2:
-            raise UserError("--resume takes a run folder and nothing else: python train.py --resume RUN")
-        _resume(Path(argv[1]))
+        _resume(*parse_resume(argv, "train.py"))
     else:
-        configs, folder = parse_train(argv)
-        _train_all(_begin(configs, folder), folder)
+        _start(*parse_train(argv))
 
 
-def _resume(folder: Path) -> None:
-    """Each run that is not at its end, from its newest checkpoint, or anew where it has none."""
-    runs = [Run.open(place) for place in members(folder)]
-    todo = [run for run in runs if len(runs) == 1 or not run.steps() or run.last() < run.config.steps]
-    _train_all(todo, folder)
-    if len(todo) < 2 <= len(runs):
-        _say_done(runs, folder)
-
-
-def _begin(configs: list[TrainConfig], folder: Path) -> list[Run]:
-    """The folders of new runs, made by the first process after all that can fail at once has been tried."""
+def _start(configs: list[TrainConfig], folder: Path) -> None:
+    """New runs, whose folders are made after all that can fail at once has been tried."""
     accelerator, benchmark = _prepared(configs[0])
-    names = [f"seed-{config.seed}" for config in configs]
-    if accelerator.is_main_process:
-        must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
-        about = {
-            "device": str(accelerator.device),
-            "precision": accelerator.mixed_precision,
-            "data_fingerprint": benchmark.fingerprint,
-            "meta_train_classes": benchmark.classes("train"),
-        }
-        for config, place in zip(configs, make_group(folder, names), strict=True):
-            Run.create(place, config, environment() | about)
-    accelerator.wait_for_everyone()
-    return [Run.open(place) for place in members(folder)]
+    about = environment() | {
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+        "data_fingerprint": benchmark.fingerprint,
+        "meta_train_classes": benchmark.classes("train"),
+    }
+    with ExitStack() as held:
+
+        def begin() -> Path:
+            must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
+            begin_all(folder, [(f"seed-{config.seed}", config, about) for config in configs])
+            held.enter_context(locked(folder))
+            return folder
+
+        made = from_first(accelerator, begin)
+        runs = [Run.open(place) for place in members(made)]
+        try:
+            _train_all(runs, made, accelerator)
+        finally:
+            if accelerator.is_main_process and all(run.is_empty() for run in runs):
+                shutil.rmtree(made, ignore_errors=True)
+
+
+def _resume(folder: Path, data: str | None) -> None:
+    """Each run that is not at its end, from its newest checkpoint, or anew where it has none.
+
+    Arguments:
+        data: where its data are now; None: where they were.
+    """
+    runs = [Run.open(place) for place in members(folder)]
+    runs = [Run(run.folder, with_data_at(run.config, data)) for run in runs]
+    accelerator = make_accelerator(runs[0].config.precision)
+    with ExitStack() as held:
+        from_first(accelerator, lambda: _hold(held, folder))
+        todo = [run for run in runs if len(runs) == 1 or not run.steps() or run.last() < run.config.steps]
+        _train_all(todo, folder, accelerator)
+        if len(todo) < 2 <= len(runs):
+            _say_done(runs, folder)
 
 
 def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
@@ -70,12 +91,15 @@ def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
     return accelerator, benchmark
 
 
-def _train_all(runs: list[Run], folder: Path) -> None:
+def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator) -> None:
     """One after the other. One of several that fails does not keep the others."""
     failed = []
     for run in runs:
         try:
-            _meta_train(run, folder)
+            with ExitStack() as held:
+                if run.folder != folder:
+                    from_first(accelerator, partial(_hold, held, run.folder))
+                _meta_train(run, folder)
         except UserError as error:
             if len(runs) == 1:
                 raise
@@ -85,6 +109,11 @@ def _train_all(runs: list[Run], folder: Path) -> None:
         raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
     if len(runs) > 1:
         _say_done(runs, folder)
+
+
+def _hold(held: ExitStack, folder: Path) -> bool:
+    held.enter_context(locked(folder))
+    return True
 
 
 def _say_done(runs: list[Run], folder: Path) -> None:
@@ -98,15 +127,18 @@ def _meta_train(run: Run, whole: Path) -> None:
     speak = say if accelerator.is_main_process else _silent
     begun = bool(run.steps())
     warn_of_other_data(run, benchmark, speak)
-    speak(f"{title(config.learner_name, config.learner)} on {config.data.name}, {config.steps} steps, in {run.folder}")
+    speak(
+        f"{title(config.learner_name, config.learner)} on {data_in_words(config.data)}, {config.steps} steps, in {run.folder}"
+    )
     validation = generators(config, benchmark)[1].shape
     if validation != config.episodes:
         speak(f"Meta-validation has {validation.tasks} classes: its streams have {validation.tasks} tasks.")
-    if meta_train(run, benchmark, accelerator, resume=begun):
-        speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
-    else:
+    if signal := meta_train(run, benchmark, accelerator, resume=begun):
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(exit_status(signal))
+    most = benchmark.test.most_tasks
+    fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
+    speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
 
 
 def warn_of_other_data(run: Run, benchmark: Benchmark, speak: Callable[[str], None]) -> None:

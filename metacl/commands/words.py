@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -12,7 +12,7 @@ Meta-train a continual learner on episodes made from a data set.
 
     python train.py DATA LEARNER [options]      start a run
     python train.py DATA LEARNER --help         every option, with its default
-    python train.py --resume RUN                go on where a run stopped
+    python train.py --resume RUN                go on where a run stopped (or with its data in --data.path)
 
 DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
          or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
@@ -34,7 +34,7 @@ Follow tasks with a learner, and ask it questions in between.
     python evaluate.py DATA LEARNER ... [options]       learners that start from nothing, on held-out episodes
     python evaluate.py STREAM LEARNER ... [options]     the same along a stream
     python evaluate.py ... --help                       every option, with its default
-    python evaluate.py --resume FOLDER                  go on where an evaluation stopped
+    python evaluate.py --resume FOLDER                  go on where an evaluation stopped (or with its data in --data.path)
     --recipe paper                                      the size of online, replay and offline
 
 RUN      the folder that train.py wrote
@@ -62,6 +62,12 @@ def evaluate_help() -> str:
     return EVALUATE_HELP.format(benchmarks=", ".join(BENCHMARKS), streams=", ".join(STREAMS), trained=trained)
 
 
+def asks_for_the_first_page(argv: list[str], needed: int) -> bool:
+    """Whether there are no words, or help is asked before the `needed` names stand there on which the options depend."""
+    names, options = split_words(argv)
+    return not argv or (len(names) < needed and bool({"-h", "--help"} & set(options)))
+
+
 def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
     """The names that come first, and the options after them."""
     number = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
@@ -79,6 +85,11 @@ def take(words: list[str], option: str) -> str | None:
             words.pop(i)
             return words.pop(i)
     return None
+
+
+def data_in_words(data: DataConfig) -> str:
+    """The name of a data set; of a folder its last part."""
+    return Path(data.name).name if Path(data.name).is_absolute() else data.name
 
 
 def new_folder(*names: str) -> Path:

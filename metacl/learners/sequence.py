@@ -16,6 +16,7 @@ from metacl.learners.losses import MetaLoss, query_loss
 from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.symbols import SYMBOLS
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
+from metacl.nets.shared_batch import Dropout
 
 if TYPE_CHECKING:
     Mechanism: TypeAlias = str
@@ -116,7 +117,7 @@ class Block(nn.Module):
             **config.options,
         )
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)

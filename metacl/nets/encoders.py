@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes import EpisodeSpec, UserError
+from metacl.nets.shared_batch import BatchNorm1d, BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ImageEncoder(nn.Module):
         layers: list[nn.Module] = []
         into, height, breadth = shape
         for out, stride in zip(channels, strides, strict=True):
-            layers += [nn.Conv2d(into, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(into, out, 3, stride, padding=1, bias=False), BatchNorm2d(out), nn.ReLU(inplace=True)]
             into, height, breadth = out, math.ceil(height / stride), math.ceil(breadth / stride)
         self.convolutions = nn.Sequential(*layers)
         self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -72,7 +73,7 @@ class VectorEncoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int):
         super().__init__()
         sizes = [math.prod(shape), width, width, width]
-        layers = [[nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()] for a, b in itertools.pairwise(sizes)]
+        layers = [[nn.Linear(a, b, bias=False), BatchNorm1d(b), nn.ReLU()] for a, b in itertools.pairwise(sizes)]
         self.layers = nn.Sequential(*(layer for block in layers for layer in block))
 
     def forward(self, x: Tensor) -> Tensor:

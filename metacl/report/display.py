@@ -2,8 +2,11 @@
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, Self
 
 from rich.console import Console
@@ -12,8 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from episodes import UserError
+from episodes.errors import Notice
+from metacl.report.errors import in_words
+from metacl.runs.signals import Stopped, exit_status, stops_raised
 
-MISTAKEN, INTERRUPTED, UNHEARD = 2, 130, 1
+MISTAKEN, UNHEARD = 2, 1
 """Exit statuses. UNHEARD: the program that read what was printed has ended, as `head` does."""
 console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -86,7 +92,8 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
-            work()
+            with _plain_notices(), stops_raised():
+                work()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -94,8 +101,31 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         raise SystemExit(UNHEARD) from None
     except UserError as error:
         _fail(str(error), MISTAKEN)
+    except Stopped as stopped:
+        _fail(f"{stopped}.", stopped.status)
     except KeyboardInterrupt:
-        _fail("Interrupted.", INTERRUPTED)
+        _fail("Interrupted.", exit_status(signal.SIGINT))
+    except Exception as error:
+        if (words := in_words(error)) is None:
+            raise
+        _fail(words, MISTAKEN)
+
+
+@contextmanager
+def _plain_notices() -> Iterator[None]:
+    """What was left out or guessed is a sentence on stderr, without the line of code that says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=Notice)
+        plain = warnings.showwarning
+
+        def show(message: Any, category: Any, *where: Any) -> None:
+            if issubclass(category, Notice):
+                Console(stderr=True).print(Text.assemble(("Note: ", "bold"), str(message)), soft_wrap=True)
+            else:
+                plain(message, category, *where)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -1,6 +1,6 @@
 """An evaluation on disk: the folder of a learner that follows episodes or a stream.
 
-config.json  environment.json  rates.json  metrics.jsonl  checkpoint/ (along a stream)  results.json  pictures
+config.json  environment.json  rates.json  metrics.jsonl  checkpoints/ (along a stream)  results.json  pictures
 
 A line of metrics.jsonl is a task of the stream, or the result of one length and seed of episodes: what is there is not done
 again.
@@ -8,6 +8,8 @@ again.
 
 import math
 import shutil
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from typing import Any
 from torch import Tensor
 
 from episodes import UserError
+from episodes.errors import Notice
 from metacl.learners import Learner, State
 from metacl.learners.state import load_state, save_state
 from metacl.recipes.config import FollowConfig
 from metacl.recipes.files import follow_config
-from metacl.runs.files import add_line, must_be_new, read_json, read_lines, write_json, write_lines
+from metacl.runs.checkpoints import Checkpoints
+from metacl.runs.files import MEMBERS, add_line, must_be_new, read_json, read_lines, write_json, write_lines
 from metacl.runs.folder import begin, read_config
 
 
@@ -31,21 +35,9 @@ class Following:
     config: FollowConfig
 
     @staticmethod
-    def create(folder: Path, config: FollowConfig, environment: dict[str, Any], replace: bool = False) -> "Following":
-        """A new one.
-
-        Arguments:
-            replace: it takes the place of an earlier evaluation there, whose results stay until the new ones are written.
-
-        Raises:
-            UserError: something is there already, and is not to be replaced.
-        """
-        if not replace:
-            must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
-        for name in ("metrics.jsonl", "rates.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoint.part", "checkpoint", "checkpoint.old"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    def create(folder: Path, config: FollowConfig, environment: dict[str, Any]) -> "Following":
+        """A new one. Raises `UserError` where something is there already."""
+        must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
         begin(folder, config, environment)
         return Following(folder, config)
 
@@ -57,6 +49,10 @@ class Following:
             raise UserError(f"{folder} is a meta-training run. Go on with it by: python train.py --resume {folder}")
         return Following(folder, follow_config(values, folder / "config.json"))
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")
+
     def environment(self) -> dict[str, Any]:
         return read_json(self.folder / "environment.json")
 
@@ -64,9 +60,18 @@ class Following:
         """Adds a line to metrics.jsonl."""
         add_line(self.folder / "metrics.jsonl", plain(record))
 
+    def is_empty(self) -> bool:
+        """Whether nothing was found out yet."""
+        return not any((self.folder / name).exists() for name in ("metrics.jsonl", "rates.json", "results.json"))
+
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return read_lines(self.folder / "metrics.jsonl")
+
+    def sound_records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, from which those that are damaged are removed."""
+        write_lines(self.folder / "metrics.jsonl", records := self.records())
+        return records
 
     def rates(self) -> dict[str, Any]:
         """How rates were chosen so far, by what for."""
@@ -77,27 +82,36 @@ class Following:
         write_json(self.folder / "rates.json", self.rates() | {purpose: choice})
 
     def save(self, tasks: int, state: State) -> None:
-        """The state after so many tasks: complete, or not at all; in the place of the one before."""
-        part, place, old = (self.folder / name for name in ("checkpoint.part", "checkpoint", "checkpoint.old"))
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        save_state(part / "state.safetensors", state)
-        write_json(part / "progress.json", {"tasks": tasks})
-        shutil.rmtree(old, ignore_errors=True)
-        if place.exists():
-            place.rename(old)
-        part.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        """The state after so many tasks: complete, or not at all."""
+        self.checkpoints.save(
+            tasks, {"score": None, "loss": None}, lambda place: save_state(place / "state.safetensors", state)
+        )
 
     def load(self, learner: Learner) -> tuple[int, State | None]:
-        """How many tasks are done, and the state after them; records of tasks that will be done again are dropped."""
-        names = ("checkpoint", "checkpoint.old")
-        place = next((self.folder / name for name in names if (self.folder / name).is_dir()), None)
-        done, state = 0, None
-        if place is not None:
-            done, state = read_json(place / "progress.json")["tasks"], load_state(place / "state.safetensors", learner)
-        write_lines(self.folder / "metrics.jsonl", [record for record in self.records() if record["task"] < done])
+        """How many tasks are done, and the state after them: of the newest checkpoint that is sound, and for whose tasks there
+        are records. Records of tasks that will be done again are dropped."""
+        records, checkpoints = self.records(), self.checkpoints
+        told = [record.get("task") for record in records]
+        for step in checkpoints.steps()[::-1]:
+            if told[:step] != list(range(step)):
+                warnings.warn(
+                    f"Not all records of the first {step} tasks can be read: they are done again.", Notice, stacklevel=3
+                )
+                checkpoints.remove(step)
+        found = checkpoints.newest()
+        done = 0 if found is None else found["step"]
+        state = None if found is None else load_state(checkpoints.place(done) / "state.safetensors", learner)
+        write_lines(self.folder / "metrics.jsonl", records[:done])
         return done, state
+
+
+def clear(folder: Path, names: Sequence[str]) -> None:
+    """Makes room for a new evaluation, or for several of these names, where an earlier one is. Its results stay until the new
+    ones are written."""
+    for place in (folder, *(folder / name for name in names)):
+        for name in (MEMBERS, "config.json", "metrics.jsonl", "rates.json"):
+            (place / name).unlink(missing_ok=True)
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
 def plain(value: Any) -> Any:

@@ -1,21 +1,50 @@
 """Several runs in one folder: one for each seed, or for each learner. A folder with a run of its own is a group of one."""
 
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from episodes import UserError
-from metacl.runs.files import read_json, write_json
+from metacl.runs.files import MEMBERS, read_json, write_json
+from metacl.runs.folder import begin
 
-MEMBERS = "runs.json"
-"""The names of the folders of the runs, in their order."""
+NewRun = tuple[str, Any, dict[str, Any]]
+"""Its name in a folder of several, its configuration and its environment."""
 
 
-def make_group(folder: Path, names: list[str]) -> list[Path]:
-    """The folders of new runs: `folder` itself where there is one, else one for each name, noted in `folder`/runs.json."""
-    if len(names) == 1:
-        return [folder]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MEMBERS, names)
-    return [folder / name for name in names]
+def begin_all(folder: Path, runs: Sequence[NewRun]) -> list[Path]:
+    """Makes new runs, all of them or none, and returns their folders. One alone is `folder` itself; several are folders in it,
+    which are noted in `folder`/runs.json.
+
+    Raises:
+        OSError: the folder cannot be made, or somebody else has put something there.
+    """
+    part = Path(f"{os.path.realpath(folder)}.{os.getpid()}.part")
+    try:
+        begin_in(part, runs)
+        if folder.is_dir():  # an empty one
+            for child in sorted(part.iterdir(), key=lambda child: child.name in (MEMBERS, "config.json")):
+                child.rename(folder / child.name)
+        else:
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return _places(folder, runs)
+
+
+def begin_in(folder: Path, runs: Sequence[NewRun]) -> list[Path]:
+    """As `begin_all`, in a folder that may hold other things."""
+    for place, (_, config, environment) in zip(_places(folder, runs), runs, strict=True):
+        begin(place, config, environment)
+    if len(runs) > 1:
+        write_json(folder / MEMBERS, {"runs": [name for name, *_ in runs]})
+    return _places(folder, runs)
+
+
+def _places(folder: Path, runs: Sequence[NewRun]) -> list[Path]:
+    return [folder] if len(runs) == 1 else [folder / name for name, *_ in runs]
 
 
 def members(folder: Path) -> list[Path]:
@@ -28,9 +57,7 @@ def members(folder: Path) -> list[Path]:
         raise UserError(f"The folder {folder} does not exist. Check the path; it is taken from {Path.cwd()}.")
     if not (folder / MEMBERS).is_file():
         return [folder]
-    return [folder / name for name in read_json(folder / MEMBERS)]
-
-
-def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run, or holds several."""
-    return (folder / "config.json").is_file() or (folder / MEMBERS).is_file()
+    values = read_json(folder / MEMBERS)
+    if not isinstance(values, dict) or not isinstance(names := values.get("runs"), list):
+        raise UserError(f"{folder / MEMBERS} names no runs: it is damaged, or of an earlier version.")
+    return [folder / name for name in names]

@@ -1,10 +1,8 @@
 """The outer loop: episodes in, meta-parameters out. Every step is a function of (seed, step), so a resume changes nothing."""
 
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +14,12 @@ from torch import Tensor, nn
 from episodes import Benchmark, EpisodeGenerator, UserError
 from metacl.evaluation.episodes import validate
 from metacl.learners import Learner
+from metacl.nets.shared_batch import shared_batch
 from metacl.recipes.config import OptimiserConfig, TrainConfig
 from metacl.report.display import TrainingDisplay
 from metacl.runs.environment import fast_bf16
 from metacl.runs.folder import Run
+from metacl.runs.signals import stops_noted
 from metacl.training.tracking import EventWriter
 
 LOG_EVERY = 10
@@ -30,11 +30,12 @@ class MetaTrainingError(UserError):
     """The loss is not finite any more."""
 
 
-def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume: bool = False) -> bool:
-    """Meta-trains the learner of a run, or goes on from its newest checkpoint.
+def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume: bool = False) -> int:
+    """Meta-trains the learner of a run, or goes on from its newest sound checkpoint.
 
     Returns:
-        Whether all steps were done; False after Ctrl-C, which finishes the step and saves.
+        0 when all steps are done; else the number of the signal that asked to stop (Ctrl-C, SIGTERM, SIGHUP), after which the
+        step was finished and saved.
 
     Raises:
         MetaTrainingError: the loss or the meta-gradient is not finite; the last good checkpoint stays.
@@ -44,10 +45,10 @@ def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume:
     learner = config.learner.build(benchmark.train.spec)
     optimiser = make_optimiser(learner, config.optimiser)
     first = run.last() if resume else 0
-    if resume:
-        run.restore(first, learner, optimiser)
+    pending = run.restore(first, learner, optimiser) if resume else []
     model, optimiser = accelerator.prepare(learner, optimiser)
     loop = _Loop(run, accelerator, model, optimiser, benchmark)
+    loop.pending = [{name: torch.tensor(value) for name, value in metrics.items()} for metrics in pending]
     if accelerator.is_main_process:
         run.forget_after(first)
     return loop.run_from(first)
@@ -70,44 +71,44 @@ class _Loop:
         self.learner: Learner = self.accelerator.unwrap_model(self.model)
         self.train, self.validation = generators(self.config, self.benchmark)
 
-    def run_from(self, first: int) -> bool:
+    def run_from(self, first: int) -> int:
         config, main = self.config, self.accelerator.is_main_process
         batches = self._batches(first)
         display = TrainingDisplay(config.steps, first, config.batch_size, enabled=main)
-        with display, EventWriter(self.run.folder, enabled=main) as events, _interrupts() as interrupted:
-            since = time.perf_counter()
+        with display, EventWriter(self.run.folder, first, enabled=main) as events, stops_noted() as signals:
+            since, since_step = time.perf_counter(), first
             for step in range(first, config.steps):
                 self.pending.append(self._step(step, next(batches)))
                 done = step + 1
-                stop = self._agreed(bool(interrupted))
+                stop = self._agreed(signals)
                 validate = done % config.validation.every == 0 or done == config.steps
-                if done % LOG_EVERY == 0 or validate or stop:
-                    record = self._average(done)
-                    elapsed, since = time.perf_counter() - since, time.perf_counter()
-                    record["episodes_per_second"] = len(self.pending) * config.batch_size / elapsed
-                    self.pending.clear()
+                if done % LOG_EVERY == 0 or validate:
+                    record = {"step": done} | self._average(done)
+                    record["episodes_per_second"] = (done - since_step) * config.batch_size / (time.perf_counter() - since)
                     self._log(record, events, display)
+                    since, since_step = time.perf_counter(), done
                 if validate:
                     self._validate(done, events, display)
                     since = time.perf_counter()
                 elif stop:
-                    self._save(done, None)
-                if stop:
-                    return done == config.steps
-        return True
+                    self._save(done)
+                if stop and done < config.steps:
+                    return stop
+        return 0
 
     def _step(self, step: int, episode: Any) -> dict[str, Tensor]:
         config = self.config
-        torch.manual_seed(_step_seed(config.seed, step, self.accelerator.process_index))
+        torch.manual_seed(_step_seed(config.seed, step))
         self.model.train()
         self.learner.step = step
         rate = learning_rate(config.optimiser, step, config.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         episode = episode.first_tasks(curriculum_tasks(config, step)) if step < config.curriculum else episode
-        result = self.model(episode.to(self.accelerator.device, non_blocking=True))
-        self.optimiser.zero_grad()
-        self.accelerator.backward(result.loss)
+        with shared_batch(self.accelerator.process_index, self.accelerator.num_processes):
+            result = self.model(episode.to(self.accelerator.device, non_blocking=True))
+            self.optimiser.zero_grad()
+            self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimiser.clip or math.inf)
         self.optimiser.step()
         return result.metrics | {"gradient_norm": norm, "rate": torch.tensor(rate)}
@@ -119,17 +120,23 @@ class _Loop:
         return self.train.batches(config.batch_size, first, config.steps, part, workers)
 
     def _average(self, done: int) -> dict[str, Any]:
-        """The mean of the pending metrics over steps and processes; raises at the first step that was not finite."""
+        """The mean of the pending metrics over steps and processes, which are pending no more."""
+        names, values_SM = self._over_processes(done)
+        self.pending.clear()
+        return dict(zip(names, values_SM.mean(0).tolist(), strict=True))
+
+    def _over_processes(self, done: int) -> tuple[list[str], Tensor]:
+        """The names of the pending metrics, and their values (steps, metrics); raises at the first step that was not finite."""
         names = sorted({name for metrics in self.pending for name in metrics})
         table = [
             torch.stack([m.get(name, torch.tensor(0.0)).float().to(self.accelerator.device) for name in names])
             for m in self.pending
         ]
-        values = self.accelerator.reduce(torch.stack(table), "mean").cpu()
-        broken = (~values.isfinite()).any(1).nonzero()
+        values_SM = self.accelerator.reduce(torch.stack(table), "mean").cpu()
+        broken = (~values_SM.isfinite()).any(1).nonzero()
         if len(broken):
             self._stop_broken(done - len(self.pending) + int(broken[0]) + 1)
-        return {"step": done} | dict(zip(names, values.mean(0).tolist(), strict=True))
+        return names, values_SM
 
     def _stop_broken(self, step: int) -> None:
         steps = self.run.steps()
@@ -144,12 +151,17 @@ class _Loop:
             config = self.config
             metrics = validate(self.learner, self.validation, config.validation.episodes, config.batch_size, self.accelerator)
             self._log({"step": done} | {f"validation_{name}": value for name, value in metrics.items()}, events, display)
-            self._save(done, metrics["accuracy"] if "accuracy" in metrics else -metrics["mse"])
+            score = metrics["accuracy"] if "accuracy" in metrics else -metrics["mse"]
+            self.run.save(done, self.learner, self.optimiser, score, metrics["loss"])
         self.accelerator.wait_for_everyone()
 
-    def _save(self, done: int, score: float | None) -> None:
+    def _save(self, done: int) -> None:
+        """Without a meta-validation, with what no line of metrics has yet."""
+        names, values_SM = self._over_processes(done) if self.pending else ([], torch.zeros(0))
         if self.accelerator.is_main_process:
-            self.run.save(done, self.learner, self.optimiser, score)
+            pending = [dict(zip(names, row, strict=True)) for row in values_SM.tolist()]
+            self.run.save(done, self.learner, self.optimiser, None, pending=pending)
+        self.accelerator.wait_for_everyone()
 
     def _log(self, record: dict[str, Any], events: EventWriter, display: TrainingDisplay) -> None:
         if self.accelerator.is_main_process:
@@ -157,11 +169,13 @@ class _Loop:
             events.write(record)
             display.update(record)
 
-    def _agreed(self, stop: bool) -> bool:
-        """Whether any process was asked to stop."""
+    def _agreed(self, signals: list[int]) -> int:
+        """The number of a signal that any process was sent; 0 where none was."""
+        own = max(signals, default=0)
         if self.accelerator.num_processes == 1:
-            return stop
-        return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.accelerator.device)) > 0)
+            return own
+        told = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
+        return int(told.max())
 
 
 def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
@@ -198,29 +212,14 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """The device and its precision: `auto` takes bf16 where it is fast."""
+    """The device and its precision: `auto` takes bf16 where it is fast. Without a GPU the processes of `torchrun` are one run
+    too."""
     AcceleratorState._reset_state()  # one process may meta-train several runs, each in its own precision
     bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.accelerator.is_available())
 
 
-def _step_seed(seed: int, step: int, process: int) -> int:
-    """A seed for the randomness inside a step (dropout, attachments): nothing of it need be saved."""
-    return ((seed * 1_000_003 + step) * 1_009 + process) % 2**63
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C: the first only fills the list, the second interrupts at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for the randomness inside a step (dropout, attachments): nothing of it need be saved. It is that of all processes:
+    what differs between their episodes is drawn for all of them."""
+    return (seed * 1_000_003 + step) * 1_009 % 2**63

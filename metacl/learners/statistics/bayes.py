@@ -24,6 +24,7 @@ from metacl.learners.losses import MetaLoss, mean_loss, query_loss
 from metacl.learners.protocol import Learner
 from metacl.learners.symbols import RandomSymbols
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
+from metacl.nets.shared_batch import randn_like
 
 CERTAIN = 6.0
 """Log precision of one example before meta-training. It is so high that sampling noise does not hide what an example says."""
@@ -128,7 +129,7 @@ class SequentialBayes(Learner):
         z_stream, z_query = self.encode_episode(episode)
         prior, stream = self.init_state(len(z_stream)), episode.stream
         state = self.learn_features(prior, z_stream, stream)
-        latent_BSD = (state.mean + torch.randn_like(state.mean) * state.precision.rsqrt())[:, None]
+        latent_BSD = (state.mean + randn_like(state.mean) * state.precision.rsqrt())[:, None]
         asked = query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y, self.spec)
         told = self._stream_loss(self._decode(z_stream, latent_BSD)[:, 0], stream)
         kl = divergence(state, prior).mean() / len(stream)

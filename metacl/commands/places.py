@@ -1,0 +1,33 @@
+"""Where data are: named from the root, so that a run can be gone on with from any folder, or put elsewhere since."""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from episodes import BENCHMARKS, DataConfig, UserError
+
+
+def located(data: DataConfig) -> DataConfig:
+    """With the whole path where the name or the path is that of a folder."""
+    values = {part.name: getattr(data, part.name) for part in fields(DataConfig)}
+    named = data.path is not None or data.name in BENCHMARKS
+    for name in ("path",) if named else ("name",):
+        if values[name] and Path(values[name]).expanduser().is_dir():
+            values[name] = os.path.abspath(Path(values[name]).expanduser())
+    return DataConfig(**values)
+
+
+def with_data_at(config: Any, path: str | None) -> Any:
+    """The same configuration with its data in the folder `path`; None: where they were.
+
+    Raises:
+        UserError: it has no data that lie anywhere.
+    """
+    if path is None:
+        return config
+    if hasattr(config, "data"):
+        return replace(config, data=replace(config.data, path=os.path.abspath(path)))
+    if hasattr(config.stream, "data"):
+        return replace(config, stream=with_data_at(config.stream, path))
+    raise UserError(f"--data.path means nothing for {config.stream.name}; leave it out.")
