@@ -21,12 +21,20 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} {name!r}. {hint}There is: {', '.join(choices)}.")
 
 
-def at_least(least: int, options: Any, prefix: str, *names: str) -> None:
-    """Raises `UserError` where one of the fields `names` of `options` is below `least`; None is not looked at."""
+MOST = 10**9
+"""No size, number or rate is above this."""
+
+
+def at_least(least: int, options: Any, prefix: str, *names: str, most: int = MOST) -> None:
+    """Raises `UserError` where one of the fields `names` of `options` is below `least`, above `most`, or not a number; None is
+    not looked at."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"{prefix}{name.replace('_', '-')} must be at least {least}, not {value}.")
+        words = f"{prefix}{name.replace('_', '-')}"
+        if value is not None and not value >= least:
+            raise UserError(f"{words} must be at least {least}, not {value}.")
+        if value is not None and value > most:
+            raise UserError(f"{words} must be at most {most}, not {value}.")
 
 
 def above_zero(what: str, *numbers: float) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from episodes import STREAMS, EpisodeSpec
-from metacl.learners import Learner
+from episodes import STREAMS, EpisodeSpec, UserError
+from metacl.learners import Learner, LearnerConfig
 from metacl.recipes.config import FollowConfig, StreamRunConfig
 from metacl.recipes.presets import title
 from metacl.recipes.settings import EPISODES, along
@@ -27,7 +27,17 @@ def learner_of(config: FollowConfig, spec: EpisodeSpec, seed: int = 0, rate: flo
         return Run.open(Path(config.run)).load_learner(spec, config.checkpoint)
     torch.manual_seed(seed)
     own = config.learner if rate is None else replace(config.learner, rate=rate)
-    return own.build(spec).eval()
+    return built(own, spec).eval()
+
+
+def built(config: LearnerConfig, spec: EpisodeSpec) -> Learner:
+    """The learner that is configured. Raises `UserError` also where no machine has room for its sizes."""
+    try:
+        return config.build(spec)
+    except RuntimeError as error:
+        raise UserError(
+            f"A learner of these sizes cannot be made here ({str(error).splitlines()[0]}). Smaller ones need less memory."
+        ) from error
 
 
 def learner_in_words(config: FollowConfig) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
+from metacl.commands.learner_of import built
 from metacl.commands.parsing import parse_resume, parse_train
 from metacl.commands.places import with_data_at
 from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
@@ -86,7 +87,7 @@ def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
         raise UserError(f"--batch-size {config.batch_size} cannot be shared among {accelerator.num_processes} processes.")
     with accelerator.main_process_first():
         benchmark = load_benchmark(config.data, config.episodes.symbols)
-    config.learner.build(benchmark.train.spec)
+    built(config.learner, benchmark.train.spec)
     generators(config, benchmark)
     return accelerator, benchmark
 

@@ -72,7 +72,9 @@ class SequenceConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "width", "layers", "heads", "hidden", "head_width")
+        at_least(1, self, "learner.", "width", "layers", "heads", "hidden", "head_width", "key_width")
+        at_least(0, self, "learner.", "auxiliary_steps")
+        at_least(0, self, "learner.", "dropout", "attention_dropout", most=1)
         if self.head_width is None and self.width % self.heads:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:

@@ -7,9 +7,14 @@ from typing import Annotated, Literal
 import tyro
 
 from episodes import DataConfig, EpisodeShape, Schedule, StreamConfig, UserError
-from episodes.errors import above_zero, at_least
+from episodes.errors import MOST, above_zero, at_least
 from metacl.evaluation.questions import EPISODES, Questions
 from metacl.learners import LearnerConfig
+
+SEEDS = 2**32
+"""Seeds are below this: what an evaluation of meta-train draws, and a choice of learning rates, has seeds above it."""
+MOST_TOGETHER = 2**16
+"""Episodes of a batch, at most."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,10 @@ class TrainConfig:
     """Processes that draw episodes ahead. None: none on a CPU, two with a GPU. They change no episode."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "", "steps", "batch_size")
-        at_least(0, self, "", "workers", "curriculum")
+        at_least(1, self, "", "steps")
+        at_least(1, self, "", "batch_size", most=MOST_TOGETHER)
+        at_least(0, self, "", "curriculum")
+        at_least(0, self, "", "workers", most=256)
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,13 @@ class EpisodesConfig:
     """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "", "shots", "queries", "episodes", "rate_episodes", "batch_size")
+        at_least(1, self, "", "shots", "queries", "episodes", "rate_episodes")
+        at_least(1, self, "", "batch_size", most=MOST_TOGETHER)
         check_seeds(self.seeds)
         above_zero("--rates", *self.rates)
         self.questions.must_ask()
-        if not self.tasks or min(self.tasks) < 1:
-            raise UserError("--tasks needs at least one length, each from 1.")
+        if not self.tasks or min(self.tasks) < 1 or max(self.tasks) > MOST:
+            raise UserError(f"--tasks needs at least one length, each from 1 to {MOST}.")
 
     def shape(self, tasks: int) -> EpisodeShape:
         return EpisodeShape(tasks, self.shots, self.queries, self.vocabulary)
@@ -161,6 +169,7 @@ FollowConfig = EpisodesConfig | StreamRunConfig
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Raises `UserError` where there is none, one is twice there, or one is negative."""
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"--seeds needs one number or more, from 0, each once, not {' '.join(map(str, seeds)) or 'none'}.")
+    """Raises `UserError` where there is none, one is twice there, or one is too small or too large."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
+        given = " ".join(map(str, seeds)) or "none"
+        raise UserError(f"--seeds needs one number or more, from 0 to {SEEDS - 1}, each once, not {given}.")

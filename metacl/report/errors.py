@@ -18,7 +18,7 @@ ADVICE = {
     errno.ELOOP: "Its links lead round in a circle. Name another place.",
     errno.EMFILE: "Too many files are open: fewer --workers, or raise the limit with ulimit -n.",
     errno.ENFILE: "Too many files are open on this machine.",
-    errno.ENOMEM: "Memory ran out: a smaller --batch-size, fewer --workers, shorter streams or a smaller learner need less.",
+    errno.ENOMEM: "A smaller --batch-size, fewer --workers, shorter streams, smaller images or a smaller learner need less.",
     errno.EIO: "The disk cannot read or write it any more. Copy what is left to another one.",
     errno.ESTALE: "The network disk has lost it. Mount it again, then go on with --resume.",
 }
