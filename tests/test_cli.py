@@ -18,8 +18,9 @@ from tiny import without_learn2learn
 
 from episodes import BENCHMARKS
 from metacl.cli import evaluate_main, train_main
-from metacl.commands.parsing import parse_train
+from metacl.commands.parse_train import parse_train
 from metacl.learners import PrototypesConfig
+from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import LEARNERS, META_TRAINED
 from metacl.report.display import TrainingDisplay
 from metacl.runs.folder import Run
@@ -113,17 +114,19 @@ def test_without_a_name_a_run_gets_one_of_its_own(cli):
     assert folder.name.startswith("sine-transformer-") and Run.open(folder).last() == 10
 
 
+def configs_of(words: list[str]) -> list[TrainConfig]:
+    return list(parse_train(words).configs.values())
+
+
 def test_recipes_and_options():
-    (config,), _ = parse_train(
-        ["glyphs", "linear-transformer", "--recipe", "published", "--learner.width", "64", "--seeds", "3"]
-    )
+    (config,) = configs_of(["glyphs", "linear-transformer", "--recipe", "published", "--learner.width", "64", "--seeds", "3"])
     assert (config.learner.attention, config.learner.layout, config.learner.norm) == ("linear", "interleaved", False)
     assert (config.learner.width, config.seed, config.episodes.tasks, config.steps) == (64, 3, 20, 50_000)
-    (paper,), _ = parse_train(["glyphs", "pn", "--recipe=paper"])
+    (paper,) = configs_of(["glyphs", "pn", "--recipe=paper"])
     assert paper == LEARNERS["pn"].meta["paper"](config.data, "pn")
-    (default,), _ = parse_train(["glyphs", "pn"])
+    (default,) = configs_of(["glyphs", "pn"])
     assert isinstance(default.learner, PrototypesConfig) and default.data.name == "glyphs"
-    encoder = parse_train(["glyphs", "transformer", *SMALL_ENCODER])[0][0].learner.encoder
+    encoder = configs_of(["glyphs", "transformer", *SMALL_ENCODER])[0].learner.encoder
     assert (encoder.channels, encoder.strides) == ((4, 4), (2, 2))
 
 

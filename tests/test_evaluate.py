@@ -11,7 +11,7 @@ from making import labelled_folder
 from episodes import BENCHMARKS, STREAMS
 from metacl.cli import evaluate_main, train_main
 from metacl.commands import along_stream, on_episodes
-from metacl.commands.parsing import parse_evaluate
+from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.evaluation.result import Result
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 from metacl.report.results import read_results
@@ -114,7 +114,7 @@ def test_a_rate_that_is_given_is_taken(cli):
     assert status == 0 and "the best of" not in text and results("mine")["results"][0]["rates"]["rate"] == 0.02
     status, text = cli(evaluate_main, *words, "--rates", "0.1")
     assert status == 2 and "not both" in text
-    (config,), *_ = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"])
+    (config,) = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"]).configs
     assert config.learner.rate == 0.02
 
 
@@ -322,11 +322,13 @@ def test_results_come_before_what_may_fail(cli, monkeypatch):
 
 
 def test_recipes_and_options():
-    (config,), folder, _ = parse_evaluate(["glyphs", "replay", "--recipe", "paper", "--learner.buffer", "7", "--seeds", "3"])
+    asked = parse_evaluate(["glyphs", "replay", "--recipe", "paper", "--learner.buffer", "7", "--seeds", "3"])
+    (config,), folder = asked.configs, asked.folder
     assert (config.learner.buffer, config.learner.width, config.seeds, config.tasks) == (7, 512, (3,), (20,))
     assert folder.name.startswith("glyphs-replay-") and len(config.rates) == 6
     words = ["permuted-mnist", "query-only", "--learner.support", "100", "--tasks", "7", "--seeds", "20", "30"]
-    (config,), folder, _ = parse_evaluate(words)
+    asked = parse_evaluate(words)
+    (config,), folder = asked.configs, asked.folder
     assert (config.learner.support, config.learner.score.depth, config.tasks, config.seeds) == (100, 11, 7, (20, 30))
     assert (config.questions.asked, config.questions.held_out, config.rates) == (1, 500, ())
     assert folder.name.startswith("permuted-mnist-query-only-")

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ("flash_attn", "flash_attn_4", "fla", "triton", "learn2learn", "tensorboard", "torchvision", "timm", "pytest")
+OPTIONAL = (
+    "submitit",
+    "flash_attn",
+    "flash_attn_4",
+    "fla",
+    "triton",
+    "learn2learn",
+    "tensorboard",
+    "torchvision",
+    "timm",
+    "pytest",
+)
 PACKAGES = {"torch.utils.tensorboard": "tensorboard"}
 MODULES = sorted([*ROOT.glob("*.py"), *(ROOT / "metacl").rglob("*.py"), *(ROOT / "episodes").rglob("*.py")])
 

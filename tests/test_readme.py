@@ -12,7 +12,8 @@ import tyro
 
 from metacl.benchmarking.command import Subject
 from metacl.cli import train_main
-from metacl.commands.parsing import parse_evaluate, parse_train
+from metacl.commands.parse_evaluate import parse_evaluate
+from metacl.commands.parse_train import parse_train
 from metacl.recipes.config import EpisodesConfig
 from metacl.recipes.presets import LEARNERS
 
@@ -41,7 +42,7 @@ def test_commands_of_train(words):
             parse_train(words)
         assert end.value.code == 0
     else:
-        assert all(config.data.name == words[0] for config in parse_train(words)[0])
+        assert all(config.data.name == words[0] for config in parse_train(words).configs.values())
 
 
 @pytest.mark.parametrize("words", commands("evaluate.py"), ids=" ".join)
@@ -52,7 +53,7 @@ def test_commands_of_evaluate(words, tmp_path, monkeypatch):
         return
     if words[0].startswith("runs/"):
         train_main(["sine", "transformer", *SMALL, "--run", words[0]])
-    configs, *_ = parse_evaluate(words)
+    configs = parse_evaluate(words).configs
     for config in configs:
         source = config.data.name if isinstance(config, EpisodesConfig) else config.stream.name
         assert config.run == os.path.abspath(words[0]) if config.run else source == words[0] and config.learner_name in words

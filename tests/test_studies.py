@@ -15,7 +15,8 @@ from studies.words import BENCHMARKS
 
 from episodes import UserError
 from metacl import cli
-from metacl.commands.parsing import parse_evaluate, parse_train
+from metacl.commands.parse_evaluate import parse_evaluate
+from metacl.commands.parse_train import parse_train
 from metacl.runs.folder import Run
 
 SMALL = "--learner.width 16 --learner.hidden 16 --learner.heads 2 --learner.encoder.channels 4 --learner.encoder.strides 4"
@@ -47,10 +48,11 @@ def read(command: Command) -> list:
     """The configurations of a command line by the real parsers; a run that it names is begun first."""
     script, *words = command.line
     if script == "evaluate.py":
-        return parse_evaluate(words)[0]
-    configs, folder = parse_train(words)
+        return parse_evaluate(words).configs
+    asked = parse_train(words)
+    configs = list(asked.configs.values())
     if len(configs) == 1:
-        Run.create(folder, configs[0], {})
+        Run.create(asked.folder, configs[0], {})
     return configs
 
 

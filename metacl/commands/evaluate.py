@@ -1,16 +1,17 @@
 """`evaluate.py`: a learner follows held-out episodes or a stream, or goes on where that stopped."""
 
 import shutil
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from episodes import UserError
 from metacl.commands.along_stream import follow_stream, stream_of
+from metacl.commands.jobs import as_jobs
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
-from metacl.commands.parsing import parse_evaluate, parse_resume
+from metacl.commands.parse_evaluate import Followed, parse_evaluate
+from metacl.commands.parse_train import parse_resume
 from metacl.commands.places import with_data_at
 from metacl.commands.words import asks_for_the_first_page, data_in_words, evaluate_help
 from metacl.evaluation.result import Result
@@ -31,17 +32,18 @@ def evaluate(argv: list[str]) -> None:
     if asks_for_the_first_page(argv, 2) and not is_run(Path(argv[0] if argv else "")):
         say(evaluate_help())
     elif argv[0] == "--resume":
-        folder, data = parse_resume(argv, "evaluate.py")
-        runs = [Following.open(place) for place in members(folder)]
-        runs = [Following(run.folder, with_data_at(run.config, data)) for run in runs]
-        with locked(folder):
-            _finish(folder, runs, resumed=True)
+        asked = parse_resume(argv, "evaluate.py")
+        runs = [Following.open(place) for place in members(asked.folder)]
+        runs = [Following(run.folder, with_data_at(run.config, asked.data)) for run in runs]
+        with locked(asked.folder):
+            _finish(asked.folder, runs, asked.launch, resumed=True)
     else:
-        _start(*parse_evaluate(argv))
+        _start(parse_evaluate(argv))
 
 
-def _start(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> None:
+def _start(asked: Followed) -> None:
     """New evaluations, whose folders are made after all that can fail at once has been tried."""
+    configs, folder, replaced = asked.configs, asked.folder, asked.replaced
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
     about = [environment() | _checked(config) for config in configs]
@@ -56,7 +58,7 @@ def _start(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> Non
             begin_in(folder, new)
         runs = [Following.open(place) for place in members(folder)]
         try:
-            _finish(folder, runs)
+            _finish(folder, runs, asked.launch)
         finally:
             if not replaced and all(run.is_empty() for run in runs):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -69,10 +71,12 @@ def _checked(config: FollowConfig) -> dict[str, str]:
     return {"stream_fingerprint": stream_of(config).fingerprint}
 
 
-def _finish(folder: Path, runs: list[Following], resumed: bool = False) -> None:
-    """Follows what is not followed yet, and reports all of it. One of several that fails does not keep the others."""
-    found, failed = list[Result](), list[str]()
-    for run in runs:
+def _finish(folder: Path, runs: list[Following], where: str | None = None, resumed: bool = False) -> None:
+    """Follows what is not followed yet, here or as jobs, and reports all of it. One of several that fails does not keep the
+    others."""
+    failed = as_jobs(where, "evaluate.py", [run.folder for run in runs]) if where else []
+    found = list[Result]()
+    for run in (run for run in runs if run.folder.name not in failed):
         try:
             if resumed:
                 _check_data(run)

@@ -9,8 +9,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
+from metacl.commands.jobs import as_jobs
 from metacl.commands.learner_of import built
-from metacl.commands.parsing import parse_resume, parse_train
+from metacl.commands.parse_train import Resumed, Training, parse_resume, parse_train
 from metacl.commands.places import with_data_at
 from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
 from metacl.recipes.config import TrainConfig
@@ -31,14 +32,15 @@ def train(argv: list[str]) -> None:
     if asks_for_the_first_page(argv, 2):
         say(train_help())
     elif argv[0] == "--resume":
-        _resume(*parse_resume(argv, "train.py"))
+        _resume(parse_resume(argv, "train.py"))
     else:
-        _start(*parse_train(argv))
+        _start(parse_train(argv))
 
 
-def _start(configs: list[TrainConfig], folder: Path) -> None:
+def _start(asked: Training) -> None:
     """New runs, whose folders are made after all that can fail at once has been tried."""
-    accelerator, benchmark = _prepared(configs[0])
+    folder, (first, *_) = asked.folder, asked.configs.values()
+    accelerator, benchmark = _prepared(first)
     about = environment() | {
         "device": str(accelerator.device),
         "precision": accelerator.mixed_precision,
@@ -50,32 +52,29 @@ def _start(configs: list[TrainConfig], folder: Path) -> None:
 
         def begin() -> Path:
             must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
-            begin_all(folder, [(f"seed-{config.seed}", config, about) for config in configs])
+            begin_all(folder, [(name, config, about) for name, config in asked.configs.items()])
             held.enter_context(locked(folder))
             return folder
 
         made = from_first(accelerator, begin)
         runs = [Run.open(place) for place in members(made)]
         try:
-            _train_all(runs, made, accelerator)
+            _train_all(runs, made, accelerator, asked.launch)
         finally:
             if accelerator.is_main_process and all(run.is_empty() for run in runs):
                 shutil.rmtree(made, ignore_errors=True)
 
 
-def _resume(folder: Path, data: str | None) -> None:
-    """Each run that is not at its end, from its newest checkpoint, or anew where it has none.
-
-    Arguments:
-        data: where its data are now; None: where they were.
-    """
+def _resume(asked: Resumed) -> None:
+    """Each run that is not at its end, from its newest checkpoint, or anew where it has none."""
+    folder = asked.folder
     runs = [Run.open(place) for place in members(folder)]
-    runs = [Run(run.folder, with_data_at(run.config, data)) for run in runs]
+    runs = [Run(run.folder, with_data_at(run.config, asked.data)) for run in runs]
     accelerator = make_accelerator(runs[0].config.precision)
     with ExitStack() as held:
-        from_first(accelerator, lambda: _hold(held, folder))
+        from_first(accelerator, partial(_hold, held, folder))
         todo = [run for run in runs if len(runs) == 1 or not run.steps() or run.last() < run.config.steps]
-        _train_all(todo, folder, accelerator)
+        _train_all(todo, folder, accelerator, asked.launch)
         if len(todo) < 2 <= len(runs):
             _say_done(runs, folder)
 
@@ -92,8 +91,17 @@ def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
     return accelerator, benchmark
 
 
-def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator) -> None:
-    """One after the other. One of several that fails does not keep the others."""
+def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator, where: str | None = None) -> None:
+    """One after the other, or as jobs. One of several that fails does not keep the others."""
+    failed = as_jobs(where, "train.py", [run.folder for run in runs]) if where else _in_turn(runs, folder, accelerator)
+    if failed:
+        raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
+    if len(runs) > 1:
+        _say_done(runs, folder)
+
+
+def _in_turn(runs: list[Run], folder: Path, accelerator: Accelerator) -> list[str]:
+    """The names of those that failed."""
     failed = []
     for run in runs:
         try:
@@ -106,10 +114,7 @@ def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator) -> None:
                 raise
             say(f"{run.folder.name}: {error}")
             failed.append(run.folder.name)
-    if failed:
-        raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
-    if len(runs) > 1:
-        _say_done(runs, folder)
+    return failed
 
 
 def _hold(held: ExitStack, folder: Path) -> bool:
@@ -118,7 +123,7 @@ def _hold(held: ExitStack, folder: Path) -> bool:
 
 
 def _say_done(runs: list[Run], folder: Path) -> None:
-    say(f"All {len(runs)} seeds are done. Now: python evaluate.py {folder}")
+    say(f"All {len(runs)} runs are done. Now: python evaluate.py {folder}")
 
 
 def _meta_train(run: Run, whole: Path) -> None:

@@ -1,86 +1,43 @@
-"""What stands on a command line -> complete configurations, and the folder of what comes of them."""
+"""The command lines of `evaluate.py` -> complete configurations, and the folder of what comes of them."""
 
-import math
 import os
 import re
-from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
+from episodes import BENCHMARKS, STREAMS, UserError
 from episodes.errors import unknown
-from metacl.commands.places import located
+from metacl.commands.options import NamedData, check_order, offered, parse, plain
 from metacl.commands.words import new_folder, recipe_words, split_words, take
 from metacl.evaluation.questions import Questions
 from metacl.recipes import settings
-from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig, check_seeds
-from metacl.recipes.presets import LEARNERS, TRAINED, recipe_for, trained_for
+from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig
+from metacl.recipes.presets import LEARNERS, TRAINED, trained_for
 from metacl.runs.files import is_run
 from metacl.runs.folder import Run
 from metacl.runs.group import members
 
-T = TypeVar("T")
 FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500)}
 """What is asked along the streams of a family, as published; of others everything."""
 
 
 @dataclass(frozen=True)
-class NamedData(DataConfig):
-    """A data set whose name stands before the options."""
+class Followed:
+    """What `evaluate.py` is to do."""
 
-    name: tyro.conf.Suppress[str] = "glyphs"
-
-
-def parse_train(argv: list[str]) -> tuple[list[TrainConfig], Path]:
-    """DATA LEARNER [--recipe NAME] [options] -> a configuration for each seed, and the folder of the runs."""
-    names, options = split_words(argv)
-    if len(names) != 2:
-        raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
-    data, learner = names
-    recipe = take(options, "--recipe")
-    check_order(data, learner)
-    if data in STREAMS and data not in BENCHMARKS:
-        raise UserError(
-            f"{data} is a stream, which is followed: python evaluate.py RUN {data}. To meta-train takes a data set."
-        )
-    if learner in TRAINED and not LEARNERS[learner].meta:
-        raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
-    default = recipe_for(learner, recipe, NamedData(data))
-
-    kind = _offered(TrainConfig, data=NamedData, learner=type(default.learner))
-
-    @dataclass(frozen=True)
-    class Arguments:
-        config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        run: Path
-        """Folder of the run; an existing one is never overwritten."""
-        seeds: tuple[int, ...] = (0,)
-        """Seeds of the episodes, the initial weights and dropout. A run for each; several are folders in that of --run."""
-
-    words = f"Meta-train {learner} on {data}. {recipe_words(recipe, LEARNERS[learner].meta)}"
-    arguments = Arguments(kind(**vars(default)), new_folder(data, learner))
-    parsed = _parse(arguments, options, f"train.py {data} {learner}", words)
-    check_seeds(parsed.seeds)
-    config = _plain(TrainConfig, parsed.config)
-    return [replace(config, seed=seed) for seed in parsed.seeds], parsed.run
+    configs: list[FollowConfig]
+    folder: Path
+    """Of the results."""
+    replaced: bool
+    """They take the place of earlier ones there: in RUN/results, where no other folder is named."""
+    launch: str | None
 
 
-def parse_resume(argv: list[str], script: str) -> tuple[Path, str | None]:
-    """--resume FOLDER [--data.path DATA] -> the folder of the runs, and where their data are now."""
-    words = list(argv)
-    folder, data = (take(words, option) if len(argv) > 1 else None for option in ("--resume", "--data.path"))
-    if words or not folder:
-        raise UserError(
-            f"--resume takes a run's folder, and where its data are now: python {script} --resume RUN [--data.path DATA]"
-        )
-    return Path(folder), data
-
-
-def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path, bool]:
-    """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options -> configurations, the folder of the results, and
-    whether they take the place of earlier ones there: RUN/results, where no other folder is named."""
+def parse_evaluate(argv: list[str]) -> Followed:
+    """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options."""
     names, options = split_words(argv)
     if not names:
         raise UserError("First RUN, DATA or STREAM, then options: python evaluate.py runs/demo --tasks 5 20. See --help.")
@@ -100,7 +57,7 @@ def parse_evaluate(argv: list[str]) -> tuple[list[FollowConfig], Path, bool]:
     return _from_nothing(names[0], names[1:], options)
 
 
-def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], Path, bool]:
+def _of_run(names: list[str], options: list[str]) -> Followed:
     """A meta-trained learner, or one for each seed of its meta-training, with the options of one."""
     run, *rest = names
     runs = [Run.open(place) for place in members(Path(run))]
@@ -119,12 +76,12 @@ def _of_run(names: list[str], options: list[str]) -> tuple[list[FollowConfig], P
     default = source(**about)
     out = Path(run) / "results" if not rest else new_folder(run, rest[0])
     words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
-    config, folder = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
+    config, folder, launch = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
     configs = [replace(config, run=os.path.abspath(own.folder), learner=own.config.learner) for own in runs]
-    return configs, folder, not rest and folder == out
+    return Followed(configs, folder, not rest and folder == out, launch)
 
 
-def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple[list[FollowConfig], Path, bool]:
+def _from_nothing(source: str, learners: list[str], options: list[str]) -> Followed:
     """Learners without meta-training, with the same options; those of a learner itself only where there is one."""
     recipe = take(options, "--recipe")
     check_order(source, learners[0])
@@ -147,7 +104,7 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
     prog = f"evaluate.py {source} {' '.join(learners)}"
     out = new_folder(source, *learners)
     hidden = ["checkpoint", *["learner"] * (not alone), *["rates"] * (not rated)]
-    config, folder = _follow(default, out, options, prog, words, *hidden)
+    config, folder, launch = _follow(default, out, options, prog, words, *hidden)
     if alone and _gives(options, "--learner.rate"):
         if _gives(options, "--rates"):
             raise UserError("Give --rates, of which the best is taken, or the one --learner.rate, not both.")
@@ -162,13 +119,7 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> tuple
         )
         for name in learners
     ]
-    return configs, folder, False
-
-
-def check_order(source: str, learner: str) -> None:
-    """Raises `UserError` where a learner stands in the place of the data, and the data in the place of a learner."""
-    if source in LEARNERS and learner in (*BENCHMARKS, *STREAMS):
-        raise UserError(f"First the data, then the learner: {learner} {source}, not {source} {learner}.")
+    return Followed(configs, folder, False, launch)
 
 
 def _gives(options: list[str], option: str) -> bool:
@@ -208,58 +159,25 @@ def _stream(name: str) -> Any:
     return lambda **about: StreamRunConfig(named.config, **about, questions=asked, schedule=named.schedule)
 
 
-def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, words: str, *hidden: str) -> tuple[Any, Path]:
-    """The configuration after the options, and the folder. Fields that mean nothing here are hidden, not refused."""
+def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, words: str, *hidden: str) -> tuple[Any, ...]:
+    """The configuration after the options, the folder, and how to launch. Fields that mean nothing here are hidden, not
+    refused."""
     kinds: dict[str, Any] = {"learner": type(default.learner), "rates": tuple[float, ...]}
     kinds |= {"data": NamedData} if isinstance(default, EpisodesConfig) else {"stream": type(default.stream)}
     also = {"rates": ("rate_episodes", "sweep_tasks")}
     for name in [part for own in hidden for part in (own, *also.get(own, ()))]:
         if hasattr(default, name):
             kinds[name] = Annotated[kinds.get(name, Any), tyro.conf.Suppress]
-    kind = _offered(type(default), **kinds)
+    kind = offered(type(default), **kinds)
 
     @dataclass(frozen=True)
     class Arguments:
         config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         out: Path
         """Folder of the results; an existing one is never overwritten, but for RUN/results where no other is named."""
+        launch: str | None = None
+        """Several learners or runs as jobs: `local:2`, two at a time on this machine, or `slurm:slurm_partition=NAME,...`, as
+        of train.py. None: one after the other."""
 
-    parsed = _parse(Arguments(kind(**vars(default)), out), options, prog, words)
-    return _plain(type(default), parsed.config), parsed.out
-
-
-def _offered(kind: type[Any], **kinds: Any) -> Any:
-    """The same dataclass with other types of some fields: what its options are depends on what stands before them."""
-    return make_dataclass(kind.__name__, list(kinds.items()), bases=(kind,), frozen=True)
-
-
-def _plain(kind: type[T], offered: Any) -> T:
-    """What was read as one that was offered, as itself. Folders are named from the root, so that a run can be gone on with
-    from any folder.
-
-    Raises:
-        UserError: a number is not finite.
-    """
-    _check_finite(offered)
-    values = {part.name: getattr(offered, part.name) for part in fields(offered)}
-    if "data" in values:
-        values["data"] = located(values["data"])
-    stream: Any = values.get("stream")
-    if hasattr(stream, "data"):
-        values["stream"] = replace(stream, data=located(stream.data))
-    return kind(**values)
-
-
-def _check_finite(options: Any, prefix: str = "--") -> None:
-    """Raises `UserError` where a number of a configuration, or of one within it, is not finite."""
-    for part in fields(options):
-        value = getattr(options, part.name)
-        if is_dataclass(value):
-            _check_finite(value, f"{prefix}{part.name.replace('_', '-')}.")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{prefix}{part.name.replace('_', '-')} must be a finite number, not {number}.")
-
-
-def _parse(default: T, options: list[str], prog: str, words: str) -> T:
-    return tyro.cli(type(default), default=default, args=options, prog=prog, description=words)
+    parsed = parse(Arguments(kind(**vars(default)), out), options, prog, words)
+    return plain(type(default), parsed.config), parsed.out, parsed.launch
