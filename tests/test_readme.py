@@ -13,12 +13,12 @@ import tyro
 from metacl.benchmarking.command import Subject
 from metacl.cli import train_main
 from metacl.commands.parse_evaluate import parse_evaluate
-from metacl.commands.parse_train import parse_train
+from metacl.commands.parse_train import parse_resume, parse_train
 from metacl.recipes.config import EpisodesConfig
 from metacl.recipes.presets import LEARNERS
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "README.md", *sorted((ROOT / "benchmarks").rglob("*.md"))]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]
 PAGES = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in FILES}
 SMALL = ["--learner.width", "16", "--learner.hidden", "16", "--steps", "1", "--batch-size", "1", "--validation.episodes", "1"]
 FIGURES = re.compile(r"^ *(\d+) x (\d+) +(\d+\.\d) ± (\d+\.\d) ", re.MULTILINE)
@@ -36,7 +36,7 @@ def commands(script: str) -> list[list[str]]:
 @pytest.mark.parametrize("words", commands("train.py"), ids=" ".join)
 def test_commands_of_train(words):
     if len(words) < 2 or words[0] == "--resume":
-        assert not words or (words[0] == "--resume" and len(words) == 2)
+        assert not words or parse_resume(words, "train.py").folder.name
     elif "--help" in words:
         with pytest.raises(SystemExit) as end:
             parse_train(words)
@@ -49,7 +49,7 @@ def test_commands_of_train(words):
 def test_commands_of_evaluate(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if not words or words[0] == "--resume":
-        assert len(words) in (0, 2)
+        assert not words or parse_resume(words, "evaluate.py").folder.name
         return
     if words[0].startswith("runs/"):
         train_main(["sine", "transformer", *SMALL, "--run", words[0]])

@@ -29,23 +29,28 @@ def is_shared() -> bool:
     return _part[1] > 1
 
 
-def own_rows(draw: Any, like: Tensor) -> Tensor:
-    """The rows of this process of what `draw(shape)` gives for the rows of all of them."""
-    rank, processes = _part
-    rows = len(like)
-    return draw((processes * rows, *like.shape[1:]))[rank * rows : (rank + 1) * rows]
-
-
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """As `F.dropout`, for x (B, ...)."""
     if not (training and p and is_shared()):
         return F.dropout(x, p, training)
-    return x * own_rows(lambda shape: F.dropout(x.new_ones(shape), p), x)
+    return x * _own_rows(F.dropout(_ones_of_all(x), p), x)
 
 
 def randn_like(x: Tensor) -> Tensor:
     """As `torch.randn_like`, for x (B, ...)."""
-    return own_rows(lambda shape: torch.randn(shape, dtype=x.dtype, device=x.device), x)
+    return _own_rows(torch.randn_like(_ones_of_all(x)), x)
+
+
+def _ones_of_all(x: Tensor) -> Tensor:
+    """Ones for the rows of all processes, laid out in memory as x is: numbers are drawn in the order of memory."""
+    strides = x.stride()
+    order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
+    shape = (_part[1] * len(x), *x.shape[1:])
+    return x.new_ones([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(x.ndim)])
+
+
+def _own_rows(of_all: Tensor, x: Tensor) -> Tensor:
+    return of_all[_part[0] * len(x) : (_part[0] + 1) * len(x)]
 
 
 class Dropout(nn.Dropout):
