@@ -133,7 +133,7 @@ class Run:
 
     def is_empty(self) -> bool:
         """Whether nothing was done in it yet."""
-        return not self.steps() and not (self.folder / "metrics.jsonl").exists()
+        return not self.steps() and not self.metrics()
 
     def _last(self) -> dict[str, Any]:
         if last := self.checkpoints.newest():
