@@ -4,17 +4,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MOST = 60
+"""Choices that an error lists all."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot work. The message says what was wrong, where, and what to do."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """A `UserError` for a name that is not among `choices`, with the nearest ones first."""
+    """A `UserError` for a name that is not among `choices`, with the nearest ones first; of many only some are listed."""
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {', '.join(choices)}.")
+    listed = ", ".join(choices) if len(choices) <= MOST else f"{', '.join(choices[:10])} ... ({len(choices)} in all)"
+    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {listed}.")
 
 
 def at_least(least: int, options: Any, prefix: str, *names: str) -> None:

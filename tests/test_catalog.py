@@ -164,7 +164,7 @@ def test_a_changed_folder_is_read_again(tmp_path, cache):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (DataConfig("omnglot"), "Unknown data set 'omnglot'. Did you mean 'omniglot'.*path of a folder, or a hub name"),
+        (DataConfig("omnglot"), "Unknown data set 'omnglot'. Did you mean 'omniglot'.*path of a folder or file, or a hub name"),
         (DataConfig(""), "Unknown data set ''"),
         (DataConfig("./nowhere"), "folder ./nowhere does not exist"),
         (DataConfig("/nowhere/at/all"), "folder /nowhere/at/all does not exist"),

@@ -3,13 +3,15 @@
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from making import small_pool
 
-from episodes.data.pool import ClassPool, cached, grouped
+from episodes.data.cache import cached
+from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
 
 
@@ -116,25 +118,37 @@ def test_the_cache_builds_once(cache):
     assert build.calls == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated images", "no images", "truncated json", "no json", "foreign json"])
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "truncated images": ("images.npy", lambda data: data[:-30]),
+    "no images": ("images.npy", lambda data: None),
+    "zeroed images": ("images.npy", lambda data: data[:-40] + bytes(40)),
+    "one bit": ("images.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "another id": ("ids.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "no ids": ("ids.npy", lambda data: None),
+    "truncated json": ("pool.json", lambda data: data[:20]),
+    "no json": ("pool.json", lambda data: None),
+    "foreign json": ("pool.json", lambda data: json.dumps(["nothing"]).encode()),
+    "other starts": ("pool.json", lambda data: data.replace(b"[0, 3, 4]", b"[0, 2, 4]")),
+    "other counts": ("pool.json", lambda data: data.replace(b"[3, 1, 4]", b"[3, 1, 3]")),
+    "another name": ("pool.json", lambda data: data.replace(b"small/1", b"small/9")),
+}
+"""A file of an entry, and what becomes of it; None: it is gone."""
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES])
 def test_a_damaged_entry_is_built_again(cache, damage):
     build = Counter()
     cached({}, build)
     (entry,) = (cache / "pools").iterdir()
-    images, about = entry / "images.npy", entry / "pool.json"
-    match damage:
-        case "truncated images":
-            images.write_bytes(images.read_bytes()[:-30])
-        case "no images":
-            images.unlink()
-        case "truncated json":
-            about.write_text(about.read_text()[:20])
-        case "no json":
-            about.unlink()
-        case "foreign json":
-            about.write_text(json.dumps(["nothing"]))
-    assert np.array_equal(cached({}, build).images, small_pool().images)
-    assert build.calls == 2
+    file, change = DAMAGES[damage]
+    if (changed := change((entry / file).read_bytes())) is None:
+        (entry / file).unlink()
+    else:
+        (entry / file).write_bytes(changed)
+    with pytest.warns(UserWarning, match=f"The entry {entry.name} of the data cache .* is damaged .*built again"):
+        again = cached({}, build)
+    assert np.array_equal(again.images, small_pool().images) and again.starts.tolist() == small_pool().starts.tolist()
+    assert np.array_equal(again.ids, small_pool().ids) and build.calls == 2
     cached({}, build)
     assert build.calls == 2
     assert list((cache / "pools").iterdir()) == [entry]  # nothing temporary stays

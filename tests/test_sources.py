@@ -17,8 +17,10 @@ from PIL import Image
 
 import episodes.data.archives
 from episodes.data.archives import omniglot_download, read_omniglot_archive
+from episodes.data.hf import open_splits
 from episodes.data.images import decode, look
-from episodes.data.sources import Reading, open_splits, read
+from episodes.data.reading import Reading
+from episodes.data.sources import read
 from episodes.errors import UserError
 
 GREY, RGB = 1, 3
@@ -235,7 +237,7 @@ def test_a_hub_name_offline():
 
 
 def test_a_hub_that_cannot_be_reached_fails_quickly():
-    code = "from episodes.data.sources import open_splits; open_splits('someone/pictures')"
+    code = "from episodes.data.hf import open_splits; open_splits('someone/pictures')"
     unreachable = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
     root = str(Path(__file__).parents[1])
     got = subprocess.run(

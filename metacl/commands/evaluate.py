@@ -6,6 +6,7 @@ from typing import Any
 
 from episodes import UserError
 from metacl.commands.along_stream import follow_stream, stream_of
+from metacl.commands.data_of import found
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
 from metacl.commands.parsing import parse_evaluate
@@ -39,6 +40,7 @@ def _begin(configs: Sequence[FollowConfig], folder: Path, replaced: bool) -> lis
     """The folders, after all that can fail at once has been tried."""
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
+    configs = found(list(configs))
     about = [_checked(config) for config in configs]
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]

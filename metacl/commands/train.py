@@ -1,20 +1,22 @@
 """`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
+from metacl.commands.data_of import found_data
 from metacl.commands.parsing import parse_train
 from metacl.commands.words import train_help
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import INTERRUPTED, say
 from metacl.runs.environment import environment
-from metacl.runs.files import must_be_new, read_json
+from metacl.runs.files import must_be_new
 from metacl.runs.folder import Run
 from metacl.runs.group import make_group, members
+from metacl.runs.trained_on import keep_trained_on, warn_of_other_data
 from metacl.training.meta_training import generators, make_accelerator, meta_train
 
 
@@ -52,8 +54,11 @@ def _begin(configs: list[TrainConfig], folder: Path) -> list[Run]:
             "data_fingerprint": benchmark.fingerprint,
             "meta_train_classes": benchmark.classes("train"),
         }
+        for words in benchmark.shared_images():
+            say(f"Note: {words}")
         for config, place in zip(configs, make_group(folder, names), strict=True):
-            Run.create(place, config, environment() | about)
+            Run.create(place, replace(config, data=found_data(config.data, benchmark)), environment() | about)
+            keep_trained_on(place, benchmark)
     accelerator.wait_for_everyone()
     return [Run.open(place) for place in members(folder)]
 
@@ -107,26 +112,6 @@ def _meta_train(run: Run, whole: Path) -> None:
     else:
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
         raise SystemExit(INTERRUPTED)
-
-
-def warn_of_other_data(run: Run, benchmark: Benchmark, speak: Callable[[str], None]) -> None:
-    """A run goes with the data that it was started on.
-
-    Raises:
-        UserError: classes that it was meta-trained on are now meant to be held out.
-    """
-    path = run.folder / "environment.json"
-    about = read_json(path) if path.exists() else {}
-    before = about.get("data_fingerprint")
-    if before == benchmark.fingerprint:
-        return
-    for split in ("validation", "test"):
-        if shared := sorted(set(about.get("meta_train_classes", ())) & set(benchmark.classes(split))):
-            raise UserError(
-                f"The data have changed: meta-{split} has {len(shared)} classes that this run was meta-trained on, such as "
-                f"{shared[0]}. Put the data back as they were, or train anew."
-            )
-    speak(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
 
 def _silent(words: str) -> None:
