@@ -4,13 +4,17 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from making import small_pool
 
-from episodes.data.cache import cached
+from episodes.data import memory
+from episodes.data.cache import cached, remembered
+from episodes.data.places import user_path
 from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
 
@@ -170,3 +174,102 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("METACL_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="METACL_CACHE"):
         cached({}, small_pool)
+
+
+WRONG_ARRAYS = {
+    "floats": ({"images": np.zeros((3, 1, 2, 2), np.float32)}, "images must be uint8, 0 to 255, not float32"),
+    "larger integers": ({"images": np.zeros((3, 1, 2, 2), np.int64)}, "must be uint8.* not int64"),
+    "no channels": ({"images": np.zeros((3, 2, 2), np.uint8)}, r"an image must be \(C, H, W\), and has 2 axes"),
+    "several shapes": (
+        {"images": [np.zeros((1, 2, 2), np.uint8), np.zeros((1, 3, 3), np.uint8), np.zeros((1, 1, 1), np.uint8)]},
+        r"an image is uint8 of shape \(1, 3, 3\), and the first was uint8 of shape \(1, 2, 2\)",
+    ),
+    "one of floats": (
+        {"images": [np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2)), np.zeros((1, 2, 2), np.uint8)]},
+        "an image is float64",
+    ),
+    "labels that are no integers": ({"labels": np.array([0.0, 0.5, 1.0])}, "labels must be one row of integers, not float64"),
+    "a label below 0": ({"labels": np.array([0, -1, 1])}, r"labels must be in 0..1, the places of names, not -1..1"),
+    "a label too many": ({"labels": np.array([0, 2, 1])}, r"in 0..1, the places of names, not 0..2"),
+    "a name twice": ({"names": ["a", "a"]}, "a class name is there twice"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARRAYS)
+def test_arrays_of_ones_own_are_looked_at(case):
+    change, words = WRONG_ARRAYS[case]
+    arrays = {"labels": np.array([0, 1, 1]), "names": ["a", "b"], "images": np.zeros((3, 1, 2, 2), np.uint8)} | change
+    with pytest.raises(UserError, match=f"mine: .*{words}"):
+        grouped(**arrays, source="mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": np.zeros((8, 1, 4, 5), np.float32)}, "images must be uint8"),
+        ({"images": torch.zeros(8, 1, 4, 5)}, "images must be uint8.*not torch.float32"),
+        ({"counts": np.array([3, 1, 5])}, "a class lies outside of the 8 images"),
+        ({"names": ("a", "b")}, "a name, a start and a count for each class"),
+        ({"ids": np.zeros(3, np.uint64)}, "an id for each image"),
+    ],
+)
+def test_a_pool_of_ones_own_is_looked_at(change, words):
+    with pytest.raises(UserError, match=words):
+        replace(small_pool(), **change)
+
+
+def test_images_that_do_not_fit_are_refused_before_they_are_allocated(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1_000_000_000)
+    image, labels = np.zeros((3, 500, 500), np.uint8), np.zeros(2000, np.int64)
+    with pytest.raises(UserError, match=r"mine: 2000 images of 500 x 500 x 3 need 1.5 GB, and 1.0 GB are free.*--data.size"):
+        grouped(labels, ["a"], (image for _ in labels), "mine")
+
+
+def test_free_memory_is_known_and_a_container_has_less(monkeypatch, tmp_path):
+    assert memory.free_memory() > 10**8
+    for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 600\nactive_file 30\ninactive_file 50\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    assert memory.free_memory() == 380
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_memory() > 10**8
+
+
+def test_an_entry_is_read_whole_once_in_a_process(cache, monkeypatch):
+    cached({}, small_pool)
+    cached({}, small_pool)
+    monkeypatch.setattr(ClassPool, "verify", lambda folder: pytest.fail("read again"))
+    cached({}, lambda: pytest.fail("built again"))
+
+
+def test_several_processes_build_one_entry(cache):
+    def slow() -> ClassPool:
+        cached({}, small_pool)  # as another process does in the meantime
+        return small_pool()
+
+    assert np.array_equal(cached({}, slow).images, small_pool().images)
+    (entry,) = (cache / "pools").iterdir()
+    assert sorted(file.name for file in entry.iterdir()) == ["ids.npy", "images.npy", "pool.json"]
+
+
+def test_a_damaged_note_is_found_out_again(cache):
+    assert remembered({}, lambda: {"size": 3}) == remembered({}, lambda: pytest.fail("found out again")) == {"size": 3}
+    (note,) = (cache / "notes").iterdir()
+    note.write_text(note.read_text().replace("3", "4", 1))
+    assert remembered({}, lambda: {"size": 5}) == {"size": 5}
+
+
+def test_without_a_home_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("METACL_CACHE", raising=False)
+
+    def nowhere(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(UserError, match=r"no home folder for the data cache. Set the environment variable METACL_CACHE"):
+        cached({}, small_pool)
+    with pytest.raises(UserError, match="The ~ in ~/pictures stands for a home folder"):
+        user_path("~/pictures")
+    monkeypatch.undo()
+    monkeypatch.setenv("METACL_CACHE", str(tmp_path))
+    assert cached({}, small_pool).names == small_pool().names

@@ -186,7 +186,7 @@ def test_the_class_label_column_wins_over_names(tmp_path):
     assert pool.names == ("x/3",) and np.array_equal(pool.images[0], noise(0).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("value", [{"size": 0}, {"channels": 2}])
+@pytest.mark.parametrize("value", [{"size": 0}, {"size": 5000}, {"channels": 2}])
 def test_impossible_sizes_and_channels(value):
     with pytest.raises(UserError, match=f"data.{next(iter(value))}"):
         Reading(**value)
@@ -200,7 +200,7 @@ def test_a_damaged_image_names_split_and_row(tmp_path, damaged, row):
     kinds = {"image": datasets.Image(), "label": datasets.Value("int64")}
     good = {"image": images[2:4], "label": [0, 1]}
     where = hf_folder(tmp_path / "set", kinds, train=good, test={"image": images, "label": [0, 1] * 16})
-    with pytest.raises(UserError, match=f"row {row} of split 'test' of .*set cannot be decoded"):
+    with pytest.raises(UserError, match=f"The image in row {row} of split 'test' of .*set cannot be decoded"):
         read(where, "x")
 
 

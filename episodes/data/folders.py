@@ -170,4 +170,7 @@ def _notes(
     if left := [file for file in files if file not in taken]:
         ways = "files that are no images" if not any(map(_is_image, left)) else "files that are no images of a class"
         notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}")
+    tops = {file.parts[0] for file in inside}
+    if empty := sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in tops):
+        notes.append(f"{words}: {len(empty)} folders without an image are left out: {', '.join(empty)}")
     return tuple(notes)

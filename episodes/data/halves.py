@@ -70,7 +70,8 @@ def _read(data: DataConfig, own: HubImages) -> tuple[str, list[ClassPool]]:
     if is_own:
         asked = with_columns(asked, str(where), own.image, own.label)
     parts = splits_of(str(where))
-    name = data.name if is_hub_name(data.name) else Path(data.name).resolve().name
+    own_folder = data.path is None and isinstance(where, Path)
+    name = user_path(data.name).resolve().name if own_folder or not is_hub_name(data.name) else data.name
     train = next((split for split in ("train", "training") if split in parts), None)
     held_out = None if train is None else next((split for split in HELD_OUT_SPLITS if split in parts), None)
     if train is None or held_out is None:

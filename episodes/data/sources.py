@@ -78,9 +78,8 @@ def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Store
     if (folder := _images_at(where)) is None:
         return stored_rows(where, splits, reading)
     if column := reading.image or reading.label:
-        raise UserError(
-            f"{where} holds folders of images, which have no columns: leave out {column!r} (--data.image, --data.label)."
-        )
+        ways = f"leave out --data.image and --data.label ({column})"
+        raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")
     return stored_files(image_folder(folder, where, descend=_is_file(where)), where, splits)
 
 
