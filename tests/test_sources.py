@@ -121,6 +121,13 @@ def test_a_saved_data_set(tmp_path):
     assert read(str(tmp_path / "set"), "x").names == ("x/a", "x/b")
 
 
+def test_without_a_home_folder_the_library_keeps_its_files_in_our_cache(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "~/.cache/huggingface/datasets")
+    monkeypatch.chdir(tmp_path)
+    assert len(read(labelled_folder(tmp_path / "set"), "x").names) == 6
+    assert (cache / "datasets").is_dir() and not (tmp_path / "~").exists()
+
+
 def test_integer_labels_are_ordered_by_value(tmp_path):
     where = labelled_folder(tmp_path / "set", classes=12, each=1)
     assert read(where, "n").names == tuple(f"n/{i}" for i in range(12))

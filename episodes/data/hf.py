@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from episodes.data.columns import image_column, label_column
-from episodes.data.places import user_path
+from episodes.data.places import cache_folder, user_path
 from episodes.data.reading import Reading, Stored, StoredImage, cause
 from episodes.errors import UserError, unknown
 
@@ -62,9 +62,9 @@ def _open_folder(where: str) -> "dict[str, Dataset]":
     folder = user_path(where)
     try:
         if folder.is_file():
-            parts = load_dataset("parquet", data_files={"train": str(folder)})
+            parts = load_dataset("parquet", data_files={"train": str(folder)}, cache_dir=_kept_in())
         else:
-            parts = load_from_disk(str(folder)) if is_saved(folder) else load_dataset(str(folder))
+            parts = load_from_disk(str(folder)) if is_saved(folder) else load_dataset(str(folder), cache_dir=_kept_in())
     except Exception as error:  # the library's own kinds, and those of pyarrow and of the file formats
         if empty := re.search(r"Instruction \"(.+)\" corresponds to no data", str(error)):
             raise empty_split(empty[1], where) from error
@@ -87,12 +87,19 @@ def _open_hub(where: str) -> "dict[str, Dataset]":
 
     _check_hub(where)
     try:
-        return dict(load_dataset(where))
+        return dict(load_dataset(where, cache_dir=_kept_in()))
     except Exception as error:
         raise UserError(
             f"There is no folder {where}, and the hub's data set of that name cannot be loaded ({cause(error)}). "
             "Check the name and the network, or give a local copy with --data.path (of a stream --stream.data.path)."
         ) from error
+
+
+def _kept_in() -> str | None:
+    """Where the library keeps what it has read; None: in its usual place. Without a home folder that is none."""
+    from datasets import config
+
+    return str(cache_folder() / "datasets") if str(config.HF_DATASETS_CACHE).startswith("~") else None
 
 
 def _check_hub(where: str) -> None:
