@@ -217,7 +217,7 @@ def _cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], s
     if classes < len(splits):
         raise UserError(
             f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}) "
-            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one?"
+            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
         )
     ends: list[int] = []
     for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it

@@ -1,6 +1,7 @@
 """The one exception that speaks to a user, and the nearest names for a wrong one."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,15 @@ MOST = 60
 
 class UserError(ValueError):
     """Something the user gave cannot work. The message says what was wrong, where, and what to do."""
+
+
+class DataNote(UserWarning):
+    """Something that a user should know of the data: what was left out, guessed or built again. The commands print it."""
+
+
+def note(words: str) -> None:
+    """Says a sentence as a `DataNote`, a warning: once in a process where it is the same."""
+    warnings.warn(words, DataNote, stacklevel=3)
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:

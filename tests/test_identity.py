@@ -151,8 +151,8 @@ def test_classes_are_left_out_by_name_and_by_number(tmp_path, cache):
         benchmark = load_benchmark(DataConfig(where, without=("BACKGROUND",), fewest=3), 8)
     assert {name for split in SPLITS for name in benchmark.classes(split)} == {f"pics/c{i:02}" for i in range(9) if i != 3}
     words = [str(one.message) for one in said]
-    assert "pics: 1 of 10 classes are left out as asked: BACKGROUND (1)" in words
-    assert "pics: 1 of 10 classes are left out with fewer than 3 images: c03 (1)" in words
+    assert "pics: 1 of 10 classes are left out as asked: BACKGROUND (1)." in words
+    assert "pics: 1 of 10 classes are left out with fewer than 3 images: c03 (1)." in words
     with pytest.raises(UserError, match=r"Unknown class of pics 'BACKGRUND'. Did you mean 'BACKGROUND'"):
         load_benchmark(DataConfig(where, without=("BACKGRUND",)), 8)
     for option in ({"without": ("a",)}, {"fewest": 3}):

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from making import noise, png
 
+from episodes.errors import DataNote
 from metacl.cli import evaluate_main, train_main
+from metacl.commands.data_of import plain_notes
 from metacl.runs.folder import Run
 from metacl.runs.trained_on import FILE, trained_on
 
@@ -97,6 +100,13 @@ def test_a_stream_of_what_was_trained_on_is_said(cli, pictures):
     status, text = cli(evaluate_main, "mine", *stream)
     assert status == 0 and "6 classes of online-cifar100 are ones that mine was meta-trained on, such as pics/c" in text
     assert (data_of("s")["size"], data_of("s")["channels"]) == (12, 1)
+
+
+def test_what_is_said_of_the_data_is_a_sentence():
+    with plain_notes():
+        assert warnings.formatwarning(DataNote("2 are left out."), DataNote, "file.py", 3) == "Note: 2 are left out.\n"
+        assert "file.py:3: UserWarning" in warnings.formatwarning(UserWarning("other"), UserWarning, "file.py", 3)
+    assert "file.py:3" in warnings.formatwarning(DataNote("2 are left out."), DataNote, "file.py", 3)
 
 
 def test_regression_has_no_images(cli, cache):

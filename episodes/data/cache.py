@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from episodes.data.places import cache_folder
 from episodes.data.pool import ClassPool, digest_of
-from episodes.errors import UserError
+from episodes.errors import UserError, note
 
 POOL_VERSION = 2
 """Part of every cache key: raise it when the same source would give another pool."""
@@ -35,7 +34,7 @@ def cached(key: dict, build: Callable[[], ClassPool]) -> ClassPool:
     if damage:
         if entry.exists():
             words = f"The entry {entry.name} of the data cache {entry.parent} is damaged ({damage}). It is built again."
-            warnings.warn(words, stacklevel=2)
+            note(words)
         _store(build(), entry)
     return ClassPool.load(entry)
 

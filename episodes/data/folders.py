@@ -1,7 +1,6 @@
 """Folders of images: a sub-folder for each class, by itself or in a folder for each split. Names of files say nothing."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 
 from episodes.data.hf import is_saved
 from episodes.data.reading import Stored, StoredImage
-from episodes.errors import UserError, unknown
+from episodes.errors import UserError, note, unknown
 
 SUFFIXES = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 """The names of files that are taken for images end with one of these."""
@@ -92,8 +91,8 @@ def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) 
     for split in splits or ():
         if split not in folder.splits:
             raise unknown(f"split of {words}", split, folder.splits)
-    for note in folder.notes:
-        warnings.warn(note, stacklevel=3)
+    for sentence in folder.notes:
+        note(sentence)
     parts = [folder.splits[split] for split in splits or folder.splits]
     names = sorted(set().union(*parts))
     code = {name: i for i, name in enumerate(names)}
@@ -165,12 +164,12 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if split:
-        notes.append(f"{words}: the folders {', '.join(found)} are taken for splits, and the folders in them for classes")
+        notes.append(f"{words}: the folders {', '.join(found)} are taken for splits, and the folders in them for classes.")
     taken = set(inside)
     if left := [file for file in files if file not in taken]:
         ways = "files that are no images" if not any(map(_is_image, left)) else "files that are no images of a class"
-        notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}")
+        notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}.")
     tops = {file.parts[0] for file in inside}
     if empty := sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in tops):
-        notes.append(f"{words}: {len(empty)} folders without an image are left out: {', '.join(empty)}")
+        notes.append(f"{words}: {len(empty)} folders without an image are left out: {', '.join(empty)}.")
     return tuple(notes)

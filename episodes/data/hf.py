@@ -1,7 +1,6 @@
 """What the `datasets` library opens: a hub name, or a folder or file of parquet."""
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from episodes.data.columns import image_column, label_column
 from episodes.data.places import cache_folder, user_path
 from episodes.data.reading import Reading, Stored, StoredImage, cause
-from episodes.errors import UserError, unknown
+from episodes.errors import UserError, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,7 +135,7 @@ def _labelled(parts: "dict[str, Dataset]", column: str) -> tuple[dict[str, np.nd
         values.extend(labels[given])
         if not given.all():
             left_out = int((~given).sum())
-            warnings.warn(f"{left_out} rows of split {split!r} have no label in {column!r} and are left out", stacklevel=3)
+            note(f"{left_out} rows of split {split!r} have no label in {column!r} and are left out.")
     classes = sorted(set(values))
     code = {label: i for i, label in enumerate(classes)}
     to_name = getattr(next(iter(parts.values())).features[column], "int2str", str)

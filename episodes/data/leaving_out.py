@@ -1,11 +1,10 @@
 """Classes that are left out: by name, or because they have too few images."""
 
-import warnings
 from collections.abc import Sequence
 
 from episodes.data.config import DataConfig
 from episodes.data.pool import ClassPool
-from episodes.errors import unknown
+from episodes.errors import note, unknown
 
 
 def left_in(pools: Sequence[ClassPool], config: DataConfig, name: str) -> list[ClassPool]:
@@ -38,4 +37,4 @@ def left_in(pools: Sequence[ClassPool], config: DataConfig, name: str) -> list[C
 def _say(name: str, why: str, labels: list[str], counts: dict[str, int]) -> None:
     if labels:
         listed = ", ".join(f"{label} ({counts[label]})" for label in labels)
-        warnings.warn(f"{name}: {len(labels)} of {len(counts)} classes are left out {why}: {listed}", stacklevel=3)
+        note(f"{name}: {len(labels)} of {len(counts)} classes are left out {why}: {listed}.")

@@ -1,9 +1,14 @@
 """The data of a run at its start: the size that its images turned out to have, and what has to be said of them."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from episodes import Benchmark, DataConfig, completed, completed_stream, load_benchmark, shared_images
+from episodes.errors import DataNote
 from metacl.recipes.config import EpisodesConfig, FollowConfig
 from metacl.report.display import say
 from metacl.runs.folder import Run
@@ -36,3 +41,18 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
     for words in notes:
         say(f"Note: {words}")
     return done
+
+
+@contextmanager
+def plain_notes() -> Iterator[None]:
+    """What has to be said of the data is a sentence here, not a warning with the line of code that it comes from."""
+    usual = warnings.formatwarning
+
+    def plain(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
+        return f"Note: {message}\n" if issubclass(category, DataNote) else usual(message, category, *where, **line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
