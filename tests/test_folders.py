@@ -14,7 +14,7 @@ from episodes import DataConfig, load_benchmark
 from episodes.data.folders import holds_images
 from episodes.data.reading import Reading
 from episodes.data.sources import read, splits_of
-from episodes.errors import UserError
+from episodes.errors import DataNote, UserError
 
 
 def images(folder: Path, *files: str) -> Path:
@@ -111,6 +111,16 @@ def test_an_archive_is_read_like_its_folder(kind, inside, tmp_path, cache):
     assert pool.names == tuple(f"p/{name}" for name in "abcde")
     assert pool.fingerprint == again.fingerprint and np.array_equal(pool.ids, again.ids)
     assert len(load_benchmark(DataConfig(archive), 8).classes("train")) == 3
+
+
+def test_what_was_unpacked_is_not_believed_when_it_was_changed(tmp_path, cache):
+    images(tmp_path / "pics", "a/1.png", "b/1.png", "b/2.png")
+    archive = shutil.make_archive(str(tmp_path / "pics"), "zip", tmp_path / "pics")
+    before = read(archive, "p").fingerprint
+    (gone,) = (cache / "unpacked").rglob("b/2.png")
+    gone.unlink()
+    with pytest.warns(DataNote, match=r"unpacked from .*pics.zip .*damaged. It is unpacked again"):
+        assert read(archive, "p").fingerprint == before
 
 
 def test_archives_that_do_not_do(tmp_path, cache):

@@ -1,5 +1,6 @@
 """What an image is: known again whatever it is called, wherever it lies, at any size; and what two parts have in common."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_classes_are_dealt_by_their_labels_alone(tmp_path, cache, monkeypatch):
         DataConfig("others", channels=3),
     ):
         assert dealt(config) == expected, config
+
+
+def test_a_name_of_a_folder_that_is_no_text_is_a_label(tmp_path, cache):
+    where = pictures(tmp_path / "pics")
+    (tmp_path / "pics" / "c00").rename(tmp_path / "pics" / os.fsdecode(b"c\xff"))
+    assert "c\udcff" in set().union(*dealt(DataConfig(where)))
 
 
 def test_a_relative_path_and_a_path_of_the_same_folder_are_the_same_benchmark(tmp_path, cache, monkeypatch):

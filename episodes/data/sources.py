@@ -1,5 +1,6 @@
 """Any image data set as a ClassPool: a hub name, a folder, a parquet file, or a zip or tar archive of a folder."""
 
+import json
 import shutil
 import tarfile
 import zipfile
@@ -13,7 +14,7 @@ from episodes.data.hf import open_splits, stored_rows
 from episodes.data.places import cache_folder, readable, user_path
 from episodes.data.pool import ClassPool, digest_of, gathered
 from episodes.data.reading import Reading, Stored, cause, decoded, found_shape
-from episodes.errors import UserError
+from episodes.errors import UserError, note
 
 
 def read(
@@ -100,10 +101,14 @@ def _is_file(where: str) -> bool:
 
 
 def _unpacked(archive: Path) -> Path:
-    """The folder in the cache that an archive was unpacked to, now or before."""
-    place = cache_folder() / "unpacked" / digest_of(str(source_identity(archive)).encode())
-    if place.is_dir():
-        return place
+    """The folder in the cache that an archive was unpacked to, now or before; one that was changed since is unpacked again."""
+    place = cache_folder() / "unpacked" / _words(source_identity(archive))
+    listed = place / "listed"
+    if listed.is_file() and listed.read_text(encoding="utf-8") == _words(source_identity(place / "files")[1:]):
+        return place / "files"
+    if place.exists():
+        note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
+        shutil.rmtree(place)
     if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
         raise UserError(
             f"{archive} is neither a parquet file nor a zip or tar archive. Give one of these, or a folder with a sub-folder "
@@ -111,14 +116,15 @@ def _unpacked(archive: Path) -> Path:
         )
     with building(place.parent) as folder:
         fresh = Path(folder, "new")
-        fresh.mkdir()
+        (fresh / "files").mkdir(parents=True)
         try:
-            _unpack(archive, fresh)
+            _unpack(archive, fresh / "files")
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
             raise UserError(f"{archive} cannot be unpacked ({cause(error)}). Pack it again, or give the folder.") from error
+        (fresh / "listed").write_text(_words(source_identity(fresh / "files")[1:]), encoding="utf-8")
         if not place.exists():
             fresh.rename(place)
-    return place
+    return place / "files"
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -134,6 +140,10 @@ def _unpack(archive: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.extractfile(member) as source, target.open("wb") as file:  # type: ignore[union-attr]
                     shutil.copyfileobj(source, file)
+
+
+def _words(identity: list) -> str:
+    return digest_of(json.dumps(identity).encode())
 
 
 def _stamp(file: Path) -> tuple[int, int]:
