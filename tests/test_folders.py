@@ -79,6 +79,11 @@ LAYOUTS = {
         ["Latin/a/1.png", "Greek/b/1.png"],
         r"No folder of .* has images of its own: Greek, Latin.*Give.*Greek",
     ),
+    "a split beside a class": (["train/a/1.png", "train/b/1.png", "c/1.png"], "train holds folders of images, as a split does"),
+    "an image in a split": (
+        ["train/a/1.png", "train/2.png", "test/a/1.png"],
+        "t[a-z]+ holds folders of images, as a split does",
+    ),
     "no folders": (["1.png", "2.png"], r"2 images but no folders: each class needs a sub-folder.*metadata.csv"),
 }
 

@@ -13,13 +13,15 @@ from episodes.data.hf import is_saved
 from episodes.data.reading import Stored, StoredImage
 from episodes.errors import UserError, note, unknown
 
-SUFFIXES = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
+FORMATS = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
+SUFFIXES = frozenset(FORMATS.split())
 """The names of files that are taken for images end with one of these."""
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 """Folders that are splits, where all folders are named so and hold folders of images, not images."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx")
 OTHER_READERS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables beside images that the `datasets` library reads."""
+TABLE = "Or put a table metadata.csv beside the images, with the columns file_name and label, which the datasets library reads."
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _walk(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[str]:
 
 def _is_image(file: Path) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
-    return file.suffix.lower() in SUFFIXES.split() and not hidden
+    return file.suffix.lower() in SUFFIXES and not hidden
 
 
 def _check_layout(folder: Path, words: str, files: list[Path], inside: list[Path], tops: list[str]) -> None:
@@ -129,21 +131,26 @@ def _check_layout(folder: Path, words: str, files: list[Path], inside: list[Path
     table = next((str(file) for file in files if len(file.parts) == 1 and file.suffix.lower() in TABLES), None)
     if not inside:
         what = f"{len([file for file in files if _is_image(file)])} images but no folders"
-        raise UserError(f"{words} has {what}: each class needs a sub-folder with its images. {_other_ways(table)}")
+        raise UserError(f"{words} has {what}: each class needs a sub-folder with its images. {TABLE}")
     if all(len(file.parts) > 2 for file in inside):
         raise UserError(_too_high(folder, words, inside, tops))
+    if mixed := _like_splits(inside, tops):
+        raise UserError(
+            f"{words}: {mixed} holds folders of images, as a split does, but not all that lies beside it or in it does. "
+            "Either let all folders be classes, or let all be splits, named train, validation and test, with classes in them."
+        )
     if table is not None and len(tops) == 1:
         raise UserError(
             f"{words} has one folder of images, {tops[0]}, and the table {table}, which is not read: each class needs a "
-            f"sub-folder with its images. {_other_ways(table)}"
+            f"sub-folder with its images. {TABLE}"
         )
 
 
-def _other_ways(table: str | None) -> str:
-    return (
-        f"Or put a table metadata.csv beside the images, with the columns file_name (as in {'that folder' if table else 'it'}) "
-        "and label: it is read by the datasets library."
-    )
+def _like_splits(inside: list[Path], tops: list[str]) -> str:
+    """A folder that seems to be a split where not all are: one named so without images of its own, or with other folders."""
+    direct, nested = ({file.parts[0] for file in inside if (len(file.parts) == 2) is own} for own in (True, False))
+    alike = [name for name in tops if name in SPLITS and name in nested and (name not in direct or set(tops) <= set(SPLITS))]
+    return alike[0] if alike else ""
 
 
 def _too_high(folder: Path, words: str, inside: list[Path], tops: list[str]) -> str:
