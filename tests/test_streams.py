@@ -22,6 +22,7 @@ from episodes import (
     side_by_side,
 )
 from episodes.data.halves import cut_pool
+from episodes.errors import DataNote
 from episodes.tasks.permuted import Permuted
 from episodes.tasks.regression import RegressionConfig, SlowlyChangingRegression
 from episodes.tasks.sine import Sine
@@ -253,6 +254,13 @@ def test_any_data_set(tmp_path, cache, name, splits):
     task = stream.task(0, 0)
     assert (stream.name, stream.spec.symbols, stream.spec.x_shape) == (name, symbols, x_shape)
     assert len(task.held_out) == held_out[len(splits) == 1] and task.train[:3].x.shape == (1, 3, *x_shape)
+
+
+def test_classes_are_left_out_of_both_halves(tmp_path, cache):
+    data = DataConfig(folder(tmp_path / "mine", ("train", "test")), size=7, without=("5", "0"))
+    with pytest.warns(DataNote, match=r"mine: 2 of 6 classes are left out as asked: 5 \(8\), 0 \(8\)"):
+        stream = over("incremental-cifar100", data, classes=2)
+    assert stream.spec.symbols == 4 and stream.most_tasks == 2 and len(stream.task(0, 1).held_out) == 16
 
 
 def test_a_named_data_set_is_read_as_the_stream_wants_it(tmp_path, cache):

@@ -89,10 +89,11 @@ def _images_at(where: str) -> Path | None:
     path = user_path(where)
     if not path.exists():
         return None
-    if path.is_file() and path.suffix != ".parquet":
+    if path.is_file() and path.suffix.lower() != ".parquet":
         path = _unpacked(path)
         if not holds_images(path):
-            raise UserError(f"{where} holds no images. It should hold a folder of images for each class.")
+            ways = "It should hold a folder of images for each class; one with parquet files or a metadata.csv must be unpacked"
+            raise UserError(f"{where} holds nothing that can be read as it is. {ways} first.")
     return path if holds_images(path) else None
 
 
@@ -128,18 +129,23 @@ def _unpacked(archive: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """The files of an archive, and nothing outside of the folder."""
+    """The files of an archive, and nothing outside of the folder. Links in a tar are left out, with a note."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)
         return
     with tarfile.open(archive) as opened:
+        left = []
         for member in opened:
             target = folder / member.name
-            if member.isfile() and target.resolve().is_relative_to(folder.resolve()):
+            if not member.isdir() and not (member.isfile() and target.resolve().is_relative_to(folder.resolve())):
+                left.append(member.name)
+            elif member.isfile():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.extractfile(member) as source, target.open("wb") as file:  # type: ignore[union-attr]
                     shutil.copyfileobj(source, file)
+    if left:
+        note(f"{archive}: {len(left)} links or files of other places are left out, such as {left[0]}.")
 
 
 def _words(identity: list) -> str:
