@@ -18,7 +18,7 @@ from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
 from episodes.data.identity import classes_among, ids_of, images_in_both
 from episodes.data.leaving_out import left_in
-from episodes.data.places import readable, user_path
+from episodes.data.places import name_of, readable, user_path
 from episodes.data.pool import ClassPool
 from episodes.data.reading import Reading
 from episodes.data.sources import with_columns
@@ -176,7 +176,7 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     Which classes these are depends on their labels alone: not on the path or name of the data set, nor on the images' size.
     """
     place = local_copy(config) or user_path(config.name)
-    name = user_path(config.name).resolve().name
+    name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
     (pool,) = left_in([pool], config, name)
     return _classification(config, name, vocabulary, _cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))

@@ -115,7 +115,9 @@ def test_an_archive_is_read_like_its_folder(kind, inside, tmp_path, cache):
     pool, again = read(archive, "p"), read(str(tmp_path / "whole" / "pics"), "p")
     assert pool.names == tuple(f"p/{name}" for name in "abcde")
     assert pool.fingerprint == again.fingerprint and np.array_equal(pool.ids, again.ids)
-    assert len(load_benchmark(DataConfig(archive), 8).classes("train")) == 3
+    benchmark = load_benchmark(DataConfig(archive), 8)
+    assert benchmark.fingerprint == load_benchmark(DataConfig(str(tmp_path / "whole" / "pics")), 8).fingerprint
+    assert benchmark.name == "pics" and len(benchmark.classes("train")) == 3
 
 
 def test_what_was_unpacked_is_not_believed_when_it_was_changed(tmp_path, cache):

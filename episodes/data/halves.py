@@ -9,7 +9,7 @@ from episodes.data.config import DataConfig, complete, local_copy, read_cached, 
 from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
 from episodes.data.leaving_out import left_in
-from episodes.data.places import readable, user_path
+from episodes.data.places import name_of, readable, user_path
 from episodes.data.pool import ClassPool
 from episodes.data.sources import splits_of, with_columns
 from episodes.errors import UserError
@@ -71,7 +71,7 @@ def _read(data: DataConfig, own: HubImages) -> tuple[str, list[ClassPool]]:
         asked = with_columns(asked, str(where), own.image, own.label)
     parts = splits_of(str(where))
     own_folder = data.path is None and isinstance(where, Path)
-    name = user_path(data.name).resolve().name if own_folder or not is_hub_name(data.name) else data.name
+    name = name_of(data.name) if own_folder or not is_hub_name(data.name) else data.name
     train = next((split for split in ("train", "training") if split in parts), None)
     held_out = None if train is None else next((split for split in HELD_OUT_SPLITS if split in parts), None)
     if train is None or held_out is None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from episodes.errors import UserError
 
+ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".parquet")
+"""What is no part of a data set's name."""
+
 
 def user_path(text: str | Path) -> Path:
     """The path, with ~ for the home folder.
@@ -18,6 +21,13 @@ def user_path(text: str | Path) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"The ~ in {text} stands for a home folder, and there is none. Write the whole path.") from error
+
+
+def name_of(place: str | Path) -> str:
+    """What a folder or file is called, however its path is written: the last part, without the ending of an archive."""
+    name = user_path(place).resolve().name
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
 
 
 def cache_folder() -> Path:

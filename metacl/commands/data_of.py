@@ -1,5 +1,6 @@
 """The data of a run at its start: the size that its images turned out to have, and what has to be said of them."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,14 +46,18 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
 
 @contextmanager
 def plain_notes() -> Iterator[None]:
-    """What has to be said of the data is a sentence here, not a warning with the line of code that it comes from."""
-    usual = warnings.formatwarning
+    """What has to be said of the data is a sentence here, once, not a warning with the line of code that it comes from."""
+    usual, said = warnings.showwarning, set[str]()
 
-    def plain(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
-        return f"Note: {message}\n" if issubclass(category, DataNote) else usual(message, category, *where, **line)
+    def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, DataNote):
+            usual(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"Note: {message}", file=sys.stderr)
 
-    warnings.formatwarning = plain
+    warnings.showwarning = plain
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.showwarning = usual
