@@ -54,6 +54,11 @@ def warn_of_other_data(run: Run, benchmark: Benchmark, speak: Callable[[str], No
             raise UserError(
                 f"The data have changed: meta-{split} has {len(shared)} classes that this run was meta-trained on: "
                 f"{', '.join(shared)}. Put the data back as they were, or train anew."
+                + (
+                    ""
+                    if (run.folder / FILE).exists()
+                    else " The run is of a version that dealt classes by the data set's name."
+                )
             )
     speak(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
