@@ -5,14 +5,14 @@ The ways in: `load_benchmark` for episodes, `STREAMS[name].config.load()` for a 
 
 from episodes.catalog import BENCHMARKS, Benchmark, load_benchmark
 from episodes.check import check_stream
-from episodes.data.config import DataConfig
+from episodes.data.config import DataConfig, completed
 from episodes.data.images import decode
-from episodes.data.pool import ClassPool
+from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule
-from episodes.stream import EpisodeSource, SeededStream, Stream, side_by_side
-from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig
+from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
+from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
 from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
 
 __all__ = [
@@ -37,7 +37,11 @@ __all__ = [
     "Task",
     "UserError",
     "check_stream",
+    "completed",
+    "completed_stream",
     "decode",
+    "grouped",
     "load_benchmark",
+    "shared_images",
     "side_by_side",
 ]

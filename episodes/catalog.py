@@ -1,19 +1,27 @@
 """Named benchmarks: from a name to the task families of meta-train, meta-validation and meta-test."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
+from episodes.data.cache import cached
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
 from episodes.data.glyphs import glyph_pools
-from episodes.data.pool import ClassPool, cached
-from episodes.data.sources import Reading, is_hub_name
+from episodes.data.hf import is_hub_name
+from episodes.data.identity import classes_among, ids_of, images_in_both
+from episodes.data.leaving_out import left_in
+from episodes.data.places import name_of, readable, user_path
+from episodes.data.pool import ClassPool
+from episodes.data.reading import Reading
+from episodes.data.sources import with_columns
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
 from episodes.rng import random_numbers
@@ -59,8 +67,25 @@ class Benchmark:
 
     def classes(self, split: Split) -> list[str]:
         """The names of a meta-split's classes; none in regression."""
+        return [name for pool in self._pools(split) for name in pool.names]
+
+    def ids(self, split: Split) -> np.ndarray:
+        """(I,) uint64: what the images of a meta-split are (`episodes.data.identity`), sorted; none in regression."""
+        return ids_of(self._pools(split))
+
+    def classes_among(self, split: Split, ids: np.ndarray) -> list[str]:
+        """The classes of a meta-split of whose images more than half are among `ids`."""
+        return [name for pool in self._pools(split) for name in classes_among(pool, ids)]
+
+    def shared_images(self) -> list[str]:
+        """Sentences on identical images in two meta-splits: how many, and an example. They are no fault of the split."""
+        pairs = ((own, other) for own, other in combinations(SPLITS, 2))
+        found = (images_in_both(a, b) for own, other in pairs for a in self._pools(own) for b in self._pools(other))
+        return [words for words in found if words]
+
+    def _pools(self, split: Split) -> list[ClassPool]:
         family = getattr(self, split)
-        return list(family.pool.names) if isinstance(family, Classification) else []
+        return [family.pool] if isinstance(family, Classification) else []
 
     def generator(self, split: Split, shape: EpisodeShape, seed: int) -> EpisodeGenerator:
         """The episodes of one meta-split ("train", "validation" or "test")."""
@@ -78,36 +103,46 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
     Raises:
         UserError: no such benchmark, folder or hub data set, an option that it does not have, or data that cannot be read.
     """
-    if config.name in BENCHMARKS:
-        return BENCHMARKS[config.name](config, vocabulary)
-    folder = bool(config.name) and (config.path is not None or Path(config.name).expanduser().is_dir())
-    if not folder and config.name.startswith((".", "/", "~")):
+    with readable(config.path or config.name):
+        if config.name not in BENCHMARKS:
+            _check_place(config)
+        return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
+
+
+def _check_place(config: DataConfig) -> None:
+    """Raises `UserError` where the name of a data set of one's own is no folder, no file and no name of the hub."""
+    if config.name and (config.path is not None or user_path(config.name).exists()):
+        return
+    if config.name.startswith((".", "/", "~")):
         raise UserError(f"The folder {config.name} does not exist. Check the path; it is taken from {Path.cwd()}.")
-    if not folder and not is_hub_name(config.name):
+    if not is_hub_name(config.name):
         wrong = unknown("data set", config.name, BENCHMARKS)
-        raise UserError(f"{wrong} Or give the path of a folder, or a hub name like owner/data-set.")
-    return _any_data_set(config, vocabulary)
+        raise UserError(f"{wrong} Or give the path of a folder or file, or a hub name like owner/data-set.")
 
 
 def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
     _refuse(config, "path", "image", "label", "channels")
     pools = glyph_pools(reading_of(config, 28, None).size or 28)
-    return _classification("glyphs", vocabulary, *(pools[split] for split in SPLITS))
+    return _classification(config, "glyphs", vocabulary, [pools[split] for split in SPLITS])
 
 
 def _sine(config: DataConfig, vocabulary: int) -> Benchmark:
-    _refuse(config, "path", "size", "image", "label", "channels")
+    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
     return Benchmark("sine", Sine(), Sine(), Sine(), fingerprint="sine-1")
 
 
 def _regression(config: DataConfig, vocabulary: int) -> Benchmark:
-    _refuse(config, "path", "size", "image", "label", "channels")
+    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
     family = RegressionEpisodes()
     return Benchmark("slowly-changing-regression", family, family, family, fingerprint="slowly-changing-regression-episodes-1")
 
 
 def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
-    """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey."""
+    """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey.
+
+    The two have other alphabets. But the 100 classes that validate are drawn from the background at random: they are
+    characters of 25 of its 30 alphabets, and each of the 25 has other characters in meta-train.
+    """
     folder = local_copy(config) or omniglot_download()
     reading = reading_of(config, 28, 1)
     if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
@@ -117,25 +152,34 @@ def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
         background, test = (
             read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
         )
-    train, validation = _cut(background, "omniglot", (864, 100), ("train", "validation"))
-    return _classification("omniglot", vocabulary, train, validation, test)
+    order = shuffled_by_name(background, "omniglot")
+    train, validation = _cut(background, "omniglot", order, (864, 100), ("train", "validation"))
+    return _classification(config, "omniglot", vocabulary, [train, validation, test])
 
 
 def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
-    """Train and test images pooled; 60 classes (50 to meta-train, 10 to validate) and 40 (to test); 32 x 32 RGB."""
-    asked = reading_of(config, 32, 3)
-    reading = Reading(asked.image or "img", asked.label or "fine_label", asked.size, asked.channels)
-    pool = read_cached(local_copy(config) or "uoft-cs/cifar100", "cifar100", None, reading)
-    return _classification("cifar100", vocabulary, *_cut(pool, "cifar100", (50, 10, 40), SPLITS))
+    """Train and test images pooled; 60 classes (50 to meta-train, 10 to validate) and 40 (to test); 32 x 32 RGB.
+
+    Classes are dealt at random, not by superclass: 35 of the 40 that test have another class of their superclass in meta-train.
+    The others are the five fish. Nine images of meta-test are in meta-train too, byte for byte, with another label.
+    """
+    where = local_copy(config) or "uoft-cs/cifar100"
+    reading = with_columns(reading_of(config, 32, 3), str(where), "img", "fine_label")
+    pool = read_cached(where, "cifar100", None, reading)
+    parts = _cut(pool, "cifar100", shuffled_by_name(pool, "cifar100"), (50, 10, 40), SPLITS)
+    return _classification(config, "cifar100", vocabulary, parts)
 
 
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
-    """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test."""
-    folder = local_copy(config) or Path(config.name).expanduser()
-    where: Path | str = folder if folder.is_dir() else config.name
-    name = config.name if is_hub_name(config.name) and not Path(config.name).is_dir() else Path(config.name).resolve().name
-    pool = read_cached(where, name, None, reading_of(config, None, None))
-    return _classification(name, vocabulary, *_cut(pool, name, (60, 20, 20), SPLITS))
+    """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test.
+
+    Which classes these are depends on their labels alone: not on the path or name of the data set, nor on the images' size.
+    """
+    place = local_copy(config) or user_path(config.name)
+    name = name_of(config.name)
+    pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
+    (pool,) = left_in([pool], config, name)
+    return _classification(config, name, vocabulary, _cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
 
 
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
@@ -147,27 +191,40 @@ BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
 }
 
 
-def _classification(name: str, vocabulary: int, train: ClassPool, validation: ClassPool, test: ClassPool) -> Benchmark:
-    pools = (train, validation, test)
+def _classification(config: DataConfig, name: str, vocabulary: int, pools: Sequence[ClassPool]) -> Benchmark:
+    """Of the pools of the three meta-splits. Of a named benchmark classes are left out after the cut, which stays as it is."""
+    if config.name in BENCHMARKS:
+        pools = left_in(pools, config, name)
     digest = hashlib.blake2b("/".join(pool.fingerprint for pool in pools).encode(), digest_size=16)
     families = [Classification(pool, vocabulary) for pool in pools]
     return Benchmark(name, families[0], families[1], families[2], digest.hexdigest())
 
 
-def _cut(pool: ClassPool, name: str, shares: Sequence[int], splits: Sequence[str]) -> list[ClassPool]:
-    """Deals the classes, shuffled the same way on every machine, in proportion to `shares`, at least one to each split."""
+def shuffled_by_name(pool: ClassPool, name: str) -> np.ndarray:
+    """(classes,) the places of a named benchmark's classes, in an order that its name says: the same on every machine."""
+    return random_numbers(f"classes of {name}").random(len(pool.names)).argsort()
+
+
+def dealt_by_label(pool: ClassPool, name: str) -> np.ndarray:
+    """(classes,) the places of the classes, in the order of digests of their labels, whatever the data set is called."""
+    labels = [os.fsencode(own.removeprefix(f"{name}/")) for own in pool.names]  # names of folders may be no text
+    digests = [hashlib.blake2b(label, digest_size=8, person=b"classes").digest() for label in labels]
+    return np.array(sorted(range(len(labels)), key=lambda i: (digests[i], labels[i])), dtype=np.int64)
+
+
+def _cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], splits: Sequence[str]) -> list[ClassPool]:
+    """Deals the classes in this order, in proportion to `shares`, at least one to each split."""
     classes = len(pool.names)
     if classes < len(splits):
         raise UserError(
             f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}) "
-            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one?"
+            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
         )
-    shuffled = random_numbers(f"classes of {name}").random(classes).argsort()
     ends: list[int] = []
     for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it
         least, most = (ends[-1] if ends else 0) + 1, classes - len(splits) + i
         ends.append(min(max(round(classes * sum(shares[:i]) / sum(shares)), least), most))
-    parts = np.split(shuffled, ends)
+    parts = np.split(order, ends)
     return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
 
 
@@ -183,5 +240,5 @@ def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
 def _refuse(config: DataConfig, *options: str) -> None:
     """Options that this data set does not have are an error, not ignored."""
     for option in options:
-        if getattr(config, option) is not None:
+        if getattr(config, option) not in (None, ()):
             raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")

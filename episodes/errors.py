@@ -1,8 +1,12 @@
 """The one exception that speaks to a user, and the nearest names for a wrong one."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
+
+MOST = 60
+"""Choices that an error lists all."""
 
 
 class UserError(ValueError):
@@ -10,15 +14,21 @@ class UserError(ValueError):
 
 
 class Notice(UserWarning):
-    """Something was left out, converted or guessed. The commands show it as a sentence."""
+    """Something was left out, converted, guessed or made again. The commands show it as a sentence."""
+
+
+def note(words: str) -> None:
+    """Says a sentence as a `Notice`, a warning: once in a process where it is the same."""
+    warnings.warn(words, Notice, stacklevel=3)
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """A `UserError` for a name that is not among `choices`, with the nearest ones first."""
+    """A `UserError` for a name that is not among `choices`, with the nearest ones first; of many only some are listed."""
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {', '.join(choices)}.")
+    listed = ", ".join(choices) if len(choices) <= MOST else f"{', '.join(choices[:10])} ... ({len(choices)} in all)"
+    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {listed}.")
 
 
 MOST = 10**9

@@ -28,6 +28,14 @@ class Stream(Protocol):
         ...
 
 
+def shared_images(stream: Stream) -> list[str]:
+    """Sentences on identical images that a stream learns from and holds out; of one that cannot tell, none.
+
+    Streams over images have a method of this name, which a stream of one's own may have too.
+    """
+    return list(getattr(stream, "shared_images", list)())
+
+
 class SeededStream:
     """A source of tasks: one stream for each seed, side by side.
 

@@ -1,15 +1,16 @@
 """Named streams: from a name to the options of a stream over its own data set, or over any other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from episodes.data.config import DataConfig
+from episodes.data.config import DataConfig, completed
 from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET
 from episodes.schedule import Schedule
 from episodes.stream import Stream
-from episodes.tasks.permuted import PermutedConfig
+from episodes.tasks.parts import ImageStreamConfig
+from episodes.tasks.permuted import Permuted, PermutedConfig
 from episodes.tasks.regression import RegressionConfig
-from episodes.tasks.splits import IncrementalConfig, SplitsConfig
+from episodes.tasks.splits import IncrementalConfig, Splits, SplitsConfig
 
 
 class StreamConfig(Protocol):
@@ -29,6 +30,17 @@ class StreamConfig(Protocol):
             UserError: the data cannot be read or do not suffice.
         """
         ...
+
+
+def completed_stream(config: StreamConfig, stream: Stream) -> StreamConfig:
+    """The options of a stream with the size and channels of its images, where these were found from the data.
+
+    Arguments:
+        stream: what `config.load()` gave.
+    """
+    if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits):
+        return config
+    return replace(config, data=completed(config.data, stream.pools[0].x_shape))
 
 
 @dataclass(frozen=True)

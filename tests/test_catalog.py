@@ -164,7 +164,7 @@ def test_a_changed_folder_is_read_again(tmp_path, cache):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (DataConfig("omnglot"), "Unknown data set 'omnglot'. Did you mean 'omniglot'.*path of a folder, or a hub name"),
+        (DataConfig("omnglot"), "Unknown data set 'omnglot'. Did you mean 'omniglot'.*path of a folder or file, or a hub name"),
         (DataConfig(""), "Unknown data set ''"),
         (DataConfig("./nowhere"), "folder ./nowhere does not exist"),
         (DataConfig("/nowhere/at/all"), "folder /nowhere/at/all does not exist"),
@@ -213,6 +213,8 @@ def test_real_omniglot(real_data):
     assert_disjoint(benchmark)
     assert sizes(benchmark) == [864, 100, 659]
     assert set(benchmark.train.pool.counts) == set(benchmark.test.pool.counts) == {20}
+    assert benchmark.fingerprint == "c9e09ba13e7139b6c6872ce3367b3e5e", "as in the published results"
+    assert benchmark.shared_images() == []
 
 
 def test_real_cifar100_columns(real_data):

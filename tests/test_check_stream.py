@@ -8,6 +8,7 @@ from making import labelled_folder
 
 from episodes import STREAMS, DataConfig, EpisodeSpec, Examples, Part, Task, UserError, check_stream
 from episodes.tasks.parts import ImageStreamConfig
+from episodes.tasks.permuted import PermutedConfig
 from episodes.tasks.regression import RegressionConfig
 
 
@@ -17,10 +18,13 @@ def test_every_stream_of_the_table(name, tmp_path, cache):
     if isinstance(config, ImageStreamConfig):
         config = replace(config, data=DataConfig(labelled_folder(tmp_path / "data", classes=10, each=6), size=6))
     check_stream(config.load())
+    if isinstance(config, PermutedConfig):
+        check_stream(replace(config, unseen=True).load())
 
 
 def test_a_stream_of_one_task_and_the_other_rule():
     check_stream(RegressionConfig(bits="flip-one", train=30, held_out=10).load(), seed=7)
+    check_stream(RegressionConfig(train=30, held_out=10, unseen=True).load())
     one = Right()
     one.most_tasks = 1
     check_stream(one)

@@ -184,7 +184,7 @@ def test_every_name_there_is_stands_in_the_error(cli):
         ("--data.image imgae", "Unknown image column 'imgae'.*'image'"),
         ("--data.label image", "image.*not categorical"),
         ("--episodes.tasks 7", "7 tasks are asked.* has 6 classes"),
-        ("--episodes.tasks 2", r"pictures/\d+.* has 4 images, but 5 shots \+ 5 queries = 10"),
+        ("--episodes.tasks 2", r"5 shots \+ 5 queries = 10 images that are asked: pictures/\d+ \(4\)"),
     ],
 )
 def test_data_that_does_not_do(cli, pictures, options, expected):
@@ -252,7 +252,7 @@ def trained(cli, pictures) -> str:
     ("options", "expected"),
     [
         ("--tasks 3", "3 tasks are asked.* has 2 classes"),
-        ("--shots 3", r"has 4 images, but 3 shots \+ 2 queries"),
+        ("--shots 3", r"3 shots \+ 2 queries = 5 images that are asked: pictures/\d+ \(4\)"),
         ("--tasks 0", "--tasks needs at least one length"),
         ("--split tset", "tset.*test"),
         ("--episods 3", "--episods.*--episodes"),

@@ -175,11 +175,12 @@ def test_more_tasks_than_classes():
         images(EpisodeShape(13, 1, 1, 64))
 
 
-def test_a_class_with_too_few_images_is_named():
-    pool = small_pool((6, 4, 6))
-    with pytest.raises(UserError, match=r"small/1.* has 4 images, but 3 shots \+ 2 queries = 5"):
+def test_all_classes_with_too_few_images_are_named():
+    pool = small_pool((6, 4, 6, 1))
+    wanted = r"2 of the 4 classes of small .* 3 shots \+ 2 queries = 5 .*: small/1 \(4\), small/3 \(1\).*--data.fewest 5"
+    with pytest.raises(UserError, match=wanted):
         Classification(pool, 6).check(EpisodeShape(2, 3, 2))
-    Classification(pool, 6).check(EpisodeShape(2, 2, 2))
+    Classification(pool.select([0, 1, 2]), 6).check(EpisodeShape(2, 2, 2))
 
 
 def test_more_tasks_than_symbols():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from episodes.data.glyphs import FACES, JITTERS, SCRIPTS, draw_glyphs, glyph_letters, glyph_pools
+from episodes.data.glyphs import FACES, JITTERS, SCRIPTS, _script, draw_glyphs, glyph_letters, glyph_pools
 
 PER_LETTER = len(FACES) * JITTERS
 
@@ -25,6 +25,14 @@ def test_there_are_letters_enough_and_no_homoglyphs_of_earlier_ones(letters):
     )
     assert not {greek_alpha, cyrillic_a, cyrillic_o, armenian_oh} & set(letters)
     assert greek_epsilon_with_tonos in letters
+
+
+def test_near_doubles_of_letters_of_an_earlier_meta_split_are_left_out(letters):
+    cyrillic_ef, greek_rho, cyrillic_e_with_grave = "\u0424", "\u03c1", "\u0450"
+    assert not {cyrillic_ef, greek_rho, cyrillic_e_with_grave} & set(letters) and {"\u03a6", "p", "\u00e8"} <= set(letters)
+    script = {split: [letter for letter in letters if _script(letter) in SCRIPTS[split]] for split in SCRIPTS}
+    for split, count in (("train", 859), ("validation", 241), ("test", 220)):
+        assert abs(len(script[split]) - count) < 9, "as the docstring says, give or take another version of FreeType"
 
 
 def test_an_example_is_a_face_with_black_ink_on_white():

@@ -3,13 +3,19 @@
 import json
 import pickle
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from making import small_pool
 
-from episodes.data.pool import ClassPool, cached, grouped
+from episodes.data import memory
+from episodes.data.cache import cached, remembered
+from episodes.data.places import user_path
+from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
 
 
@@ -116,25 +122,37 @@ def test_the_cache_builds_once(cache):
     assert build.calls == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated images", "no images", "truncated json", "no json", "foreign json"])
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "truncated images": ("images.npy", lambda data: data[:-30]),
+    "no images": ("images.npy", lambda data: None),
+    "zeroed images": ("images.npy", lambda data: data[:-40] + bytes(40)),
+    "one bit": ("images.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "another id": ("ids.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "no ids": ("ids.npy", lambda data: None),
+    "truncated json": ("pool.json", lambda data: data[:20]),
+    "no json": ("pool.json", lambda data: None),
+    "foreign json": ("pool.json", lambda data: json.dumps(["nothing"]).encode()),
+    "other starts": ("pool.json", lambda data: data.replace(b"[0, 3, 4]", b"[0, 2, 4]")),
+    "other counts": ("pool.json", lambda data: data.replace(b"[3, 1, 4]", b"[3, 1, 3]")),
+    "another name": ("pool.json", lambda data: data.replace(b"small/1", b"small/9")),
+}
+"""A file of an entry, and what becomes of it; None: it is gone."""
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES])
 def test_a_damaged_entry_is_built_again(cache, damage):
     build = Counter()
     cached({}, build)
     (entry,) = (cache / "pools").iterdir()
-    images, about = entry / "images.npy", entry / "pool.json"
-    match damage:
-        case "truncated images":
-            images.write_bytes(images.read_bytes()[:-30])
-        case "no images":
-            images.unlink()
-        case "truncated json":
-            about.write_text(about.read_text()[:20])
-        case "no json":
-            about.unlink()
-        case "foreign json":
-            about.write_text(json.dumps(["nothing"]))
-    assert np.array_equal(cached({}, build).images, small_pool().images)
-    assert build.calls == 2
+    file, change = DAMAGES[damage]
+    if (changed := change((entry / file).read_bytes())) is None:
+        (entry / file).unlink()
+    else:
+        (entry / file).write_bytes(changed)
+    with pytest.warns(UserWarning, match=f"The entry {entry.name} of the data cache .* is damaged .*built again"):
+        again = cached({}, build)
+    assert np.array_equal(again.images, small_pool().images) and again.starts.tolist() == small_pool().starts.tolist()
+    assert np.array_equal(again.ids, small_pool().ids) and build.calls == 2
     cached({}, build)
     assert build.calls == 2
     assert list((cache / "pools").iterdir()) == [entry]  # nothing temporary stays
@@ -156,3 +174,102 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("METACL_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="METACL_CACHE"):
         cached({}, small_pool)
+
+
+WRONG_ARRAYS = {
+    "floats": ({"images": np.zeros((3, 1, 2, 2), np.float32)}, "images must be uint8, 0 to 255, not float32"),
+    "larger integers": ({"images": np.zeros((3, 1, 2, 2), np.int64)}, "must be uint8.* not int64"),
+    "no channels": ({"images": np.zeros((3, 2, 2), np.uint8)}, r"an image must be \(C, H, W\), and has 2 axes"),
+    "several shapes": (
+        {"images": [np.zeros((1, 2, 2), np.uint8), np.zeros((1, 3, 3), np.uint8), np.zeros((1, 1, 1), np.uint8)]},
+        r"an image is uint8 of shape \(1, 3, 3\), and the first was uint8 of shape \(1, 2, 2\)",
+    ),
+    "one of floats": (
+        {"images": [np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2)), np.zeros((1, 2, 2), np.uint8)]},
+        "an image is float64",
+    ),
+    "labels that are no integers": ({"labels": np.array([0.0, 0.5, 1.0])}, "labels must be one row of integers, not float64"),
+    "a label below 0": ({"labels": np.array([0, -1, 1])}, r"labels must be in 0..1, the places of names, not -1..1"),
+    "a label too many": ({"labels": np.array([0, 2, 1])}, r"in 0..1, the places of names, not 0..2"),
+    "a name twice": ({"names": ["a", "a"]}, "a class name is there twice"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARRAYS)
+def test_arrays_of_ones_own_are_looked_at(case):
+    change, words = WRONG_ARRAYS[case]
+    arrays = {"labels": np.array([0, 1, 1]), "names": ["a", "b"], "images": np.zeros((3, 1, 2, 2), np.uint8)} | change
+    with pytest.raises(UserError, match=f"mine: .*{words}"):
+        grouped(**arrays, source="mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": np.zeros((8, 1, 4, 5), np.float32)}, "images must be uint8"),
+        ({"images": torch.zeros(8, 1, 4, 5)}, "images must be uint8.*not torch.float32"),
+        ({"counts": np.array([3, 1, 5])}, "a class lies outside of the 8 images"),
+        ({"names": ("a", "b")}, "a name, a start and a count for each class"),
+        ({"ids": np.zeros(3, np.uint64)}, "an id for each image"),
+    ],
+)
+def test_a_pool_of_ones_own_is_looked_at(change, words):
+    with pytest.raises(UserError, match=words):
+        replace(small_pool(), **change)
+
+
+def test_images_that_do_not_fit_are_refused_before_they_are_allocated(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1_000_000_000)
+    image, labels = np.zeros((3, 500, 500), np.uint8), np.zeros(2000, np.int64)
+    with pytest.raises(UserError, match=r"mine: 2000 images of 500 x 500 x 3 need 1.5 GB, and 1.0 GB are free.*--data.size"):
+        grouped(labels, ["a"], (image for _ in labels), "mine")
+
+
+def test_free_memory_is_known_and_a_container_has_less(monkeypatch, tmp_path):
+    assert memory.free_memory() > 10**8
+    for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 600\nactive_file 30\ninactive_file 50\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    assert memory.free_memory() == 380
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_memory() > 10**8
+
+
+def test_an_entry_is_read_whole_once_in_a_process(cache, monkeypatch):
+    cached({}, small_pool)
+    cached({}, small_pool)
+    monkeypatch.setattr(ClassPool, "verify", lambda folder: pytest.fail("read again"))
+    cached({}, lambda: pytest.fail("built again"))
+
+
+def test_several_processes_build_one_entry(cache):
+    def slow() -> ClassPool:
+        cached({}, small_pool)  # as another process does in the meantime
+        return small_pool()
+
+    assert np.array_equal(cached({}, slow).images, small_pool().images)
+    (entry,) = (cache / "pools").iterdir()
+    assert sorted(file.name for file in entry.iterdir()) == ["ids.npy", "images.npy", "pool.json"]
+
+
+def test_a_damaged_note_is_found_out_again(cache):
+    assert remembered({}, lambda: {"size": 3}) == remembered({}, lambda: pytest.fail("found out again")) == {"size": 3}
+    (note,) = (cache / "notes").iterdir()
+    note.write_text(note.read_text().replace("3", "4", 1))
+    assert remembered({}, lambda: {"size": 5}) == {"size": 5}
+
+
+def test_without_a_home_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("METACL_CACHE", raising=False)
+
+    def nowhere(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(UserError, match=r"no home folder for the data cache. Set the environment variable METACL_CACHE"):
+        cached({}, small_pool)
+    with pytest.raises(UserError, match="The ~ in ~/pictures stands for a home folder"):
+        user_path("~/pictures")
+    monkeypatch.undo()
+    monkeypatch.setenv("METACL_CACHE", str(tmp_path))
+    assert cached({}, small_pool).names == small_pool().names

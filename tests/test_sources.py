@@ -17,8 +17,10 @@ from PIL import Image
 
 import episodes.data.archives
 from episodes.data.archives import omniglot_download, read_omniglot_archive
+from episodes.data.hf import open_splits
 from episodes.data.images import decode, look
-from episodes.data.sources import Reading, open_splits, read
+from episodes.data.reading import Reading
+from episodes.data.sources import read
 from episodes.errors import UserError
 
 GREY, RGB = 1, 3
@@ -119,6 +121,13 @@ def test_a_saved_data_set(tmp_path):
     assert read(str(tmp_path / "set"), "x").names == ("x/a", "x/b")
 
 
+def test_without_a_home_folder_the_library_keeps_its_files_in_our_cache(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "~/.cache/huggingface/datasets")
+    monkeypatch.chdir(tmp_path)
+    assert len(read(labelled_folder(tmp_path / "set"), "x").names) == 6
+    assert (cache / "datasets").is_dir() and not (tmp_path / "~").exists()
+
+
 def test_integer_labels_are_ordered_by_value(tmp_path):
     where = labelled_folder(tmp_path / "set", classes=12, each=1)
     assert read(where, "n").names == tuple(f"n/{i}" for i in range(12))
@@ -184,7 +193,7 @@ def test_the_class_label_column_wins_over_names(tmp_path):
     assert pool.names == ("x/3",) and np.array_equal(pool.images[0], noise(0).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("value", [{"size": 0}, {"channels": 2}])
+@pytest.mark.parametrize("value", [{"size": 0}, {"size": 5000}, {"channels": 2}])
 def test_impossible_sizes_and_channels(value):
     with pytest.raises(UserError, match=f"data.{next(iter(value))}"):
         Reading(**value)
@@ -198,7 +207,7 @@ def test_a_damaged_image_names_split_and_row(tmp_path, damaged, row):
     kinds = {"image": datasets.Image(), "label": datasets.Value("int64")}
     good = {"image": images[2:4], "label": [0, 1]}
     where = hf_folder(tmp_path / "set", kinds, train=good, test={"image": images, "label": [0, 1] * 16})
-    with pytest.raises(UserError, match=f"row {row} of split 'test' of .*set cannot be decoded"):
+    with pytest.raises(UserError, match=f"The image in row {row} of split 'test' of .*set cannot be decoded"):
         read(where, "x")
 
 
@@ -235,7 +244,7 @@ def test_a_hub_name_offline():
 
 
 def test_a_hub_that_cannot_be_reached_fails_quickly():
-    code = "from episodes.data.sources import open_splits; open_splits('someone/pictures')"
+    code = "from episodes.data.hf import open_splits; open_splits('someone/pictures')"
     unreachable = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
     root = str(Path(__file__).parents[1])
     got = subprocess.run(

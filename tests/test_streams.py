@@ -22,6 +22,7 @@ from episodes import (
     side_by_side,
 )
 from episodes.data.halves import cut_pool
+from episodes.errors import Notice
 from episodes.tasks.permuted import Permuted
 from episodes.tasks.regression import RegressionConfig, SlowlyChangingRegression
 from episodes.tasks.sine import Sine
@@ -40,8 +41,10 @@ def streams():
     return {
         "redraw": SlowlyChangingRegression(train=60, held_out=20),
         "flip-one": SlowlyChangingRegression("flip-one", train=60, held_out=20),
+        "unseen bits": SlowlyChangingRegression(train=60, held_out=20, unseen=True),
         "pixels": Permuted("pixels", train, held_out=10),
         "labels": Permuted("labels", train, pixels=False, labels=True, flat=False, held_out=10),
+        "unseen images": Permuted("labels", train, pixels=False, labels=True, flat=False, held_out=10, unseen=True),
         "splits": Splits("splits", train, held_out, 2),
         "incremental": Incremental("incremental", train, held_out, 2),
         "new only": Incremental("new", train, held_out, 2, cumulative=False),
@@ -125,6 +128,33 @@ def test_bits_are_constant_within_a_task_and_coins_beside():
     assert (x[:, :15] == x[0, :15]).all() and (x[:, 15:].mean(0) - 0.5).abs().max() < 0.05
 
 
+def rows(examples: Examples) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in examples.x[0].flatten(1).tolist()}
+
+
+def test_unseen_inputs_are_in_no_example_to_learn_from():
+    published, clean = (SlowlyChangingRegression(train=2_000, held_out=500, unseen=unseen) for unseen in (False, True))
+    for index in range(3):
+        task, strict = published.task(0, index), clean.task(0, index)
+        assert rows(task.train[:]) == rows(task.held_out[:]), "as published, they are the same 32"
+        assert len(rows(strict.train[:])) == 24 and len(rows(strict.held_out[:])) == 8
+        assert not rows(strict.train[:]) & rows(strict.held_out[:])
+        assert torch.equal(strict.train[:1].x[..., :15], task.train[:1].x[..., :15]), "the other bits are as ever"
+    assert published.fingerprint == "slowly-changing-regression-1/redraw/2000/500" != clean.fingerprint
+
+
+def test_unseen_images_are_learnt_from_in_no_task():
+    stream = STREAM["unseen images"]
+    tasks = [stream.task(0, index) for index in range(4)]
+    held_out = [rows(task.held_out[:]) for task in tasks]
+    assert all(part == held_out[0] and len(part) == 10 for part in held_out)
+    assert not any(rows(task.train[:]) & held_out[0] for task in tasks) and len(tasks[1].train) == 38
+    assert rows(stream.task(1, 0).held_out[:]) != held_out[0], "of another seed, others"
+    published = [STREAM["labels"].task(0, index) for index in range(2)]
+    assert rows(published[0].train[:]) & rows(published[1].held_out[:])
+    assert "unseen" not in STREAM["labels"].fingerprint
+
+
 def test_both_rules_for_new_bits():
     redraw = np.array([STREAM["redraw"].task_bits(0, i) for i in range(400)])
     assert abs((redraw[1:] != redraw[:-1]).mean() - 0.5) < 0.03
@@ -188,7 +218,7 @@ def test_a_pool_is_cut_where_there_are_no_splits():
     assert train.counts.tolist() == [10, 1, 5] and held_out.counts.tolist() == [2, 1, 1]
     rows = [set(range(start, start + n)) for p in (train, held_out) for start, n in zip(p.starts, p.counts, strict=True)]
     assert set().union(*rows) == set(range(20)) and sum(map(len, rows)) == 20 and train.fingerprint != held_out.fingerprint
-    with pytest.raises(UserError, match=r"'small/1'.*one image"):
+    with pytest.raises(UserError, match=r"'small/1' have one image each.*--stream.data.fewest 2"):
         cut_pool(small_pool((3, 1)))
 
 
@@ -224,6 +254,13 @@ def test_any_data_set(tmp_path, cache, name, splits):
     task = stream.task(0, 0)
     assert (stream.name, stream.spec.symbols, stream.spec.x_shape) == (name, symbols, x_shape)
     assert len(task.held_out) == held_out[len(splits) == 1] and task.train[:3].x.shape == (1, 3, *x_shape)
+
+
+def test_classes_are_left_out_of_both_halves(tmp_path, cache):
+    data = DataConfig(folder(tmp_path / "mine", ("train", "test")), size=7, without=("5", "0"))
+    with pytest.warns(Notice, match=r"mine: 2 of 6 classes are left out as asked: 5 \(8\), 0 \(8\)"):
+        stream = over("incremental-cifar100", data, classes=2)
+    assert stream.spec.symbols == 4 and stream.most_tasks == 2 and len(stream.task(0, 1).held_out) == 16
 
 
 def test_a_named_data_set_is_read_as_the_stream_wants_it(tmp_path, cache):

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from episodes.data.identity import identity
 from episodes.data.images import decode
-from episodes.data.pool import ClassPool, cache_folder, grouped
+from episodes.data.places import cache_folder
+from episodes.data.pool import ClassPool, gathered
 from episodes.errors import UserError
 from episodes.progress import progress
 
@@ -60,14 +62,16 @@ def _read(opened: zipfile.ZipFile, archive: Path, source: str, size: int, channe
         raise UserError(f"{archive} has no entry like images_background/ALPHABET/character01/0709_01.png.")
     classes, labels = np.unique([name for name, _ in entries], return_inverse=True)
     images = _images(opened, [entry for _, entry in entries], archive, size, channels)
-    return grouped(labels, [f"omniglot/{name}" for name in classes], images, source)
+    return gathered(labels, [f"omniglot/{name}" for name in classes], images, source)
 
 
-def _images(opened: zipfile.ZipFile, entries: list[str], archive: Path, size: int, channels: int) -> Iterator[np.ndarray]:
+def _images(
+    opened: zipfile.ZipFile, entries: list[str], archive: Path, size: int, channels: int
+) -> Iterator[tuple[np.ndarray, int]]:
     for entry in entries:
         raw = opened.read(entry)
         try:
-            yield decode(raw, size, channels)
+            yield decode(raw, size, channels), identity(raw)
         except Exception as error:  # Pillow raises many kinds
             raise UserError(f"{archive}: the image {entry} cannot be decoded ({error}). Get the archive again.") from error
 

@@ -1,12 +1,15 @@
 """Which data set is read, and how: the options of every benchmark and stream that has images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from episodes.data.pool import ClassPool, cached
-from episodes.data.sources import Reading, folder_identity, read
-from episodes.errors import UserError
+from episodes.data.cache import cached, remembered
+from episodes.data.places import user_path
+from episodes.data.pool import ClassPool
+from episodes.data.reading import Reading
+from episodes.data.sources import complete_reading, read, source_identity
+from episodes.errors import UserError, at_least
 
 
 @dataclass(frozen=True)
@@ -14,13 +17,14 @@ class DataConfig:
     """Which data set, and how it is read."""
 
     name: str = "glyphs"
-    """A named benchmark (glyphs, sine, slowly-changing-regression, omniglot, cifar100), a folder (parquet files, or a
-    sub-folder of images for each class), or a Hugging Face hub name like owner/data-set."""
+    """A named benchmark (glyphs, sine, slowly-changing-regression, omniglot, cifar100), a folder (a sub-folder of images for
+    each class, or parquet files), a parquet file, a zip or tar archive of such a folder, or a Hugging Face hub name like
+    owner/data-set."""
     path: str | None = None
-    """The folder of a local copy of the named data set. None: it is downloaded once from its usual place."""
+    """The folder (or file) of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None
-    """Side of the images in pixels, to which they are resized. None: the usual one of the benchmark or stream, and for any
-    other data set the side of its first image, at most 64."""
+    """Side of the images in pixels, to which they are resized, at most 1024. None: the usual one of the benchmark or stream,
+    and for any other data set the side of its first image, at most 64."""
     image: str | None = None
     """The column that holds the images. None: the usual one of the benchmark or stream, or the only one that holds images."""
     label: str | None = None
@@ -29,6 +33,13 @@ class DataConfig:
     channels: int | None = None
     """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
     set what its first images have."""
+    without: tuple[str, ...] = ()
+    """Classes that are left out, by their labels (the names of their folders)."""
+    fewest: int | None = None
+    """Classes with fewer images than this are left out. None: none is."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "data.", "fewest")
 
 
 def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Reading:
@@ -45,18 +56,40 @@ def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Re
     )
 
 
+def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
+    """The configuration with the size and channels that were found, so that it is read alike when images are added.
+
+    Arguments:
+        shape: (C, H, W) of the images that `config` gave. Glyphs have no option for channels, which stay open.
+    """
+    channels = config.channels if config.name == "glyphs" else shape[0]
+    return replace(config, size=shape[1], channels=channels)
+
+
 def local_copy(config: DataConfig) -> Path | None:
-    """The folder of `--data.path`."""
+    """What `--data.path` names."""
     if config.path is None:
         return None
-    folder = Path(config.path).expanduser()
-    if not folder.is_dir():
+    place = user_path(config.path)
+    if not place.exists():
         raise UserError(f"The data path {config.path} is no folder. Give the folder that holds a copy of {config.name}.")
-    return folder
+    return place
+
+
+def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> Reading:
+    """The reading with a size and channels; what is found from the first images is remembered in the cache."""
+    if reading.size is not None and reading.channels is not None:
+        return reading
+    key = {"source": _identity(where), "splits": splits, **vars(reading)}
+    return Reading(**remembered(key, lambda: vars(complete_reading(str(where), splits, reading))))
 
 
 def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
-    identity = folder_identity(where) if isinstance(where, Path) else where
-    key = {"source": identity, "name": name, "splits": splits, **vars(reading)}
+    reading = complete(where, splits, reading)
+    key = {"source": _identity(where), "name": name, "splits": splits, **vars(reading)}
     return cached(key, partial(read, str(where), name, splits, reading, words))
+
+
+def _identity(where: Path | str) -> list | str:
+    return source_identity(where) if isinstance(where, Path) else where

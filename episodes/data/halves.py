@@ -1,18 +1,21 @@
 """The images of a stream: those that it is learnt from, and those held out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.config import DataConfig, complete, local_copy, read_cached, reading_of
 from episodes.data.glyphs import glyph_pools
+from episodes.data.hf import is_hub_name
+from episodes.data.leaving_out import left_in
+from episodes.data.places import name_of, readable, user_path
 from episodes.data.pool import ClassPool
-from episodes.data.sources import Reading, is_hub_name, open_splits
+from episodes.data.sources import splits_of, with_columns
 from episodes.errors import UserError
 
-HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
-"""The split of a data set that is held out: the first of these that it has, beside `train`."""
+HELD_OUT_SPLITS = ("validation", "valid", "val", "dev", "test", "testing")
+"""The split of a data set that is held out: the first of these that it has, beside `train` or `training`."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,30 @@ def halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool]:
 
 def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool | None]:
     """As `halves`, with None and all images together where the data set has no split to hold out."""
+    with readable(data.path or data.name):
+        name, pools = _read(data, own)
+    pools = left_in(pools, data, name)
+    return pools[0], pools[1] if len(pools) > 1 else None
+
+
+def _read(data: DataConfig, own: HubImages) -> tuple[str, list[ClassPool]]:
+    """What qualifies the class names, and the pool of all images, or those to learn from and those held out."""
     is_own = data.name == own.hub
     asked = reading_of(data, own.size, own.channels) if is_own else reading_of(data, None, None)
     if data.name == "glyphs":
-        return glyph_pools(asked.size or 28)["train"], None
-    if is_own:
-        asked = Reading(asked.image or own.image, asked.label or own.label, asked.size, asked.channels)
+        return "glyphs", [glyph_pools(asked.size or 28)["train"]]
     where = _place(data)
-    parts = open_splits(str(where))
-    name = data.name if is_hub_name(data.name) else Path(data.name).resolve().name
-    held_out = next((split for split in HELD_OUT_SPLITS if split in parts), None) if "train" in parts else None
-    if held_out is None:
-        return read_cached(where, name, None, asked), None
-    train = read_cached(where, name, ["train"], asked, f"{name}, train")
-    return train, read_cached(where, name, [held_out], asked, f"{name}, {held_out}")
+    if is_own:
+        asked = with_columns(asked, str(where), own.image, own.label)
+    parts = splits_of(str(where))
+    own_folder = data.path is None and isinstance(where, Path)
+    name = name_of(data.name) if own_folder or not is_hub_name(data.name) else data.name
+    train = next((split for split in ("train", "training") if split in parts), None)
+    held_out = None if train is None else next((split for split in HELD_OUT_SPLITS if split in parts), None)
+    if train is None or held_out is None:
+        return name, [read_cached(where, name, None, asked)]
+    asked = complete(where, [train], asked)  # the held-out images are read as those to learn from
+    return name, [read_cached(where, name, [split], asked, f"{name}, {split}") for split in (train, held_out)]
 
 
 def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, ClassPool]:
@@ -74,13 +87,20 @@ def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, Class
         UserError: a class has one image only.
     """
     if (pool.counts < 2).any():
-        name = pool.names[int(pool.counts.argmin())]
-        raise UserError(f"Class {name!r} of {pool.source} has one image: there is nothing to hold out. Drop the class.")
+        small = [repr(name) for name, count in zip(pool.names, pool.counts, strict=True) if count < 2]
+        raise UserError(
+            f"{pool.source}: {', '.join(small)} have one image each: there is nothing to hold out. "
+            "Leave out such classes: --stream.data.fewest 2."
+        )
     last = np.clip(np.round(pool.counts * held_out).astype(np.int64), 1, pool.counts - 1)
     parts = ((pool.starts, pool.counts - last, "train"), (pool.starts + pool.counts - last, last, "held out"))
     return tuple(  # type: ignore[return-value]
-        ClassPool(
-            pool.images, starts, counts, pool.names, f"{pool.source}, {words}", f"{pool.fingerprint}/{words}/{held_out:g}"
+        replace(
+            pool,
+            starts=starts,
+            counts=counts,
+            source=f"{pool.source}, {words}",
+            fingerprint=f"{pool.fingerprint}/{words}/{held_out:g}",
         )
         for starts, counts, words in parts
     )
@@ -88,8 +108,8 @@ def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, Class
 
 def _place(data: DataConfig) -> Path | str:
     """The folder of the data, or the hub name."""
-    folder = local_copy(data) or Path(data.name).expanduser()
-    if data.name and folder.is_dir():
+    folder = local_copy(data) or user_path(data.name)
+    if data.name and folder.exists():
         return folder
     if not is_hub_name(data.name):
         raise UserError(f"{data.name!r} is no folder and no hub name like owner/data-set. Give one of them.")

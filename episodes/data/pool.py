@@ -1,11 +1,8 @@
-"""ClassPool: all examples of a data set, grouped by class; built once, cached on disk, memory-mapped or on a device."""
+"""ClassPool: all examples of a data set, grouped by class, in memory, memory-mapped or on a device."""
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from episodes.data.identity import identity
+from episodes.data.memory import must_fit
 from episodes.errors import UserError
 from episodes.progress import progress
-
-POOL_VERSION = 1
-"""Part of every cache key: raise it when the same source would give another pool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +32,18 @@ class ClassPool:
     """Where the images come from, in words for messages, e.g. "omniglot, meta-train"."""
     fingerprint: str
     """Hex digest of images, starts and names; where classes were selected, of the parent's fingerprint and these classes."""
+    ids: np.ndarray
+    """(I,) uint64, for each image what it is (`episodes.data.identity`): equal where the same image is stored."""
+
+    def __post_init__(self) -> None:
+        _check_images(self.images.dtype, self.images.ndim, self.source)
+        if len(self.names) != len(self.starts) or len(self.names) != len(self.counts) or len(self.ids) != len(self.images):
+            raise UserError(
+                f"{self.source}: a pool has a name, a start and a count for each class, and an id for each image, not "
+                f"{len(self.names)}, {len(self.starts)}, {len(self.counts)} and {len(self.ids)} (of {len(self.images)})."
+            )
+        if len(self.starts) and (self.starts.min() < 0 or (self.starts + self.counts).max() > len(self.images)):
+            raise UserError(f"{self.source}: a class lies outside of the {len(self.images)} images.")
 
     @property
     def x_shape(self) -> tuple[int, int, int]:
@@ -51,7 +59,7 @@ class ClassPool:
             counts=self.counts[classes],
             names=tuple(self.names[i] for i in classes),
             source=self.source if source is None else source,
-            fingerprint=_digest(self.fingerprint.encode(), classes.astype("<i8").tobytes()),
+            fingerprint=digest_of(self.fingerprint.encode(), classes.astype("<i8").tobytes()),
         )
 
     def fetch(self, indices: np.ndarray) -> Tensor:
@@ -63,123 +71,148 @@ class ClassPool:
 
     def to(self, device: torch.device | str) -> "ClassPool":
         """The same classes with their own images, and no others, as a tensor on `device`. The fingerprint stays."""
-        rows = [np.arange(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
-        images = self.fetch(np.concatenate(rows)).to(device)
-        return replace(self, images=images, starts=_starts(self.counts))
+        rows = self.rows()
+        return replace(self, images=self.fetch(rows).to(device), starts=_starts(self.counts), ids=np.array(self.ids[rows]))
+
+    def rows(self) -> np.ndarray:
+        """(N,) the places in `images` of all images of the pool's own classes, one class after another."""
+        runs = [np.arange(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
+        return np.concatenate(runs) if runs else np.empty(0, dtype=np.int64)
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
-        name = self.images.filename if isinstance(self.images, np.memmap) else None
-        images = self.images if name is None else Path(name)
-        return _restore, (images, self.starts, self.counts, self.names, self.source, self.fingerprint)
+        images, ids = (_path_of(part) or part for part in (self.images, self.ids))
+        return _restore, (images, self.starts, self.counts, self.names, self.source, self.fingerprint, ids)
 
     def save(self, folder: Path) -> None:
-        """Writes `images.npy` and `pool.json` into an existing folder."""
-        np.save(folder / "images.npy", np.asarray(self.images.cpu() if isinstance(self.images, Tensor) else self.images))
+        """Writes `images.npy`, `ids.npy` and `pool.json`, which has a digest of all three, into an existing folder."""
+        images = np.asarray(self.images.cpu() if isinstance(self.images, Tensor) else self.images)
+        np.save(folder / "images.npy", images)
+        np.save(folder / "ids.npy", np.asarray(self.ids))
         about = {"starts": self.starts.tolist(), "counts": self.counts.tolist(), "names": self.names}
         about |= {"source": self.source, "fingerprint": self.fingerprint}
+        about |= {"digest": _content(about, images, np.asarray(self.ids))}
         (folder / "pool.json").write_text(json.dumps(about), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> "ClassPool":
-        """Opens a saved pool, its images memory-mapped.
+        """Opens a saved pool, its images memory-mapped. What is in the files is believed: see `verify`.
 
         Raises:
-            OSError, ValueError, KeyError: a file is missing, truncated or foreign.
+            OSError, ValueError, KeyError, TypeError: a file is missing, truncated or foreign.
         """
         about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         starts, counts = (np.array(about[part], dtype=np.int64) for part in ("starts", "counts"))
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        if images.dtype != np.uint8 or len(images) < (starts + counts).max(initial=0):
-            raise ValueError(f"{folder} is not a pool")
-        return ClassPool(images, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"])
+        images, ids = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "ids"))
+        return ClassPool(images, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"], ids)
+
+    @staticmethod
+    def verify(folder: Path) -> None:
+        """Reads all of a saved pool, at the speed of the digest (about 1 GB a second).
+
+        Raises:
+            ValueError: it is not as it was written.
+            OSError, KeyError, TypeError: a file is missing, truncated or foreign.
+        """
+        about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
+        digest = about.pop("digest")
+        if digest != _content(about, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "ids"))):
+            raise ValueError("its content is not what was written")
 
 
 def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarray], source: str) -> ClassPool:
-    """A pool of images that come in any order. Each goes straight to its place: the images exist once in memory.
+    """A pool of images that come in any order, for arrays of one's own. The id of an image is one of its pixels.
 
     Arguments:
         labels: (I,) integers, the class of each image.
-        names: the name of class 0, 1, ...; a class without an image is left out.
+        names: the name of class 0, 1, ..., each another; a class without an image is left out.
         images: I arrays (C, H, W) uint8, all of one shape, in the order of `labels`; progress is shown when they come slowly.
         source: where they come from, in words.
+
+    Raises:
+        UserError: there are no images, they are not uint8 or of several shapes, or a label is not the place of a name.
     """
-    labels = np.asarray(labels, dtype=np.int64)
-    if not len(labels):
-        raise UserError(f"{source} has no images.")
+    return gathered(labels, names, ((image, identity(image)) for image in images), source)
+
+
+def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int]], source: str) -> ClassPool:
+    """As `grouped`, of pairs: an image and its id. Each goes straight to its place: the images exist once in memory.
+
+    Raises:
+        UserError: as `grouped`; the images do not fit into the memory that is free.
+    """
+    labels = _checked(labels, names, source)
     places = np.empty(len(labels), dtype=np.int64)
     places[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-    store = np.empty((0, 0, 0, 0), dtype=np.uint8)
-    for place, image in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
+    store, ids = np.empty((0, 0, 0, 0), dtype=np.uint8), np.empty(len(labels), dtype=np.uint64)
+    for place, (image, known) in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
         if not len(store):  # the first image tells the shape
+            _check_images(image.dtype, image.ndim + 1, source)
+            must_fit(len(labels), image.shape, source)
             store = np.empty((len(labels), *image.shape), dtype=np.uint8)
-        store[place] = image
+        if image.dtype != np.uint8 or image.shape != store.shape[1:]:
+            raise UserError(f"{source}: an image is {_what(image)}, and the first was {_what(store[0])}. All must be alike.")
+        store[place], ids[place] = image, known
     counts = np.bincount(labels, minlength=len(names))
     kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
     starts = _starts(counts)
     shape = json.dumps(store.shape).encode()
-    fingerprint = _digest(shape, store, starts.astype("<i8").tobytes(), json.dumps(kept).encode())
-    return ClassPool(store, starts, counts, kept, source, fingerprint)
+    fingerprint = digest_of(shape, store, starts.astype("<i8").tobytes(), json.dumps(kept).encode())
+    return ClassPool(store, starts, counts, kept, source, fingerprint, ids)
 
 
-def cache_folder() -> Path:
-    """`$METACL_CACHE`, or `~/.cache/metacl`."""
-    return Path(os.environ.get("METACL_CACHE") or "~/.cache/metacl").expanduser()
-
-
-def cached(key: dict, build: Callable[[], ClassPool]) -> ClassPool:
-    """The pool that `build` makes, from the cache where it has been built before.
-
-    Arguments:
-        key: everything that the pool depends on, as JSON values; `POOL_VERSION` is added.
-        build: called when the cache has no sound entry for `key`.
-    """
-    text = json.dumps(key | {"version": POOL_VERSION}, sort_keys=True)
-    entry = cache_folder() / "pools" / _digest(text.encode())
-    pool = _try_load(entry)
-    if pool is None:
-        _store(build(), entry)
-        pool = ClassPool.load(entry)
-    return pool
-
-
-def _try_load(entry: Path) -> ClassPool | None:
-    try:
-        return ClassPool.load(entry)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
-
-
-def _store(pool: ClassPool, entry: Path) -> None:
-    """Writes beside the entry and renames, so that nobody ever sees half a pool; of two writers the first wins."""
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=entry.parent, prefix="building-") as folder:
-            fresh, damaged = Path(folder, "new"), Path(folder, "old")
-            fresh.mkdir()
-            pool.save(fresh)
-            if entry.exists() and _try_load(entry) is None:
-                entry.rename(damaged)
-            if not entry.exists():
-                shutil.move(fresh, entry)
-    except OSError as error:
-        raise UserError(
-            f"The data cache {entry.parent} cannot be written: {error}. Make room there, or set METACL_CACHE to another folder."
-        ) from error
-
-
-def _restore(images, *rest) -> ClassPool:
-    return ClassPool(np.load(images, mmap_mode="r") if isinstance(images, Path) else images, *rest)
-
-
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)[: len(counts)]
-
-
-def _digest(*parts) -> str:
+def digest_of(*parts) -> str:
     """Hex blake2b of byte buffers."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def _checked(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
+    """The labels as int64."""
+    given = np.asarray(labels)
+    if not given.size:
+        raise UserError(f"{source} has no images.")
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise UserError(f"{source}: labels must be one row of integers, not {given.dtype} of shape {given.shape}.")
+    if given.min() < 0 or given.max() >= len(names):
+        raise UserError(
+            f"{source}: labels must be in 0..{len(names) - 1}, the places of names, not {given.min()}..{given.max()}."
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"{source}: a class name is there twice. The same name is the same class: give it one label.")
+    return given.astype(np.int64)
+
+
+def _check_images(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
+    if dtype not in (np.uint8, torch.uint8):
+        raise UserError(f"{source}: images must be uint8, 0 to 255, not {dtype}. Scale and round them first.")
+    if dimensions != 4:
+        raise UserError(f"{source}: an image must be (C, H, W), and has {dimensions - 1} axes.")
+
+
+def _what(image: np.ndarray) -> str:
+    return f"{image.dtype} of shape {image.shape}"
+
+
+def _content(about: dict, images: np.ndarray, ids: np.ndarray) -> str:
+    """The digest of a whole pool: of its words and numbers, its images and its ids."""
+    shapes = [images.shape, str(images.dtype), ids.shape, str(ids.dtype)]
+    return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), images, ids)
+
+
+def _path_of(array: np.ndarray | Tensor) -> Path | None:
+    """The file of a memory map."""
+    name = array.filename if isinstance(array, np.memmap) else None
+    return None if name is None else Path(name)
+
+
+def _restore(images, starts, counts, names, source, fingerprint, ids) -> ClassPool:
+    images, ids = (np.load(part, mmap_mode="r") if isinstance(part, Path) else part for part in (images, ids))
+    return ClassPool(images, starts, counts, names, source, fingerprint, ids)
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)[: len(counts)]

@@ -27,11 +27,12 @@ class Classification:
             raise UserError(
                 f"{shape.tasks} tasks need as many symbols; this family has {self.spec.symbols}. Build it with shape.symbols."
             )
-        fewest = int(self.pool.counts.argmin())
-        if self.pool.counts[fewest] < needed:
+        small = [f"{name} ({n})" for name, n in zip(self.pool.names, self.pool.counts, strict=True) if n < needed]
+        if small:
             raise UserError(
-                f"Class {self.pool.names[fewest]!r} of {self.pool.source} has {self.pool.counts[fewest]} images, "
-                f"but {shape.shots} shots + {shape.queries} queries = {needed} are asked. Ask for fewer or drop the class."
+                f"{len(small)} of the {classes} classes of {self.pool.source} have fewer than the {shape.shots} shots + "
+                f"{shape.queries} queries = {needed} images that are asked: {', '.join(small)}. Ask for fewer, or leave out "
+                f"such classes: --data.fewest {needed}."
             )
 
     def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw:

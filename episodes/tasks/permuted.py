@@ -7,6 +7,7 @@ import torch
 from tyro.conf import Suppress
 
 from episodes.data.halves import published_halves
+from episodes.data.identity import images_twice
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, at_least
 from episodes.rng import stream_numbers
@@ -16,7 +17,11 @@ from episodes.types import EpisodeSpec, Examples, Task
 
 @dataclass(frozen=True)
 class PermutedConfig(ImageStreamConfig):
-    """A stream whose tasks are all images of a data set, under a new permutation of their pixels or labels."""
+    """A stream whose tasks are all images of a data set, under a new permutation of their pixels or labels.
+
+    As published, each task holds out other images. So from the second task on nearly all held-out images have been trained on
+    in earlier tasks: under other labels, or with their pixels in another order. `unseen` holds out the same ones in all tasks.
+    """
 
     pixels: Suppress[bool] = True
     """The pixels of the images are permuted."""
@@ -25,7 +30,9 @@ class PermutedConfig(ImageStreamConfig):
     flat: Suppress[bool] = True
     """The inputs are vectors of pixels, not images."""
     held_out: int | None = None
-    """Held-out images of a task of the stream, which are not learnt from. None: one image in thirty."""
+    """Held-out images of a task of the stream, which are not learnt from in it. None: one image in thirty."""
+    unseen: bool = False
+    """The same images are held out in every task, so that no task learns from them. As published each task draws them anew."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "stream.", "held_out")
@@ -33,7 +40,7 @@ class PermutedConfig(ImageStreamConfig):
     def load(self) -> "Permuted":
         """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
         pool = published_halves(self.data, self.own)[0]
-        return Permuted(self.name, pool, self.pixels, self.labels, self.flat, self.held_out)
+        return Permuted(self.name, pool, self.pixels, self.labels, self.flat, self.held_out, self.unseen)
 
 
 class Permuted:
@@ -44,6 +51,7 @@ class Permuted:
         pixels, labels: whether these are permuted.
         flat: inputs are vectors of pixels in [0, 1]; otherwise they stay images, whose labels can be permuted.
         held_out: how many images of each task, the last ones, are held out; None: one in thirty.
+        unseen: they are the same in every task, drawn by the seed; otherwise each task draws them anew.
 
     Raises:
         UserError: no image is left to learn from.
@@ -59,8 +67,10 @@ class Permuted:
         labels: bool = False,
         flat: bool = True,
         held_out: int | None = None,
+        unseen: bool = False,
     ):
         self.name, self.pool, self.pixels, self.labels, self.flat = name, pool, pixels, labels, flat
+        self.unseen, self.pools = unseen, (pool,)
         self.images, self.y = labelled(pool, range(len(pool.names)))
         self.held_out = max(1, len(self.y) // 30) if held_out is None else held_out
         if len(self.y) <= self.held_out:
@@ -68,9 +78,10 @@ class Permuted:
         shape = (int(np.prod(pool.x_shape)),) if flat else pool.x_shape
         self.spec = EpisodeSpec("vector" if flat else "image", shape, "cross_entropy", symbols=len(pool.names))
         self.fingerprint = f"{name}-1/{pool.fingerprint}/{pixels}/{labels}/{flat}/{self.held_out}"
+        self.fingerprint += "/unseen" if unseen else ""
 
     def task(self, seed: int, index: int) -> Task:
-        order = stream_numbers(self.name, seed, "order", index).permutation(len(self.y))
+        train, held_out = self.halves(seed, index)
         pixels, labels = self.permutations(seed, index)
 
         def fetched(chosen: np.ndarray) -> Examples:
@@ -79,8 +90,21 @@ class Permuted:
                 x = x.flatten(2)[..., torch.from_numpy(pixels).to(x.device)].float() / 255
             return Examples(x, torch.from_numpy(labels[self.y[chosen]])[None].to(x.device), task_index(index, chosen, x))
 
-        cut = len(order) - self.held_out
-        return Task(part_of(order[:cut], fetched), part_of(order[cut:], fetched))
+        return Task(part_of(train, fetched), part_of(held_out, fetched))
+
+    def halves(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places (in `images`) that a task is learnt from, and those that it holds out."""
+        images = len(self.y)
+        order = stream_numbers(self.name, seed, "order", index).permutation(images)
+        if not self.unseen:
+            return order[: images - self.held_out], order[images - self.held_out :]
+        apart = np.zeros(images, dtype=bool)
+        apart[stream_numbers(self.name, seed, "held out", 0).permutation(images)[: self.held_out]] = True
+        return order[~apart[order]], order[apart[order]]
+
+    def shared_images(self) -> list[str]:
+        """A sentence on images that are in the pool twice, so that one may be learnt from and its double held out."""
+        return [words] if (words := images_twice(self.pools[0])) else []
 
     def permutations(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The places from which the pixels of a task are taken, and the label that each class has in it."""

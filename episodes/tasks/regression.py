@@ -16,7 +16,11 @@ from episodes.types import EpisodeShape, EpisodeSpec, Examples, Part, Task
 
 @dataclass(frozen=True)
 class RegressionConfig:
-    """A stream of regression whose inputs are bits, most of which change from task to task only."""
+    """A stream of regression whose inputs are bits, most of which change from task to task only.
+
+    As published, nothing is held out in the strict sense: a task has 32 different inputs (its five free bits), and its held-out
+    examples are the same 32 that it is learnt from. `unseen` holds eight of them out.
+    """
 
     name: Suppress[str] = "slowly-changing-regression"
     """The name of the stream."""
@@ -25,14 +29,17 @@ class RegressionConfig:
     train: int = 9_000
     """Examples of a task of the stream that are learnt from."""
     held_out: int = 1_000
-    """Held-out examples of a task of the stream, which are not learnt from."""
+    """Held-out examples of a task of the stream, which are not learnt from, but may be equal to some that are: see `unseen`."""
+    unseen: bool = False
+    """Held-out examples of a task are of eight of its 32 inputs, which its examples to learn from never have. As published they
+    are of the same 32."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "stream.", "train", "held_out")
 
     def load(self) -> "SlowlyChangingRegression":
         """The stream."""
-        return SlowlyChangingRegression(self.bits, self.train, self.held_out)
+        return SlowlyChangingRegression(self.bits, self.train, self.held_out, self.unseen)
 
 
 class SlowlyChangingRegression:
@@ -44,15 +51,23 @@ class SlowlyChangingRegression:
     Arguments:
         rule: at a new task `redraw` draws all 15 bits anew (the paper's code), `flip-one` flips one of them (Dohare).
         train, held_out: how many examples of a task are learnt from, and how many are held out.
+        unseen: the inputs of held-out examples (8 of the 32 that a task has) are none of those to learn from (the other 24).
     """
 
-    bits, changing, units, beta = 20, 15, 100, 0.7
+    bits, changing, units, beta, apart = 20, 15, 100, 0.7, 8
     most_tasks: int | None = None
     spec = EpisodeSpec("vector", (20,), "mse", y_shape=(1,))
 
-    def __init__(self, rule: Literal["redraw", "flip-one"] = "redraw", train: int = 9_000, held_out: int = 1_000):
+    def __init__(
+        self,
+        rule: Literal["redraw", "flip-one"] = "redraw",
+        train: int = 9_000,
+        held_out: int = 1_000,
+        unseen: bool = False,
+    ):
         self.name, self.rule, self.train, self.held_out = "slowly-changing-regression", rule, train, held_out
-        self.fingerprint = f"{self.name}-1/{rule}/{train}/{held_out}"
+        self.unseen = unseen
+        self.fingerprint = f"{self.name}-1/{rule}/{train}/{held_out}{'/unseen' if unseen else ''}"
 
     def task(self, seed: int, index: int) -> Task:
         x = self.inputs(seed, index)
@@ -64,8 +79,15 @@ class SlowlyChangingRegression:
     def inputs(self, seed: int, index: int) -> np.ndarray:
         """(N, 20) the bits of a task's examples, those held out at the end."""
         fixed, examples = self.task_bits(seed, index), self.train + self.held_out
-        free = stream_numbers(self.name, seed, "samples", index).integers(0, 2, (examples, self.bits - self.changing))
-        return np.concatenate([np.broadcast_to(fixed, (examples, self.changing)), free], axis=1)
+        rng, free = stream_numbers(self.name, seed, "samples", index), self.bits - self.changing
+        coins = self._patterns(rng, free) if self.unseen else rng.integers(0, 2, (examples, free))
+        return np.concatenate([np.broadcast_to(fixed, (examples, self.changing)), coins], axis=1)
+
+    def _patterns(self, rng: np.random.Generator, free: int) -> np.ndarray:
+        """(N, free) bits, of which those held out at the end are of `apart` patterns that the others do not have."""
+        order = rng.permutation(2**free)
+        drawn = rng.choice(order[self.apart :], self.train), rng.choice(order[: self.apart], self.held_out)
+        return np.concatenate(drawn)[:, None] >> np.arange(free) & 1
 
     def task_bits(self, seed: int, index: int) -> np.ndarray:
         """(15,) the bits that are constant in a task."""
@@ -93,7 +115,8 @@ class RegressionEpisodes:
     """Episodes of slowly changing regression, to meta-train on: the first T tasks of a stream whose seed the episode draws.
 
     So each episode has a network of its own, and each of its tasks 15 constant bits of its own. K shots of a task are the
-    first of its training examples, Q queries are held out.
+    first of its training examples, Q queries are held out; as in the published stream a query may be equal to a shot, since a
+    task has 32 inputs.
     """
 
     most_tasks: int | None = None

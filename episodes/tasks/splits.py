@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from episodes.data.halves import halves
+from episodes.data.identity import images_in_both
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, at_least
 from episodes.rng import stream_numbers
@@ -71,6 +72,10 @@ class Splits:
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """The classes (of the pool) of a task; the place of each is its label."""
         return stream_numbers(self.name, seed, "classes", index).permutation(len(self.pools[0].names))[: self.classes]
+
+    def shared_images(self) -> list[str]:
+        """A sentence on images that are learnt from and held out too."""
+        return [words] if (words := images_in_both(*self.pools)) else []
 
     def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
         images, y = labelled(pool, classes)

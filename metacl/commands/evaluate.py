@@ -7,6 +7,7 @@ from typing import Any
 
 from episodes import UserError
 from metacl.commands.along_stream import follow_stream, stream_of
+from metacl.commands.data_of import found
 from metacl.commands.jobs import as_jobs
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
@@ -46,6 +47,7 @@ def _start(asked: Followed) -> None:
     configs, folder, replaced = asked.configs, asked.folder, asked.replaced
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
+    configs = found(configs)
     about = [environment() | _checked(config) for config in configs]
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]

@@ -8,7 +8,6 @@ from accelerate import PartialState
 
 from episodes import Benchmark, UserError, load_benchmark
 from metacl.commands.learner_of import learner_in_words, learner_of
-from metacl.commands.train import warn_of_other_data
 from metacl.evaluation.episodes import evaluate, held_out
 from metacl.evaluation.rates import RateChoice, in_words, on_episodes
 from metacl.evaluation.result import Evaluation, Result
@@ -16,6 +15,7 @@ from metacl.recipes.config import EpisodesConfig
 from metacl.report.display import bar, say
 from metacl.runs.folder import Run
 from metacl.runs.following import Following
+from metacl.runs.trained_on import warn_of_other_data
 from metacl.training.meta_training import make_accelerator
 
 

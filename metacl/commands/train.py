@@ -1,14 +1,15 @@
 """`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
 
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
+from metacl.commands.data_of import found_data
 from metacl.commands.jobs import as_jobs
 from metacl.commands.learner_of import built
 from metacl.commands.parse_train import Resumed, Training, parse_resume, parse_train
@@ -18,11 +19,12 @@ from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import say
 from metacl.runs.environment import environment
-from metacl.runs.files import must_be_new, read_json
+from metacl.runs.files import must_be_new
 from metacl.runs.folder import Run
 from metacl.runs.group import begin_all, members
 from metacl.runs.lock import locked
 from metacl.runs.signals import exit_status
+from metacl.runs.trained_on import keep_trained_on, trained_on_digest, warn_of_other_data
 from metacl.training.meta_training import generators, make_accelerator, meta_train
 from metacl.training.processes import from_first
 
@@ -47,12 +49,18 @@ def _start(asked: Training) -> None:
         "processes": accelerator.num_processes,
         "data_fingerprint": benchmark.fingerprint,
         "meta_train_classes": benchmark.classes("train"),
+        "trained_on": trained_on_digest(benchmark),
     }
+    if accelerator.is_main_process:
+        for words in benchmark.shared_images():
+            say(f"Note: {words}")
     with ExitStack() as held:
 
         def begin() -> Path:
             must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
-            begin_all(folder, [(name, config, about) for name, config in asked.configs.items()])
+            runs = {name: replace(config, data=found_data(config.data, benchmark)) for name, config in asked.configs.items()}
+            new = [(name, config, about) for name, config in runs.items()]
+            begin_all(folder, new, lambda place: keep_trained_on(place, benchmark))
             held.enter_context(locked(folder))
             return folder
 
@@ -145,26 +153,6 @@ def _meta_train(run: Run, whole: Path) -> None:
     most = benchmark.test.most_tasks
     fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
     speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
-
-
-def warn_of_other_data(run: Run, benchmark: Benchmark, speak: Callable[[str], None]) -> None:
-    """A run goes with the data that it was started on.
-
-    Raises:
-        UserError: classes that it was meta-trained on are now meant to be held out.
-    """
-    path = run.folder / "environment.json"
-    about = read_json(path) if path.exists() else {}
-    before = about.get("data_fingerprint")
-    if before == benchmark.fingerprint:
-        return
-    for split in ("validation", "test"):
-        if shared := sorted(set(about.get("meta_train_classes", ())) & set(benchmark.classes(split))):
-            raise UserError(
-                f"The data have changed: meta-{split} has {len(shared)} classes that this run was meta-trained on, such as "
-                f"{shared[0]}. Put the data back as they were, or train anew."
-            )
-    speak(f"Note: {benchmark.name} is not the data that the run was started on (now {benchmark.fingerprint}, then {before}).")
 
 
 def _silent(words: str) -> None:

@@ -14,8 +14,9 @@ Meta-train a continual learner on episodes made from a data set.
     python train.py DATA LEARNER --help         every option, with its default
     python train.py --resume RUN                go on where a run stopped (or with its data in --data.path)
 
-DATA     {benchmarks}; a folder (parquet files, or a sub-folder of images for each class);
-         or a Hugging Face hub name like owner/data-set. --data.path names a local copy of a named one.
+DATA     {benchmarks}; a folder (a sub-folder of images for each class,
+         or parquet files), a zip or tar archive of it, a parquet file; or a Hugging Face hub name like owner/data-set.
+         --data.path names a local copy of a named one.
 LEARNER  each with a size: --recipe small (the default) or another that is named here
 {meta_trained}
 

@@ -92,7 +92,7 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
-            with _plain_notices(), stops_raised():
+            with plain_notices(), stops_raised():
                 work()
         finally:
             sys.stdout.flush()
@@ -112,19 +112,20 @@ def with_plain_errors(work: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _plain_notices() -> Iterator[None]:
-    """What was left out or guessed is a sentence on stderr, without the line of code that says so."""
+def plain_notices() -> Iterator[None]:
+    """What was left out or guessed is a sentence on stderr, once, without the line of code that says so."""
     with warnings.catch_warnings():
         warnings.filterwarnings("default", category=Notice)
-        plain = warnings.showwarning
+        usual, said = warnings.showwarning, set[str]()
 
-        def show(message: Any, category: Any, *where: Any) -> None:
-            if issubclass(category, Notice):
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, Notice):
+                usual(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
                 Console(stderr=True).print(Text.assemble(("Note: ", "bold"), str(message)), soft_wrap=True)
-            else:
-                plain(message, category, *where)
 
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         yield
 
 

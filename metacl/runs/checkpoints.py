@@ -7,14 +7,13 @@ import hashlib
 import math
 import re
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from episodes import UserError
-from episodes.errors import Notice
+from episodes.errors import note
 from metacl.runs.files import read_json, write_json
 
 KEPT = 2
@@ -96,9 +95,7 @@ class Checkpoints:
                 if about["score"] is not None:
                     ranks[step] = about["score"], -math.inf if about["loss"] is None else -about["loss"]
             except (OSError, KeyError, TypeError, UserError) as error:
-                warnings.warn(
-                    f"The checkpoint {self.place(step)} cannot be read ({error}). It is left out.", Notice, stacklevel=3
-                )
+                note(f"The checkpoint {self.place(step)} cannot be read ({error}). It is left out.")
         return sorted(ranks, key=lambda step: ranks[step], reverse=True)
 
     def _first_sound(self, steps: list[int]) -> dict[str, Any] | None:
@@ -106,7 +103,7 @@ class Checkpoints:
             try:
                 return self.about(step)
             except UserError as error:
-                warnings.warn(f"{error} It is left out.", Notice, stacklevel=3)
+                note(f"{error} It is left out.")
         return None
 
     def _remove_rests(self) -> None:

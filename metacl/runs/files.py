@@ -4,13 +4,12 @@ import errno
 import hashlib
 import json
 import os
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
 from episodes import UserError
-from episodes.errors import Notice
+from episodes.errors import note
 from metacl.runs.lock import LOCK
 
 DIGEST, CHECK = "digest", "check"
@@ -40,7 +39,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = [_record(line) for line in lines if line.endswith(b"\n")]
     if damaged := [number for number, record in enumerate(found, 1) if record is None]:
         listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        warnings.warn(f"{path} is damaged: line {listed} cannot be read, and is left out.", Notice, stacklevel=3)
+        note(f"{path} is damaged: line {listed} cannot be read, and is left out.")
     return [record for record in found if record is not None]
 
 

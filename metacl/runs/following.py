@@ -8,7 +8,6 @@ again.
 
 import math
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from episodes import UserError
-from episodes.errors import Notice
+from episodes.errors import note
 from metacl.learners import Learner, State
 from metacl.learners.state import load_state, save_state
 from metacl.recipes.config import FollowConfig
@@ -94,9 +93,7 @@ class Following:
         told = [record.get("task") for record in records]
         for step in checkpoints.steps()[::-1]:
             if told[:step] != list(range(step)):
-                warnings.warn(
-                    f"Not all records of the first {step} tasks can be read: they are done again.", Notice, stacklevel=3
-                )
+                note(f"Not all records of the first {step} tasks can be read: they are done again.")
                 checkpoints.remove(step)
         found = checkpoints.newest()
         done = 0 if found is None else found["step"]

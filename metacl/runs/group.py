@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,21 @@ NewRun = tuple[str, Any, dict[str, Any]]
 """Its name in a folder of several, its configuration and its environment."""
 
 
-def begin_all(folder: Path, runs: Sequence[NewRun]) -> list[Path]:
+def begin_all(folder: Path, runs: Sequence[NewRun], also: Callable[[Path], None] | None = None) -> list[Path]:
     """Makes new runs, all of them or none, and returns their folders. One alone is `folder` itself; several are folders in it,
     which are noted in `folder`/runs.json.
+
+    Arguments:
+        also: writes what else is in each from the start.
 
     Raises:
         OSError: the folder cannot be made, or somebody else has put something there.
     """
     part = Path(f"{os.path.realpath(folder)}.{os.getpid()}.part")
     try:
-        begin_in(part, runs)
+        for place in begin_in(part, runs):
+            if also is not None:
+                also(place)
         if folder.is_dir():  # an empty one
             for child in sorted(part.iterdir(), key=lambda child: child.name in (MEMBERS, "config.json")):
                 child.rename(folder / child.name)

@@ -4,13 +4,12 @@ import errno
 import fcntl
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from episodes import UserError
-from episodes.errors import Notice
+from episodes.errors import note
 
 LOCK = ".lock"
 """The file that is locked; who holds it stands in it."""
@@ -31,9 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                warnings.warn(
-                    f"{folder} cannot be locked ({error}): see to it that nothing else writes there.", Notice, stacklevel=3
-                )
+                note(f"{folder} cannot be locked ({error}): see to it that nothing else writes there.")
             else:
                 file.seek(0)
                 raise UserError(

@@ -1,0 +1,195 @@
+"""Folders of images and archives of them: what is a class, what is a split, what is left out, and what would work instead."""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from making import hf_folder, noise, png
+
+from episodes import DataConfig, load_benchmark
+from episodes.data.folders import holds_images
+from episodes.data.reading import Reading
+from episodes.data.sources import read, splits_of
+from episodes.errors import Notice, UserError
+
+
+def images(folder: Path, *files: str) -> Path:
+    """Grey noise under these names, each another image."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(png(noise(len(file) + sum(map(ord, file)), 10, 1)))
+    return folder
+
+
+def test_a_class_is_a_folder_with_all_that_is_below_it(tmp_path):
+    folder = images(tmp_path / "pics", "b/x.PNG", "b/deep/er/y.png", "a/train-1.png", "a/test-1.png")
+    assert read(str(folder), "p").names == ("p/a", "p/b") and read(str(folder), "p").counts.tolist() == [2, 2]
+    assert splits_of(str(folder)) == ["train"], "names of files are no splits"
+
+
+def test_class_folders_that_are_named_like_splits_are_classes(tmp_path):
+    folder = images(tmp_path / "pics", "train/1.png", "test/1.png", "bus/1.png")
+    assert read(str(folder), "p").names == ("p/bus", "p/test", "p/train")
+    assert read(str(images(tmp_path / "two", "train/1.png", "test/1.png")), "p").names == ("p/test", "p/train")
+
+
+def test_folders_of_classes_that_are_named_like_splits_are_splits(tmp_path, cache):
+    folder = images(tmp_path / "pics", "train/a/1.png", "train/b/1.png", "train/b/2.png", "test/a/3.png")
+    with pytest.warns(UserWarning, match="the folders test, train are taken for splits"):
+        pool = read(str(folder), "p")
+    assert pool.names == ("p/a", "p/b") and pool.counts.tolist() == [2, 2] and splits_of(str(folder)) == ["test", "train"]
+    with pytest.warns(UserWarning, match="taken for splits"):
+        assert read(str(folder), "p", ["train"]).counts.tolist() == [1, 2]
+    with pytest.raises(UserError, match=r"Unknown split of .* 'tain'. Did you mean 'train'"):
+        read(str(folder), "p", ["tain"])
+
+
+def test_links_are_followed_and_a_circle_is_not(tmp_path):
+    images(tmp_path / "far", "bee/1.png", "2.png")
+    folder = images(tmp_path / "pics", "ant/1.png")
+    (folder / "bee").symlink_to(tmp_path / "far" / "bee")
+    (folder / "ant" / "2.png").symlink_to(tmp_path / "far" / "2.png")
+    (folder / "ant" / "round").symlink_to(folder)
+    pool = read(str(folder), "p")
+    assert pool.names == ("p/ant", "p/bee") and pool.counts.tolist() == [2, 1]
+
+
+def test_what_is_no_image_is_left_out_and_counted(tmp_path):
+    folder = images(tmp_path / "pics", "a/1.png", "b/1.png", "b/._1.png", "loose.png")
+    for name in ("a/Thumbs.db", "read.me"):
+        (folder / name).write_text("no image")
+    (folder / "empty").mkdir()
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert read(str(folder), "p").counts.tolist() == [1, 1]
+    words = " ".join(str(one.message) for one in said)
+    assert (
+        "4 files that are no images of a class are left out" in words
+        and "1 folders without an image are left out: empty" in words
+    )
+
+
+LAYOUTS = {
+    "one level too high": (["pics/a/1.png", "pics/b/1.png"], r"they lie in its folder pics. Give .*/data/pics\."),
+    "two levels too high": (["x/y/a/1.png", "x/y/b/1.png"], r"they lie in its folder x/y. Give .*/data/x/y\."),
+    "folders of folders": (
+        ["Latin/a/1.png", "Greek/b/1.png"],
+        r"No folder of .* has images of its own: Greek, Latin.*Give.*Greek",
+    ),
+    "a split beside a class": (["train/a/1.png", "train/b/1.png", "c/1.png"], "train holds folders of images, as a split does"),
+    "an image in a split": (
+        ["train/a/1.png", "train/2.png", "test/a/1.png"],
+        "t[a-z]+ holds folders of images, as a split does",
+    ),
+    "no folders": (["1.png", "2.png"], r"2 images but no folders: each class needs a sub-folder.*metadata.csv"),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_layouts_that_do_not_do_say_what_would(case, tmp_path):
+    files, words = LAYOUTS[case]
+    with pytest.raises(UserError, match=words):
+        read(str(images(tmp_path / "data", *files)), "p")
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored")  # the library leaves the table open
+def test_a_table_of_labels_is_read_where_its_name_and_columns_are_known(tmp_path):
+    folder = images(tmp_path / "pics", "images/1.png", "images/2.png")
+    (folder / "labels.csv").write_text("file,kind\n1.png,a\n2.png,b\n")
+    with pytest.raises(UserError, match=r"one folder of images, images, and the table labels.csv.*metadata.csv.*file_name"):
+        read(str(folder), "p")
+    (folder / "labels.csv").unlink()
+    (folder / "images" / "metadata.csv").write_text("file_name,label\n1.png,a\n2.png,b\n")
+    assert read(str(folder), "p").names == ("p/a", "p/b")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
+@pytest.mark.parametrize("inside", ["pics", "."])
+def test_an_archive_is_read_like_its_folder(kind, inside, tmp_path, cache):
+    images(tmp_path / "whole" / "pics", *(f"{name}/{i}.png" for name in "abcde" for i in range(3)))
+    root = tmp_path / "whole" if inside == "pics" else tmp_path / "whole" / "pics"
+    archive = shutil.make_archive(str(tmp_path / "pics"), kind, root)
+    pool, again = read(archive, "p"), read(str(tmp_path / "whole" / "pics"), "p")
+    assert pool.names == tuple(f"p/{name}" for name in "abcde")
+    assert pool.fingerprint == again.fingerprint and np.array_equal(pool.ids, again.ids)
+    benchmark = load_benchmark(DataConfig(archive), 8)
+    assert benchmark.fingerprint == load_benchmark(DataConfig(str(tmp_path / "whole" / "pics")), 8).fingerprint
+    assert benchmark.name == "pics" and len(benchmark.classes("train")) == 3
+
+
+def test_what_was_unpacked_is_not_believed_when_it_was_changed(tmp_path, cache):
+    images(tmp_path / "pics", "a/1.png", "b/1.png", "b/2.png")
+    archive = shutil.make_archive(str(tmp_path / "pics"), "zip", tmp_path / "pics")
+    before = read(archive, "p").fingerprint
+    (gone,) = (cache / "unpacked").rglob("b/2.png")
+    gone.unlink()
+    with pytest.warns(Notice, match=r"unpacked from .*pics.zip .*damaged. It is unpacked again"):
+        assert read(archive, "p").fingerprint == before
+
+
+def test_archives_that_do_not_do(tmp_path, cache):
+    (tmp_path / "x.zip").write_bytes(b"PK but no archive")
+    (tmp_path / "y.csv").write_text("a,b")
+    for name in ("x.zip", "y.csv"):
+        with pytest.raises(UserError, match=f"{name} is neither a parquet file nor a zip or tar archive"):
+            read(str(tmp_path / name), "p")
+    with tarfile.open(tmp_path / "out.tar", "w") as archive:
+        archive.add(images(tmp_path / "f", "a/1.png") / "a" / "1.png", "../../outside.png")
+    wanted = pytest.raises(UserError, match=r"out.tar holds nothing that can be read as it is.*must be unpacked first")
+    with pytest.warns(Notice, match=r"out.tar: 1 links or files of other places are left out"), wanted:
+        read(str(tmp_path / "out.tar"), "p")
+    assert not list(tmp_path.glob("**/outside.png"))
+
+
+def test_a_parquet_file(tmp_path, cache):
+    kinds = {"image": datasets.Image(), "label": datasets.Value("string")}
+    columns = {"image": [png(noise(i)) for i in range(6)], "label": [*"aabbcc"]}
+    file = Path(hf_folder(tmp_path / "set", kinds, train=columns)) / "data" / "train-00000-of-00001.parquet"
+    assert read(str(file), "p").names == ("p/a", "p/b", "p/c")
+    assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
+
+
+def test_a_broken_image_is_named_by_its_file(tmp_path):
+    folder = images(tmp_path / "pics", "a/1.png", "b/1.png")
+    (folder / "a" / "2.png").write_bytes((folder / "a" / "1.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"The image a/2.png of .*pics cannot be decoded .*Repair or remove it"):
+        read(str(folder), "p")
+
+
+def test_columns_mean_nothing_for_a_folder_of_images(tmp_path):
+    folder = images(tmp_path / "pics", "a/1.png", "b/1.png")
+    with pytest.raises(UserError, match=r"no columns: leave out --data.image and --data.label \(kind\)"):
+        read(str(folder), "p", reading=Reading(label="kind"))
+
+
+def test_what_may_not_be_read_is_named(tmp_path, cache, monkeypatch):
+    folder = images(tmp_path / "pics", "a/1.png", "b/1.png", "c/1.png")
+
+    def denied(place):
+        if str(place).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match=r"pics/b cannot be read \(Permission denied\)"):
+        load_benchmark(DataConfig(str(folder)), 8)
+
+
+def test_an_image_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    folder = images(tmp_path / "pics", "a/1.png", "b/1.png")
+
+    def denied(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(UserError, match=r"The image a/1.png of .*pics cannot be read \(Permission denied\)"):
+        read(str(folder), "p")
+
+
+def test_parquet_is_left_to_the_library_whatever_lies_beside_it(tmp_path):
+    folder = Path(hf_folder(tmp_path / "set", None, train={"image": [png(noise(0))], "label": [0]}))
+    assert not holds_images(images(folder, "pictures/of-the-readme.png"))
