@@ -38,7 +38,7 @@ def follow_episodes(run: Following, whole: Path) -> list[Result]:
     """A result for each length and seed; those that metrics.jsonl has are not made again."""
     config = run.config
     assert isinstance(config, EpisodesConfig)
-    done = {(line["tasks"], line["seed"]): Result.read(line) for line in run.records()}
+    done = {(line["tasks"], line["seed"]): Result(**line) for line in run.records()}
     for seed in config.seeds:
         for tasks in dict.fromkeys(config.tasks):
             if (tasks, seed) not in done:

@@ -61,13 +61,12 @@ class Result:
     seconds_a_task: float | None = None
     """Median time to learn a task, of all rows together."""
 
+    def __post_init__(self) -> None:
+        """Measures of an earlier file are made those of today."""
+        object.__setattr__(self, "measures", as_defined(self.measures))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @staticmethod
-    def read(values: dict[str, Any]) -> "Result":
-        """A result from a file, an earlier one too."""
-        return Result(**values | {"measures": as_defined(values.get("measures", {}))})
 
 
 def as_defined(measures: Mapping[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:

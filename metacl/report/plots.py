@@ -184,7 +184,7 @@ def plot_curves(
         if measure.endswith("loss") and all((np.array(c["mean"], dtype=float) > 0).all() for c in own.values()):
             axes.set_yscale("log")
     if any(lines):  # the one curve of a panel of diagnostics has no name
-        look = {"loc": "outside lower center", "ncols": 4, "fontsize": "small", "title_fontsize": "x-small"}
+        look: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "fontsize": "small", "title_fontsize": "x-small"}
         picture.legend(lines.values(), lines, title=plain(note), **look)
     picture.savefig(path, dpi=150)
 

@@ -36,4 +36,4 @@ def show(results: Sequence[Result], title: str) -> None:
 
 def read_results(folder: Path) -> list[Result]:
     """The results that `write_results` left in a folder."""
-    return [Result.read(values) for values in read_json(folder / "results.json")["results"]]
+    return [Result(**values) for values in read_json(folder / "results.json")["results"]]
