@@ -113,7 +113,7 @@ def test_a_long_title_is_whole_or_says_that_it_is_not(kept, tmp_path):
 
 
 def test_bands_are_explained(kept, tmp_path):
-    one = {"final": {"sums": [1.0, 0.0, 3.0], "tasks": [1, 0, 3]}}
+    one = {"final": {"sums": "1 0 3", "tasks": "1 0 3"}}
     plots.draw([result(classes=one)], tmp_path, "a title")
     assert kept[0].get_supxlabel() == "mean over 4 episodes; band: 95 % interval, the 2 classes drawn again and again"
     assert kept[2].legends[0].get_title().get_text().endswith("band: ± one standard deviation between single episodes")

@@ -32,12 +32,14 @@ class ClassSums(NamedTuple):
     tasks_C: np.ndarray
     """How many tasks that are; 0: the class did not occur."""
 
-    def to_json(self) -> dict[str, list[float]]:
-        return {"sums": [round(float(value), 6) for value in self.sums_C], "tasks": self.tasks_C.tolist()}
+    def to_json(self) -> dict[str, str]:
+        """Numbers with a space between them, six digits each: a list of them would be several times as long."""
+        return {"sums": " ".join(f"{value:.6g}" for value in self.sums_C), "tasks": " ".join(map(str, self.tasks_C))}
 
     @staticmethod
-    def read(values: dict[str, list[float]]) -> "ClassSums":
-        return ClassSums(np.array(values["sums"]), np.array(values["tasks"]))
+    def read(values: dict[str, str]) -> "ClassSums":
+        """From what `to_json` made."""
+        return ClassSums(np.array(values["sums"].split(), dtype=float), np.array(values["tasks"].split(), dtype=int))
 
 
 def by_class(values_Et: Tensor, class_Et: Tensor) -> ClassSums:

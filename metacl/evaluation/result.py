@@ -39,9 +39,10 @@ class Result:
     measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """From the matrix, as defined in `metrics`: mean, half of the 95 % confidence interval (over classes where there are
     `classes`, else over rows), and standard deviation between rows."""
-    classes: dict[str, dict[str, list[float]]] | None = None
+    classes: dict[str, dict[str, str]] | None = None
     """For each measure `sums` over the tasks of each class, and how many `tasks` these are, by the number of the class in its
-    meta-split: what intervals over classes are made from. None where tasks are no classes, or they are not known."""
+    meta-split, as `ClassSums` writes them: what intervals over classes are made from. None where tasks are no classes, or they
+    are not known."""
     matrix: list[list[float | None]] | None = None
     """The score on task i (column) after task t (row), mean over rows; None where it was not asked."""
     positions: dict[str, list[dict[str, float | None]]] = field(default_factory=dict)
