@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_bands_are_explained(kept, tmp_path):
     plots.draw([result(classes=one)], tmp_path, "a title")
     assert kept[0].get_supxlabel() == "mean over 4 episodes; band: 95 % interval, the 2 classes drawn again and again"
     assert kept[2].legends[0].get_title().get_text().endswith("band: ± one standard deviation between single episodes")
+
+
+def test_the_band_of_a_few_streams_is_their_deviation(kept, tmp_path):
+    """Three seeds are too few for a normal interval: it would be half as wide as it must be."""
+    streams = result(classes=None, curves={})
+    streams.positions["at the end"] = [{"mean": 0.5, "half_width": 0.1, "std": 0.3}] * 3
+    plots.draw([replace(streams, rows="seeds", number=3)], tmp_path, "a title")
+    edges = kept[0].axes[0].collections[1].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == pytest.approx((0.2, 0.8))
+    assert kept[0].get_supxlabel() == "mean over 3 seeds; band: ± one standard deviation between single seeds"
 
 
 def test_an_estimate_from_probes_says_how_far_they_are_apart(kept, tmp_path):

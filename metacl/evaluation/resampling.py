@@ -10,6 +10,9 @@ Where a mean is over several seeds (of meta-training, of episodes), seeds are dr
 of a result is the product of those of its seeds (Owen 2007). Two or three seeds hardly tell how much seeds differ, so what they
 add to such an interval is rough.
 
+Few classes make it somewhat too narrow, as any normal approximation: in 300 simulated evaluations each, whose true mean was
+known, it held that in 88 % with 8 classes, and in 93 % with 30.
+
 Not in these intervals: that a class is also what others are mistaken for. It counts where it is the task that is asked about.
 """
 

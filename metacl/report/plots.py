@@ -81,15 +81,16 @@ def file_words(result: Result, results: Sequence[Result]) -> str:
 
 
 def plot_positions(results: Mapping[str, Result], path: Path, title: str) -> None:
-    """The score of each task by its place in the stream, with 95 % bands: of one learner just after the task and at the end,
-    of several at the end. In classification a thin line is what guessing gets right."""
+    """The score of each task by its place in the stream: of one learner just after the task and at the end, of several at the
+    end. Bands are 95 % intervals; of a few streams, one standard deviation. In classification a thin line is chance."""
     picture, every = figure(6, 3.6), list(results.values())
     axes = picture.subplots()
     for name, result in results.items():
         whens = ("just after", "at the end") if len(results) == 1 else ("at the end",)
         for when, words in zip(whens, ("just after the task", "after the whole stream") if not name else (name,), strict=True):
             found, place = result.positions[when], np.arange(1, result.tasks + 1)
-            mean, half = (np.array([np.nan if v[part] is None else v[part] for v in found]) for part in ("mean", "half_width"))
+            band = "std" if result.rows == "seeds" else "half_width"
+            mean, half = (np.array([own[part] for own in found], dtype=float) for part in ("mean", band))
             (line,) = axes.plot(place, mean, marker="o", markersize=3, label=words)
             axes.fill_between(place, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
     if chance := next((result.chance for result in every if result.chance), None):
@@ -114,11 +115,12 @@ def _draw_chance(axes: Any, chance: Sequence[float | None], just_after: bool) ->
 
 def band_in_words(results: Sequence[Result]) -> str:
     """What the means by place are over, and what the bands are."""
-    result = results[0]
-    counted = in_number(result.number, result.rows)
+    if results[0].rows == "seeds":
+        return spread_in_words(results)
+    counted = in_number(results[0].number, "episodes")
     if all(own.classes for own in results):
         return f"mean over {counted}; band: 95 % interval, {classes_of(results)} drawn again and again"
-    return f"mean over {counted}" + f"; band: 95 % interval over {result.rows}" * (result.number > 1)
+    return f"mean over {counted}" + "; band: 95 % interval over episodes" * (results[0].number > 1)
 
 
 def spread_in_words(results: Sequence[Result]) -> str:
