@@ -104,7 +104,7 @@ def test_a_curve_of_one_point_can_be_seen(kept, tmp_path):
 
 
 def test_a_long_title_is_whole_or_says_that_it_is_not(kept, tmp_path):
-    plots.draw([result(), result(5)], tmp_path, LONG)
+    plots.draw([result()], tmp_path, LONG)
     for picture in kept:
         picture.canvas.draw()
         assert picture.get_suptitle().startswith("a learner on ") and "meta-test" in picture.get_suptitle().replace("\n", "")

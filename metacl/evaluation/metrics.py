@@ -14,7 +14,7 @@ worse, for errors too, and negative where it got better (forgetting is backward 
 Ranzato 2017). Forgetting has two parts. One is interference: what was learnt is damaged. The other comes from questions that
 got harder: later tasks bring new labels, among which the answer must be found. A learner whose knowledge of a class never
 changes, such as a prototypical network, has an interference of exactly 0, and forgets nevertheless. Where all tasks have the
-same labels the two are equal; in regression there are no labels, and no interference.
+same labels, and there are no others, the two are equal; in regression there are no labels, and no interference.
 
 The reference is the time just after the task, not the best time as in Chaudhry et al. (2018): the best of several noisy scores
 is above what it measures, so a learner that loses nothing would be said to forget.

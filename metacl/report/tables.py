@@ -79,9 +79,10 @@ def _curve_words(result: Result) -> str:
 def told_apart(result: Result, results: Sequence[Result]) -> str:
     """The learner, with the length and the seeds where others of it have other ones."""
     words = result.learner
-    for name, told in (("tasks", "{} tasks"), ("run_seed", "run {}"), ("seed", "seed {}")):
+    told = {"tasks": in_number(result.tasks, "tasks"), "run_seed": f"run {result.run_seed}", "seed": f"seed {result.seed}"}
+    for name, own_words in told.items():
         if len({getattr(own, name) for own in results if own.learner == result.learner}) > 1:
-            words += ", " + told.format(getattr(result, name))
+            words += f", {own_words}"
     return words
 
 
