@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from tiny import ENCODER, SHAPE, image_benchmark, prototypes, sequence, sine
 
-from episodes import EpisodeGenerator, EpisodeShape, Examples
+from episodes import DataConfig, EpisodeGenerator, EpisodeShape, Examples
 from metacl.evaluation.curves import ends, smoothed
 from metacl.evaluation.episodes import evaluate
 from metacl.evaluation.metrics import deviation, measured
@@ -20,6 +20,7 @@ from metacl.evaluation.resampling import ClassSums, half_width_over_seeds, half_
 from metacl.evaluation.result import Evaluation, Result
 from metacl.learners import Learner, PrototypesConfig
 from metacl.learners.statistics.prototypes import PrototypicalNetwork
+from metacl.recipes.presets import LEARNERS
 from metacl.report.plots import draw
 from metacl.report.results import read_results, write_results
 from metacl.report.tables import matrix_table
@@ -89,17 +90,20 @@ def test_a_learner_that_knows_everything_and_one_that_forgets():
     assert scores[Names]["final"].mean == 1 and scores[Names]["forgetting"].mean == 0
     assert scores[LastTask]["learned"].mean == 1 and scores[LastTask]["final"].mean == pytest.approx(1 / 3)
     assert scores[LastTask]["forgetting"].mean == 1
-    just_after = (1 + 1 / 2) / 2  # among the classes known then it knows the last one alone, and guesses the first
-    assert scores[LastTask]["interference"].mean == pytest.approx(just_after, abs=1)
+    symbols = generator.batch(range(6)).stream.y[:, :: SHAPE.shots]  # of what it does not know it names the first symbol
+    wrong = (symbols[:, 1] > symbols[:, 0]).float().mean().item()
+    assert scores[LastTask]["interference"].mean == pytest.approx(wrong / 2) and 0 < wrong < 1
 
 
 @pytest.mark.usefixtures("float64")
-def test_prototypes_never_change_so_nothing_interferes():
-    """They forget nevertheless: later classes are more to choose from. Of every episode, not in the mean alone."""
+@pytest.mark.parametrize("name", ["pn", "gemcl", "gemcl-map", "query-only"])
+def test_what_keeps_classes_or_examples_apart_loses_nothing_by_interference(name):
+    """It forgets nevertheless: later classes are more to choose from. Of every episode, not in the mean alone."""
     generator = image_benchmark().generator("test", replace(SHAPE, tasks=6), 0)
-    found = evaluate(prototypes().double(), generator, episodes=12)
+    config = replace(LEARNERS[name].meta["small"](DataConfig("glyphs"), name).learner, encoder=ENCODER)
+    found = evaluate(config.build(generator.family.spec).double(), generator, episodes=12)
     assert found.known_ETT is not None and (found.measures["interference"].mean, found.measures["interference"].std) == (0, 0)
-    assert found.measures["forgetting"].mean > 0.1
+    assert found.measures["forgetting"].mean > 0.05
     assert torch.equal(found.known_ETT.diagonal(dim1=1, dim2=2), found.scores_ETT.diagonal(dim1=1, dim2=2))
 
 

@@ -11,10 +11,12 @@ the labels that were known when its task was learnt, all others left out of the 
 
 Interference and forgetting are means over all tasks but the last, which nothing follows; both are positive where a task got
 worse, for errors too, and negative where it got better (forgetting is backward transfer with the other sign; Lopez-Paz and
-Ranzato 2017). Forgetting has two parts. One is interference: what was learnt is damaged. The other comes from questions that
-got harder: later tasks bring new labels, among which the answer must be found. A learner whose knowledge of a class never
-changes, such as a prototypical network, has an interference of exactly 0, and forgets nevertheless. Where all tasks have the
-same labels, and there are no others, the two are equal; in regression there are no labels, and no interference.
+Ranzato 2017). Forgetting has two parts. One is interference: what was learnt is damaged, old labels are taken for each other.
+The other are answers that go to labels which came later. There is more to choose from, which makes the question harder for
+anyone: a learner whose knowledge of a class never changes, such as a prototypical network, has an interference of exactly 0,
+and forgets nevertheless. And a learner may lean towards the newest labels: a network that is trained online can forget all with
+little interference. Where all tasks have the same labels, and there are no others, the two are equal; in regression there are
+no labels, and no interference.
 
 The reference is the time just after the task, not the best time as in Chaudhry et al. (2018): the best of several noisy scores
 is above what it measures, so a learner that loses nothing would be said to forget.
