@@ -30,10 +30,19 @@ class EpisodeGenerator(Dataset):
     def batch(self, indices: Sequence[int]) -> Episode:
         """The episodes at `indices`, stacked along the first axis."""
         draws = [self.family.draw(random_numbers(self.address, i), self.shape) for i in indices]
-        stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*draws, strict=True))
+        stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*(draw[:4] for draw in draws), strict=True))
         return Episode(self._examples(stream_x, stream_y), self._examples(query_x, query_y), self.family.spec)
 
     __getitems__ = batch
+
+    def classes(self, indices: Sequence[int]) -> Tensor | None:
+        """(B, T) the class of each task of some episodes, by its number in the meta-split; None: tasks are no classes.
+
+        Two tasks of one number are of one class, in whatever episode: its images are what makes a task easy or hard.
+        """
+        drawn = [self.family.draw(random_numbers(self.address, i), self.shape).classes for i in indices]
+        known = [own for own in drawn if own is not None]
+        return torch.from_numpy(np.stack(known)) if known and len(known) == len(drawn) else None
 
     def _examples(self, x: np.ndarray, y: np.ndarray) -> Examples:
         """(B, T, K, ...) drawn inputs and targets, one task after another."""

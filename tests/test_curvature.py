@@ -150,6 +150,19 @@ def test_one_probe_tells_the_rank_where_few_eigenvalues_are_large(seed):
     assert_close(spectral_rank(values_BK, counts_BK), spectral_rank(exact), rtol=0.1, atol=0)
 
 
+def test_several_probes_say_how_far_they_are_apart():
+    """And with as many steps as parameters every one of them is exact."""
+    weights, exact_B = problem()[0], spectral_rank(torch.linalg.eigvalsh(dense()))
+    for steps in (6, 26):
+        ranks = torch.stack([spectral_rank(*spectrum(losses, weights, steps=steps, seed=seed)) for seed in range(3)])
+        got = curvature.estimated_rank(losses, weights, steps=steps)
+        assert_close(got["rank"], ranks.mean(0))
+        assert_close(got["between_probes"], ranks.std(0))
+        assert (got["between_probes"] > 0.01 * exact_B).all() == (steps == 6)
+    assert_close(got["rank"], exact_B, rtol=1e-3, atol=0)
+    assert_close(got["sharpness"], torch.linalg.eigvalsh(dense())[:, -1])
+
+
 def test_the_rank_of_a_spectrum_by_hand():
     assert spectral_rank(torch.tensor([[2.0, 2, 2, 2, 0]])).item() == pytest.approx(4)
     assert spectral_rank(torch.tensor([[3.0, 1.0, -9.0]])).item() == pytest.approx(

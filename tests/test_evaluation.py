@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny import ENCODER, SHAPE, image_benchmark, sequence, sine
+from tiny import ENCODER, SHAPE, image_benchmark, prototypes, sequence, sine
 
-from episodes import EpisodeGenerator, EpisodeShape, Examples
+from episodes import DataConfig, EpisodeGenerator, EpisodeShape, Examples
 from metacl.evaluation.curves import ends, smoothed
 from metacl.evaluation.episodes import evaluate
-from metacl.evaluation.metrics import deviation
-from metacl.evaluation.result import Evaluation
+from metacl.evaluation.metrics import deviation, measured
+from metacl.evaluation.resampling import ClassSums, half_width_over_seeds, half_widths
+from metacl.evaluation.result import Evaluation, Result
 from metacl.learners import Learner, PrototypesConfig
 from metacl.learners.statistics.prototypes import PrototypicalNetwork
+from metacl.recipes.presets import LEARNERS
+from metacl.report.plots import draw
 from metacl.report.results import read_results, write_results
 from metacl.report.tables import matrix_table
 
@@ -85,7 +89,51 @@ def test_a_learner_that_knows_everything_and_one_that_forgets():
         scores[kind] = evaluate(learner, generator, episodes=6).measures
     assert scores[Names]["final"].mean == 1 and scores[Names]["forgetting"].mean == 0
     assert scores[LastTask]["learned"].mean == 1 and scores[LastTask]["final"].mean == pytest.approx(1 / 3)
-    assert scores[LastTask]["forgetting"].mean == 1 and scores[LastTask]["backward_transfer"].mean == -1
+    assert scores[LastTask]["forgetting"].mean == 1
+    symbols = generator.batch(range(6)).stream.y[:, :: SHAPE.shots]  # of what it does not know it names the first symbol
+    wrong = (symbols[:, 1] > symbols[:, 0]).float().mean().item()
+    assert scores[LastTask]["interference"].mean == pytest.approx(wrong / 2) and 0 < wrong < 1
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["pn", "gemcl", "gemcl-map", "query-only"])
+def test_what_keeps_classes_or_examples_apart_loses_nothing_by_interference(name):
+    """It forgets nevertheless: later classes are more to choose from. Of every episode, not in the mean alone."""
+    generator = image_benchmark().generator("test", replace(SHAPE, tasks=6), 0)
+    config = replace(LEARNERS[name].meta["small"](DataConfig("glyphs"), name).learner, encoder=ENCODER)
+    found = evaluate(config.build(generator.family.spec).double(), generator, episodes=12)
+    assert found.known_ETT is not None and (found.measures["interference"].mean, found.measures["interference"].std) == (0, 0)
+    assert found.measures["forgetting"].mean > 0.05
+    assert torch.equal(found.known_ETT.diagonal(dim1=1, dim2=2), found.scores_ETT.diagonal(dim1=1, dim2=2))
+
+
+def test_intervals_are_over_the_classes_of_the_episodes():
+    """Each class has its sums; the interval is that of these."""
+    generator = image_benchmark().generator("test", SHAPE, 0)
+    found = evaluate(prototypes(), generator, episodes=20)
+    result, class_ET = found.result("pn"), generator.classes(range(20))
+    assert class_ET.shape == (20, 3) and result.chance == pytest.approx([1, 1 / 2, 1 / 3])
+    for name, values_Et in measured(found.scores_ETT, True, found.known_ETT).items():
+        sums = ClassSums.read(result.classes[name])
+        for c in range(8):
+            of_c = class_ET[:, : values_Et.shape[1]] == c
+            assert sums.tasks_C[c] == of_c.sum() and sums.sums_C[c] == pytest.approx(values_Et[of_c].sum().item(), abs=1e-4)
+        (width,) = half_widths([sums])
+        assert result.measures[name]["half_width"] == pytest.approx(width, abs=1e-5)
+    assert evaluate(sequence(sine().test.spec), sine().generator("test", SHAPE, 0), 4).result("x").classes is None
+
+
+def test_results_of_earlier_versions_are_read_as_they_are_defined_now(tmp_path):
+    """Forgetting was since the best time; since the time just after the task it is backward transfer, the other way round."""
+    old = some_evaluation().result("mine").to_json()
+    del old["measures"]["interference"]
+    old["measures"] |= {"forgetting": {"mean": 0.3, "half_width": 0.1}, "backward_transfer": {"mean": -0.2, "half_width": 0.05}}
+    for name in ("classes", "chance"):
+        del old[name]
+    (tmp_path / "results.json").write_text(json.dumps({"results": [old]}))
+    (result,) = read_results(tmp_path)
+    assert result.measures["forgetting"] == {"mean": 0.2, "half_width": 0.05} and "backward_transfer" not in result.measures
+    assert "interference" not in result.measures and draw([result], tmp_path, "old")
 
 
 def test_evaluation_leaves_no_trace_and_tells_its_progress():
@@ -104,10 +152,17 @@ def test_the_bytes_of_the_state():
     assert evaluate(learner, generator, episodes=2).state_bytes > 1.9 * small
 
 
-def some_evaluation(tasks: int = 3, episodes: int = 4, classification: bool = True) -> Evaluation:
-    scores = torch.rand(episodes, tasks, tasks, generator=torch.Generator().manual_seed(0))
+def some_evaluation(tasks: int = 3, episodes: int = 4, classification: bool = True, seed: int = 0) -> Evaluation:
+    """In classification with 9 classes, and the scores among the known labels as they were asked."""
+    rng = torch.Generator().manual_seed(seed)
     above = torch.ones(tasks, tasks).triu(1).bool()
-    return Evaluation(EpisodeShape(tasks, 2, 2), scores.masked_fill(above, torch.nan), classification, 2048, "noise/test/0")
+    scores = torch.rand(episodes, tasks, tasks, generator=rng).masked_fill(above, torch.nan)
+    found = Evaluation(EpisodeShape(tasks, 2, 2), scores, classification, 2048, "noise/test/0")
+    if not classification:
+        return found
+    classes = torch.rand(episodes, 20, generator=rng).argsort(1)[:, :tasks] % 9
+    chance: list[float | None] = [1 / (t + 1) for t in range(tasks)]
+    return replace(found, known_ETT=scores, class_ET=classes, chance=chance)
 
 
 def test_scores_by_position():
@@ -155,21 +210,45 @@ def test_the_table_shows_every_measure(width):
     evaluations = [some_evaluation(1), some_evaluation(20)]
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(matrix_table([evaluation.result("mine") for evaluation in evaluations], "a title"))
-    text = console.export_text()
+    text = " ".join(console.export_text().split())
     assert "a title" in text and "20 x 2" in text and "2.0 KiB" in text and "4 episodes" in text
+    assert re.search(r"\(the \d to 9 classes drawn", text) and "interference: lost since just after its task" in text
     for value in evaluations[1].measures.values():
         assert f"{100 * value.mean:.1f}" in text and f"{100 * value.half_width:.1f}" in text
 
 
-def test_the_table_of_several_seeds_has_their_mean_and_deviation():
-    results = [
-        replace(some_evaluation(3).result("mine", seed=seed), measures={"final": final(mean)})
-        for seed, mean in ((0, 0.5), (1, 0.6))
-    ]
-    console = Console(width=120, record=True, file=io.StringIO())
+def shown(results: list[Result]) -> str:
+    console = Console(width=300, record=True, file=io.StringIO())
     console.print(matrix_table(results, "a title"))
-    text = console.export_text()
-    assert "55.0 ± 7.1" in text and "2 seeds of 4 episodes each" in text and "between seeds" in text
+    return " ".join(console.export_text().split())
+
+
+def test_the_table_of_several_seeds_draws_seeds_and_classes():
+    results = [some_evaluation(seed=seed).result("mine", seed=seed) for seed in range(3)]
+    text = shown(results)
+    for name in results[0].measures:
+        sums = [ClassSums.read(result.classes[name]) for result in results]
+        mean, width = (
+            np.mean([r.measures[name]["mean"] for r in results]),
+            half_width_over_seeds(sums, [(None, 0), (None, 1), (None, 2)]),
+        )
+        assert f"{100 * mean:.1f} ± {100 * width:.1f}" in text
+    assert re.search(r"3 seeds, of 4 episodes each ± half of the 95 % interval \(the seeds and the [^(]*classes drawn", text)
+
+
+def test_seeds_without_classes_have_a_deviation():
+    of_seed = {seed: some_evaluation(classification=False).result("mine", seed=seed) for seed in (0, 1)}
+    results = [replace(of_seed[seed], measures={"final": final(mean)}) for seed, mean in ((0, 0.5), (1, 0.6))]
+    text = shown(results)
+    assert "0.5500 ± 0.0707" in text and "2 seeds, of 4 episodes each ± the standard deviation between seeds" in text
+    assert "interference" not in text and "± half of the 95 % interval over episodes" in shown(results[:1])
+
+
+def test_a_caption_says_all_kinds_of_rows():
+    """Of streams beside each other that have one seed, and several."""
+    one = replace(some_evaluation(classification=False).result("mine"), rows="seeds", number=1)
+    text = shown([one, replace(one, learner="other", number=3)])
+    assert "mean over 1 seed, or mean over 3 seeds ± the standard deviation between them" in text
 
 
 def final(mean: float) -> dict:

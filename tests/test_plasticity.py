@@ -130,7 +130,12 @@ def test_diagnose_against_the_parts():
     query_losses(learner, State(w), queries).sum().backward()
     assert_close(got["gradient_norm"], norm({name: v.grad for name, v in w.items() if v.grad is not None}))
     assert set(got) >= {"feature_stable_rank", "active", "weight_stable_rank", "weight_norm", "attention_entropy"}
-    assert set(got) - set(diagnose(learner, state, queries, hessian=False)) == {"last_layer_rank", "hessian_rank", "sharpness"}
+    assert set(got) - set(diagnose(learner, state, queries, hessian=False)) == {
+        "last_layer_rank",
+        "hessian_rank",
+        "hessian_rank_between_probes",
+        "sharpness",
+    }
 
 
 def test_the_last_layer_rank_is_the_papers():

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from metacl.evaluation.result import as_defined
+from metacl.report.tables import MEASURES
 from studies.words import kib, raw, table
 
-COLUMNS = {"final": "at the end", "learned": "just after its task", "forgetting": "forgetting"}
+COLUMNS = {name: words.replace("\n", " ") for name, words in MEASURES.items()}
 SHORT = {
     "short-omniglot": ("omniglot-transformer", "omniglot-linear-transformer", "omniglot-pn"),
     "short-sine": ("sine-transformer", "sine-linear-transformer"),
@@ -15,31 +17,37 @@ SHORT = {
 
 
 def lengths(folder: str) -> str:
-    """A row for each length of stream; means over episodes ± half of the 95 % confidence interval."""
-    columns = COLUMNS | {"backward_transfer": "backward transfer"}
-    lines = [[_shape(result), *_cells(result, columns)] for result in raw(f"{folder}/results.json")["results"]]
-    return table(["tasks x shots", *columns.values(), "state"], lines)
+    """A row for each length of stream; means over episodes ± half of the 95 % interval of the raw figures."""
+    return _table([("", result) for result in raw(f"{folder}/results.json")["results"]])
 
 
 def short(*names: str) -> str:
     """A row for each learner and length of stream."""
-    lines = []
-    for name in names:
-        learner = name.split("-", 1)[1]
-        for result in raw(f"short/{name}.json")["results"]:
-            lines.append([learner, _shape(result), *_cells(result, COLUMNS)])
-    return table(["learner", "tasks x shots", *COLUMNS.values(), "state"], lines, words=2)
+    results = [(name.split("-", 1)[1], result) for name in names for result in raw(f"short/{name}.json")["results"]]
+    return _table(results)
+
+
+def _table(results: list[tuple[str, dict[str, Any]]]) -> str:
+    """The name of the learner, where it has one; the length, where it is not the same in all rows; and what was measured."""
+    found = [as_defined(result["measures"]) for _, result in results]
+    columns = {name: words for name, words in COLUMNS.items() if any(name in own for own in found)}
+    named, several = bool(results[0][0]), len({_shape(result) for _, result in results}) > 1
+    lines = [
+        [*[learner] * named, *[_shape(result)] * several, *_cells(own, result["score"], columns), kib(result["state_bytes"])]
+        for (learner, result), own in zip(results, found, strict=True)
+    ]
+    heads = [*["learner"] * named, *["tasks x shots"] * several]
+    return table([*heads, *columns.values(), "state"], lines, words=len(heads))
 
 
 def _shape(result: dict[str, Any]) -> str:
     return f"{result['episodes']['tasks']} x {result['episodes']['shots']}"
 
 
-def _cells(result: dict[str, Any], columns: dict[str, str]) -> list[str]:
-    scale, digits = (100, 1) if result["score"] == "accuracy" else (1, 4)
-    found = [result["measures"][name] for name in columns]
-    words = [f"{scale * f['mean']:.{digits}f} ± {scale * f['half_width']:.{digits}f}" for f in found]
-    return [*words, kib(result["state_bytes"])]
+def _cells(measures: dict[str, dict[str, Any]], score: str, columns: dict[str, str]) -> list[str]:
+    scale, digits = (100, 1) if score == "accuracy" else (1, 4)
+    found = [measures.get(name) for name in columns]
+    return ["-" if f is None else f"{scale * f['mean']:.{digits}f} ± {scale * f['half_width']:.{digits}f}" for f in found]
 
 
 TABLES: dict[str, Callable[[], str]] = {folder: partial(lengths, folder) for folder in ("demo", "omniglot")}

@@ -9,6 +9,7 @@ from typing import Any
 
 from metacl.evaluation.metrics import deviation
 from metacl.report.figures import figure
+from metacl.report.plots import CHANCE
 from studies.words import BENCHMARKS, kib, spread, table
 
 FILE = BENCHMARKS / "learners" / "learners.jsonl"
@@ -61,12 +62,15 @@ def draw(path: Path) -> None:
             values = [[scale * run[f"meta_{part}_error"] for run in runs] for runs in learners.values()]
             means, widths = [statistics.mean(v) for v in values], [deviation(v) for v in values]
             axes.errorbar(means, range(len(means)), xerr=widths, fmt="o", markersize=5, label=f"meta-{part}", **look)
+        if data != "sine":
+            axes.axvline(100 * (1 - 1 / tasks), label="chance", **CHANCE)
         axes.set_yticks(range(len(learners)), learners)
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         axes.set(title=f"{data}, {tasks} tasks", xlabel="error in %" if scale > 1 else "squared error")
         axes.set_xscale("linear" if scale > 1 else "log")
-    axes.legend(fontsize="small", loc="upper right")
+    for axes in picture.axes[:: len(DATA)]:
+        axes.legend(fontsize="small", loc="upper right")
     picture.savefig(path, dpi=110)
 
 

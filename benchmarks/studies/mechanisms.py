@@ -1,13 +1,16 @@
 """Each attention mechanism as a continual learner: the same episodes, budget and shell on Omniglot, three seeds."""
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from metacl.evaluation.metrics import deviation
+from metacl.evaluation.result import as_defined
 from metacl.recipes.files import to_json
 from metacl.report.figures import figure
+from metacl.report.plots import CHANCE
 from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated
@@ -86,11 +89,16 @@ def state_bytes(mechanism: str) -> float:
     return runs(mechanism)[0]["test"][str(LONGER)]["state_bytes"]
 
 
+def forgotten(test: dict[str, Any]) -> float:
+    mean = as_defined(test["measures"])["forgetting"]["mean"]
+    return math.nan if mean is None else mean
+
+
 def results() -> str:
     """Error and forgetting in %, mean ± standard deviation over seeds."""
     lines = []
     for mechanism in MECHANISMS:
-        lost = [100 * run["test"][str(LONGER)]["measures"]["forgetting"]["mean"] for run in runs(mechanism)]
+        lost = [100 * forgotten(run["test"][str(LONGER)]) for run in runs(mechanism)]
         found = [errors(mechanism, TRAINED), errors(mechanism, LONGER), lost]
         lines.append([mechanism, *map(spread, found), kib(state_bytes(mechanism))])
     columns = [f"error, {TRAINED} tasks", f"error, {LONGER} tasks", f"forgetting, {LONGER} tasks", f"state at {LONGER} tasks"]
@@ -116,6 +124,8 @@ def draw(path: Path) -> None:
             found, size = errors(mechanism, tasks), state_bytes(mechanism) / 1024
             axes.errorbar(size, statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
         _label(axes, tasks)
+        axes.axhline(100 * (1 - 1 / tasks), **CHANCE)
+        axes.annotate("chance", (800, 100 * (1 - 1 / tasks)), fontsize="x-small", color="0.4", ha="right", va="bottom")
         axes.set_xscale("log")
         axes.set_xlim(25, 900)
         axes.set_xticks(TICKS, map(str, TICKS))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from metacl.report.figures import figure
+from metacl.report.plots import CHANCE as LINE
 from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from studies.cells import Cell, Command, environment_of, training_seconds, validated
@@ -23,8 +24,10 @@ AIDS = {
 """The steps of a curriculum are cheaper, so it also runs for about as many as take the time of the distributed loss."""
 OPTIONS = "--learner.attention-dropout 0 --episodes.tasks 20 --episodes.shots 5 --episodes.queries 2 --batch-size 4"
 OPTIONS += " --validation.every 25 --validation.episodes 32 --precision fp32"
-LEFT = 0.15
-"""Meta-validation accuracy at which a run has left its plateau: three times that of who only knows the stream's symbols."""
+CHANCE = 1 / 20
+"""What who only knows the stream's symbols gets right."""
+LEFT = 3 * CHANCE
+"""Meta-validation accuracy at which a run has left its plateau."""
 
 
 def cells(data: Path) -> list[Cell]:
@@ -80,6 +83,7 @@ def draw(path: Path) -> None:
         for aid in AIDS:
             curve = run(mechanism, aid)["validation_accuracy"]
             axes.plot([int(step) for step in curve], [100 * value for value in curve.values()], label=aid)
+        axes.axhline(100 * CHANCE, label="chance", **LINE)
         axes.set(title=mechanism, xlabel="step", ylabel="meta-validation accuracy in %" if mechanism == MECHANISMS[0] else "")
         axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

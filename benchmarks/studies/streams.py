@@ -21,10 +21,12 @@ DIGITS = 5
 """Significant ones that are kept of each measurement."""
 LAG = 5
 """Tasks that lie between a task and the look back at it."""
+CHANCE = {"permuted-mnist": 1 / 10, "split-tiny-imagenet": 1 / 2}
+"""What guessing among the classes of a task gets right, by stream."""
 PANELS = {
     "forward {}": "forward {}",
     "backward (5) {}": "backward 5 {}",
-    "with its support": "backward 5 with support {}",
+    "with its support, {}": "backward 5 with support {}",
     "last layer: Hessian's rank": "diagnostics last_layer_rank",
     "features: rank": "diagnostics feature_rank",
     "dormant units": "diagnostics dormant",
@@ -122,6 +124,8 @@ def ranks(group: str) -> str:
     lines = []
     for _, name, run in _named(group):
         cells = [_course(run, f"diagnostics {rank}") for rank in names] + [_course(run, "diagnostics dormant", 100)]
+        if between := _course(run, "diagnostics hessian_rank_between_probes"):
+            cells[2] += f" (± {between} between probes)"
         if any(cells):
             lines.append([name, *cells])
     return table(["", "last layer's rank", "features' rank", "Hessian's rank", "dormant units, %"], lines)
@@ -145,7 +149,11 @@ def draw(group: str, path: Path) -> None:
         found = {run: own["curves"].get(name.format(measure)) for run, own in runs.items()}
         if shown := {run: smoothed(curve, block) for run, curve in found.items() if curve is not None}:
             panels[title.format(measure)] = shown
-    plot_curves(panels, block, path, GROUPS[group].title)
+    seeds = {len(run["config"]["seeds"]) for run in runs.values()}
+    note = "means over seeds; band: ± one standard deviation between them" if max(seeds) > 1 else "one seed"
+    longest = max(int(curve["tasks"][-1]) for own in panels.values() for curve in own.values()) + 1
+    chance = [CHANCE[GROUPS[group].stream]] * longest if measure == "accuracy" else None
+    plot_curves(panels, block, path, GROUPS[group].title, note, chance)
 
 
 def printed() -> str:

@@ -43,7 +43,8 @@ class Classification:
         lots[np.arange(counts.max()) >= counts[:, None]] = 2.0  # places past a class's last image lose every draw
         chosen = np.argsort(lots, axis=1)[:, : shape.shots + shape.queries] + self.pool.starts[classes][:, None]
         labels = np.broadcast_to(symbols[:, None], chosen.shape)
-        return Draw(chosen[:, : shape.shots], labels[:, : shape.shots], chosen[:, shape.shots :], labels[:, shape.shots :])
+        K = shape.shots
+        return Draw(chosen[:, :K], labels[:, :K], chosen[:, K:], labels[:, K:], classes)
 
     def fetch(self, x: np.ndarray) -> Tensor:
         return self.pool.fetch(x)

@@ -17,6 +17,8 @@ class Draw(NamedTuple):
     """(T, K) symbols or (T, K, F)."""
     query_x: np.ndarray
     query_y: np.ndarray
+    classes: np.ndarray | None = None
+    """(T,) the number of each task's class in its meta-split; None where a task is no class."""
 
 
 class TaskFamily(Protocol):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 
 from episodes import SeededStream, Stream
@@ -13,7 +12,7 @@ from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.evaluation.curves import curves
 from metacl.evaluation.follow import check_length, compute, follow
 from metacl.evaluation.rates import RateChoice, along_stream, in_words
-from metacl.evaluation.result import Result, curve_fields, matrix_measures, whole_matrix
+from metacl.evaluation.result import Result, chances, curve_fields, known_matrix, matrix_measures, whole_matrix
 from metacl.learners import Learner, State, state_bytes
 from metacl.recipes.config import StreamRunConfig
 from metacl.report.display import bar, say
@@ -82,8 +81,9 @@ def _result(
     scored = "accuracy" if any("accuracy" in record.get(part, {}) for record in records for part in _PARTS) else "loss"
     measured: dict[str, Any] = {}
     if any("matrix" in record for record in records):
-        matrices = [torch.tensor(record["matrix"][scored] if "matrix" in record else [[]]) for record in records]
-        measured = matrix_measures(whole_matrix(matrices, len(config.seeds)), scored == "accuracy")
+        rows = len(config.seeds)
+        known = known_matrix(records, rows)
+        measured = matrix_measures(whole_matrix(records, scored, rows), scored == "accuracy", known)
     return Result(
         learner_in_words(config),
         config.stream.name,
@@ -93,6 +93,7 @@ def _result(
         "accuracy" if scored == "accuracy" else "mse",
         run_seed=None if config.run is None else Run.open(Path(config.run)).config.seed,
         state_bytes=size,
+        chance=chances(records),
         rates=None if choice is None else asdict(choice),
         compute=cost,
         seconds_a_task=float(np.median([record["seconds"] for record in records])),

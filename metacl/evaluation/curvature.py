@@ -19,6 +19,8 @@ CHUNK = 64
 """Columns of an exact Hessian that are found at the same time."""
 NEAR = 1e-3
 """An eigenvalue is found if its error is this part of the way to the next; 0 is all that is this part of the largest."""
+PROBES = 3
+"""Random starts from which the rank of a whole Hessian is estimated: each costs as many products as there are steps."""
 
 
 def block_hessian(loss: Loss, weights: Weights, block: Mapping[str, Any]) -> Tensor:
@@ -101,6 +103,22 @@ def spectrum(loss: Loss, weights: Weights, probes: int = 1, steps: int = 64, see
         values_BK, weights_BK, errors_BK = lanczos(product, start_BP, steps)
         found.append((values_BK, _counts(values_BK, weights_BK, errors_BK, P) / probes))
     return torch.cat([values for values, _ in found], 1), torch.cat([counts for _, counts in found], 1)
+
+
+def estimated_rank(loss: Loss, weights: Weights, probes: int = PROBES, steps: int = 64) -> dict[str, Tensor]:
+    """The rank of the positive part of the Hessian in all weights, estimated from several probes one after the other.
+
+    One probe alone may be off by a few per cent, and by a third where many small eigenvalues make most of the rank: an estimate
+    is worth what its probes agree on.
+
+    Returns:
+        rank (B,), the mean over probes; between_probes (B,), the standard deviation between them, of which that of the mean is
+        1 / sqrt(probes); sharpness (B,), the largest eigenvalue that any of them found.
+    """
+    found = [spectrum(loss, weights, steps=steps, seed=seed) for seed in range(probes)]
+    rank_KB = torch.stack([spectral_rank(*own) for own in found])
+    sharpness_B = torch.cat([values_BK for values_BK, _ in found], 1).amax(1)
+    return {"rank": rank_KB.mean(0), "between_probes": rank_KB.std(0), "sharpness": sharpness_B}
 
 
 def _counts(values_BK: Tensor, weights_BK: Tensor, errors_BK: Tensor, P: int) -> Tensor:

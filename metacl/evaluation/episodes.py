@@ -11,8 +11,8 @@ from episodes import Benchmark, EpisodeGenerator, EpisodeShape, EpisodeSource
 from episodes.catalog import Split
 from metacl.evaluation.curves import Curve, curves
 from metacl.evaluation.follow import followed
-from metacl.evaluation.questions import EPISODES, Questions, Record
-from metacl.evaluation.result import Evaluation, whole_matrix
+from metacl.evaluation.questions import EPISODES, Questions
+from metacl.evaluation.result import Evaluation, chances, known_matrix, whole_matrix
 from metacl.learners import Learner, state_bytes
 
 NOT_OF_TRAINING = 2**32
@@ -40,22 +40,28 @@ def evaluate(
         questions: what is asked; without the matrix there are no scores of the middle of the stream.
     """
     learner.to(device)
-    matrices, extra, size = list[Tensor](), list[dict[str, Curve]](), 0
+    matrices, known, extra = list[Tensor](), list[Tensor | None](), list[dict[str, Curve]]()
     spec, name = generator.family.spec, "accuracy" if generator.family.spec.classification else "loss"
     for first in range(0, episodes, batch_size):
         numbers = range(first, min(first + batch_size, episodes))
         source = EpisodeSource(generator.batch(numbers), generator.address)
         state, records = followed(learner, source, questions, state=learner.start(numbers, alike=True))
-        matrices.append(whole_matrix([_matrix(record, name) for record in records], len(numbers)))
+        matrices.append(whole_matrix(records, name, len(numbers)))
+        known.append(known_matrix(records, len(numbers)))
         extra.append(curves(records))
-        size = state_bytes(state)
         progress(numbers.stop)
     joined = {name: (extra[0][name][0], np.concatenate([own[name][1] for own in extra], 1)) for name in extra[0]}
-    return Evaluation(generator.shape, torch.cat(matrices), spec.classification, size, generator.address, joined)
-
-
-def _matrix(record: Record, name: str) -> Tensor:
-    return record["matrix"][name].cpu() if "matrix" in record else torch.zeros(0)
+    return Evaluation(
+        generator.shape,
+        torch.cat(matrices),
+        spec.classification,
+        state_bytes(state),
+        generator.address,
+        joined,
+        None if known[0] is None else torch.cat([own for own in known if own is not None]),
+        generator.classes(range(episodes)),
+        chances(records),
+    )
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
 from metacl.evaluation.encoded import encoded_once
+from metacl.evaluation.known import KnownLabels, right_among_known
 from metacl.evaluation.plasticity import diagnose
 from metacl.evaluation.questions import Questions, Record, Scores
 from metacl.learners.losses import example_losses, query_score
@@ -77,17 +78,19 @@ class _Step:
 
     def __init__(self, learner: Learner, source: Source, questions: Questions, block: int, tasks: int, must_be_finite: bool):
         self.learner, self.source, self.questions, self.block, self.tasks = learner, source, questions, block, tasks
-        self.device, self.must_be_finite = device_of(learner), must_be_finite
+        self.device, self.must_be_finite, self.known = device_of(learner), must_be_finite, KnownLabels(source)
 
     def __call__(self, state: State, index: int) -> tuple[State, Record]:
         asked, begun = self.questions, time.perf_counter()
         task = self._task(index)
         state, prequential = self.learn(state, task)
         record: Record = {"task": index, "seconds": time.perf_counter() - begun}
+        if self.source.spec.classification:
+            record["classes"] = self.known.after(index).sum(1)
         if prequential:
             record["prequential"] = prequential
         if asked.forward:
-            record["forward"] = self._ask(state, [task])[0]
+            record["forward"] = self._ask(state, task)
         if asked.matrix or (asked.at_end and index + 1 == self.tasks):
             record["matrix"] = self._so_far(state, index)
         if self.must_be_finite:
@@ -118,7 +121,7 @@ class _Step:
         plain, supported = record.setdefault("backward", {}), dict[str, Scores]()
         for lag in lags:
             task = self._task(index - lag)
-            plain[str(lag)] = self._ask(state, [task])[0]
+            plain[str(lag)] = self._ask(state, task)
             if size := min(self.learner.support, len(task.train)):
                 support = task.train[len(task.train) - size : len(task.train)]
                 held_out = self._held_out(task)
@@ -128,14 +131,31 @@ class _Step:
             record["backward_with_support"] = supported
 
     def _so_far(self, state: State, index: int) -> Scores:
-        found = self._ask(state, [self._task(i) for i in range(index + 1)])
-        return {name: torch.stack([own[name] for own in found], dim=1) for name in found[0]}
+        held_out, answers = self._answers(state, [self._task(i) for i in range(index + 1)])
+        found = self._scored(held_out, answers)
+        so_far = {name: torch.stack([own[name] for own in found], dim=1) for name in found[0]}
+        if self.questions.matrix and self.source.spec.classification:
+            so_far["accuracy_known"] = self._among_known(held_out, answers)
+        return so_far
+
+    def _among_known(self, held_out: list[Examples], answers: Tensor) -> Tensor:
+        """(B, tasks so far): the accuracy on each task where answers are taken from the labels known when it was learnt."""
+        sizes = torch.tensor([len(part) for part in held_out])
+        known_BTV = torch.stack([self.known.after(i) for i in range(len(held_out))], 1)
+        known_BMV = known_BTV.to(answers.device).repeat_interleave(sizes.to(answers.device), 1)
+        right_BM = right_among_known(answers, torch.cat([part.y for part in held_out], 1), known_BMV)
+        return torch.stack([part.mean(1) for part in right_BM.split(sizes.tolist(), 1)], 1)
+
+    def _ask(self, state: State, task: Task) -> Scores:
+        return self._scored(*self._answers(state, [task]))[0]
 
     @torch.no_grad()
-    def _ask(self, state: State, tasks: list[Task]) -> list[Scores]:
-        """The scores on each task, all of them asked in one go."""
+    def _answers(self, state: State, tasks: list[Task]) -> tuple[list[Examples], Tensor]:
+        """The held-out examples of each task, and the answers to all of them, asked in one go."""
         held_out = [self._held_out(task) for task in tasks]
-        answers = _in_parts(partial(self.learner.predict, state), Examples.concatenate(held_out))
+        return held_out, _in_parts(partial(self.learner.predict, state), Examples.concatenate(held_out))
+
+    def _scored(self, held_out: list[Examples], answers: Tensor) -> list[Scores]:
         parts = answers.split([len(part) for part in held_out], dim=1)
         return [scores(part, own.y, self.source.spec) for part, own in zip(parts, held_out, strict=True)]
 

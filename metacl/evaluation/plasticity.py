@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from episodes import Examples
-from metacl.evaluation.curvature import Weights, block_hessian, spectral_rank, spectrum
+from metacl.evaluation.curvature import Weights, block_hessian, estimated_rank, spectral_rank
 from metacl.learners.losses import example_losses
 from metacl.learners.protocol import Learner, State
 
@@ -88,9 +88,10 @@ def diagnose(learner: Any, state: State, queries: Examples, hessian: bool = True
         weight_norm, gradient_norm: of all weights, and of the gradient of the mean loss on `queries`.
         attention_entropy: mean over layers.
         last_layer_rank: of the exact Hessian of the loss in `last_layer`, as in the paper.
-        hessian_rank: the same for every method, of the positive part of the Hessian of the loss in all weights; an estimate
-            from one probe, see `spectrum`.
-        sharpness: the largest eigenvalue of that.
+        hessian_rank: the same for every method, of the positive part of the Hessian of the loss in all weights; the mean of
+            estimates from three probes.
+        hessian_rank_between_probes: the standard deviation between these, see `estimated_rank`.
+        sharpness: the largest eigenvalue of that Hessian.
         Hessians are of the loss on the first `CURVED` queries. A learner without weights has none of all this.
     """
     found: dict[str, Tensor] = {}
@@ -152,6 +153,6 @@ def _of_hessian(losses: Any, weights: Weights, last_layer: dict[str, Any]) -> di
     if last_layer:
         values_BP = torch.linalg.eigvalsh(block_hessian(losses, weights, last_layer).double())
         found["last_layer_rank"] = spectral_rank(values_BP, ridge=RIDGE, floor=FLOOR)
-    values_BK, counts_BK = spectrum(losses, weights)
-    found |= {"hessian_rank": spectral_rank(values_BK, counts_BK), "sharpness": values_BK.amax(1)}
-    return found
+    whole = estimated_rank(losses, weights)
+    between = {"hessian_rank_between_probes": whole["between_probes"]}
+    return found | {"hessian_rank": whole["rank"]} | between | {"sharpness": whole["sharpness"]}

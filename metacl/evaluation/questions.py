@@ -17,7 +17,7 @@ class Questions:
     """What is asked after each task, and while it is learnt. Held-out examples are meant where nothing else is said."""
 
     matrix: bool = False
-    """After each task, ask about all tasks so far: the matrix of scores, from which forgetting and transfer are told."""
+    """After each task, ask about all tasks so far: the matrix of scores, from which interference and forgetting are told."""
     forward: bool = True
     """After each task, ask about this task."""
     asked: int | None = None
@@ -55,6 +55,8 @@ class Record(TypedDict, total=False):
 
     task: int
     """Its index, from 0."""
+    classes: Tensor
+    """In classification, (B,): the labels that occur in the training parts of the tasks so far, this one with them."""
     seconds: float
     """Seconds that learning it took, with what is asked meanwhile; of all rows together."""
     seconds_in_all: float
@@ -68,7 +70,8 @@ class Record(TypedDict, total=False):
     backward_with_support: dict[str, Scores]
     """On those of earlier tasks, by lag, with labelled examples of that task at hand."""
     matrix: Scores
-    """On the held-out examples of all tasks so far, each (B, tasks so far)."""
+    """On the held-out examples of all tasks so far, each (B, tasks so far). In classification, where the matrix is asked after
+    every task, `accuracy_known` too: each task's accuracy among the labels that were known when it was learnt."""
     diagnostics: dict[str, Tensor]
     """Measures of plasticity, each (B,)."""
 

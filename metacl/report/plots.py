@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from metacl.evaluation.result import Result
-from metacl.report.figures import figure, plain
-from metacl.report.tables import told_apart
+from metacl.report.figures import figure, head, lines_of, plain
+from metacl.report.tables import classes_of, in_number, told_apart
 
 Panel = Mapping[str, dict[str, Any]]
 """A curve for each name: `tasks`, `mean` and `std`, as in a result."""
+CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
+"""How the line of who guesses looks."""
 
 
 def draw(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
@@ -23,8 +25,8 @@ def draw(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
 def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
     files = []
     for result in results:
-        about, words = file_words(result, results), f"{title}, {result.tasks} tasks"
-        words += "" if result.shots is None else f" x {result.shots} shots"
+        about, words = file_words(result, results), f"{title}, {in_number(result.tasks, 'tasks')}"
+        words += "" if result.shots is None else f" x {in_number(result.shots, 'shots')}"
         end = "" if len(results) == 1 and result.rows == "seeds" else f"-{about}"
         if result.positions:
             files += [folder / f"positions-{about}.png", folder / f"matrix-{about}.png"]
@@ -34,10 +36,10 @@ def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
         for measure in dict.fromkeys(name.rsplit(" ", 1)[1] for name in scores):
             own = {name.removesuffix(f" {measure}"): curve for name, curve in scores.items() if name.endswith(f" {measure}")}
             files.append(folder / f"{measure}{end}.png")
-            plot_curves({measure: own}, result.block, files[-1], title)
-        if measured := {name.split(" ", 1)[1]: {"": c} for name, c in result.curves.items() if name not in scores}:
+            plot_curves({measure: own}, result.block, files[-1], title, spread_in_words(results), result.chance)
+        if measured := _diagnostics(result):
             files.append(folder / f"diagnostics{end}.png")
-            plot_curves(measured, result.block, files[-1], title)
+            plot_curves(measured, result.block, files[-1], title, spread_in_words(results))
     return files
 
 
@@ -47,13 +49,26 @@ def _of_several(results: Sequence[Result], folder: Path, title: str) -> list[Pat
     for tasks in dict.fromkeys(result.tasks for result in results if result.positions):
         own = {told_apart(result, results): result for result in results if result.tasks == tasks}
         files.append(folder / f"positions-{tasks}-tasks.png")
-        plot_positions(own, files[-1], f"{title}, {tasks} tasks")
+        plot_positions(own, files[-1], f"{title}, {in_number(tasks, 'tasks')}")
     names = dict.fromkeys(name for result in results for name in result.curves)
     panels = {name: {told_apart(r, results): r.curves[name] for r in results if name in r.curves} for name in names}
     if panels:
         files.append(folder / "learners.png")
-        plot_curves(panels, results[0].block, files[-1], title)
+        chance = max((result.chance or [] for result in results), key=len)
+        plot_curves(panels, results[0].block, files[-1], title, spread_in_words(results), chance)
     return files
+
+
+def _diagnostics(result: Result) -> dict[str, Panel]:
+    """A panel for each measure; that of an estimate from several probes says how far these are from each other."""
+    found = {name.split(" ", 1)[1]: curve for name, curve in result.curves.items() if name.startswith("diagnostics")}
+    panels: dict[str, Panel] = {}
+    for name, curve in found.items():
+        if between := found.get(f"{name}_between_probes"):
+            panels[f"{name} (± {_mean(between['mean']):.2g} between probes)"] = {"": curve}
+        elif not name.endswith("_between_probes"):
+            panels[name] = {"": curve}
+    return panels
 
 
 def file_words(result: Result, results: Sequence[Result]) -> str:
@@ -66,21 +81,53 @@ def file_words(result: Result, results: Sequence[Result]) -> str:
 
 
 def plot_positions(results: Mapping[str, Result], path: Path, title: str) -> None:
-    """The score of each task by its place in the stream, with 95 % bands: of one learner just after the task and at the end,
-    of several at the end."""
-    picture = figure(6, 3.6)
+    """The score of each task by its place in the stream: of one learner just after the task and at the end, of several at the
+    end. Bands are 95 % intervals; of a few streams, one standard deviation. In classification a thin line is chance."""
+    picture, every = figure(6, 3.6), list(results.values())
     axes = picture.subplots()
     for name, result in results.items():
         whens = ("just after", "at the end") if len(results) == 1 else ("at the end",)
         for when, words in zip(whens, ("just after the task", "after the whole stream") if not name else (name,), strict=True):
             found, place = result.positions[when], np.arange(1, result.tasks + 1)
-            mean, half = (np.array([np.nan if v[part] is None else v[part] for v in found]) for part in ("mean", "half_width"))
+            band = "std" if result.rows == "seeds" else "half_width"
+            mean, half = (np.array([own[part] for own in found], dtype=float) for part in ("mean", band))
             (line,) = axes.plot(place, mean, marker="o", markersize=3, label=words)
             axes.fill_between(place, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(xlabel="task, by its place in the stream", ylabel=_score(next(iter(results.values()))), title=plain(title))
+    if chance := next((result.chance for result in every if result.chance), None):
+        _draw_chance(axes, chance, len(results) == 1)
+    axes.set(xlabel="task, by its place in the stream", ylabel=_score(every[0]))
+    head(picture, title, band_in_words(every))
     _whole_numbers(axes.xaxis)
-    axes.legend()
+    axes.legend(fontsize="small")
     picture.savefig(path, dpi=150)
+
+
+def _draw_chance(axes: Any, chance: Sequence[float | None], just_after: bool) -> None:
+    """Among the classes so far: of each task just after it, where that is another, and at the end."""
+    values_T = np.array(chance, dtype=float)
+    places = np.arange(1, len(values_T) + 1)
+    if just_after and (values_T != values_T[-1]).any():
+        axes.plot(places, values_T, label="chance, just after the task", marker="." if len(places) == 1 else "", **CHANCE)
+        axes.axhline(values_T[-1], label="chance, after the whole stream", **CHANCE | {"linestyle": "--"})
+    else:
+        axes.axhline(values_T[-1], label="chance", **CHANCE)
+
+
+def band_in_words(results: Sequence[Result]) -> str:
+    """What the means by place are over, and what the bands are."""
+    if results[0].rows == "seeds":
+        return spread_in_words(results)
+    counted = in_number(results[0].number, "episodes")
+    if all(own.classes for own in results):
+        return f"mean over {counted}; band: 95 % interval, {classes_of(results)} drawn again and again"
+    return f"mean over {counted}" + "; band: 95 % interval over episodes" * (results[0].number > 1)
+
+
+def spread_in_words(results: Sequence[Result]) -> str:
+    """What the means of curves are over, and what the bands are."""
+    most = max(results, key=lambda result: result.number)
+    words = f"mean over {in_number(most.number, most.rows)}"
+    return words + f"; band: ± one standard deviation between single {most.rows}" * (most.number > 1)
 
 
 def plot_matrix(result: Result, path: Path, title: str) -> None:
@@ -90,25 +137,37 @@ def plot_matrix(result: Result, path: Path, title: str) -> None:
     least, most = (0.0, 1.0) if result.score == "accuracy" else (None, None)
     matrix_TT = np.ma.masked_invalid(np.array(result.matrix, dtype=float))
     image = axes.imshow(matrix_TT, extent=(0.5, T + 0.5, T + 0.5, 0.5), cmap="viridis", vmin=least, vmax=most)
-    axes.set(xlabel="score on task", ylabel="after learning task", title=plain(title))
+    axes.set(xlabel="score on task", ylabel="after learning task")
+    head(picture, title, f"mean over {in_number(result.number, result.rows)}")
     for axis in (axes.xaxis, axes.yaxis):
         _whole_numbers(axis)
     picture.colorbar(image, label=_score(result))
     picture.savefig(path, dpi=150)
 
 
-def plot_curves(panels: Mapping[str, Panel], block: int, path: Path, title: str) -> None:
+def plot_curves(
+    panels: Mapping[str, Panel],
+    block: int,
+    path: Path,
+    title: str,
+    note: str = "",
+    chance: Sequence[float | None] | None = None,
+) -> None:
     """A panel for each measure: means over rows, smoothed over a block of tasks, with bands of one standard deviation.
 
-    A name has the same colour in all panels.
+    A name has the same colour in all panels. A curve of one point is a dot.
+
+    Arguments:
+        note: what means and bands are over, in words.
+        chance: what guessing gets right after each task, for panels of accuracy; None: not known.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     picture = figure(7, 4) if columns == 1 else figure(4 * columns, 2.6 * rows)
-    picture.suptitle(plain(title))
     every = picture.subplots(rows, columns, squeeze=False).flatten()
     names = list(dict.fromkeys(name for own in panels.values() for name in own))
-    lines = {}
+    lines: dict[str, Any] = {}
+    head(picture, title, "" if any(names) else note)
     for axes in every[len(panels) :]:
         axes.set_axis_off()
     for axes, (measure, own) in zip(every, panels.items(), strict=False):
@@ -116,13 +175,19 @@ def plot_curves(panels: Mapping[str, Panel], block: int, path: Path, title: str)
             place = np.array(curve["tasks"]) + 1
             mean, spread = (np.array(curve[part], dtype=float) for part in ("mean", "std"))
             colour = f"C{names.index(name)}"
-            (lines[name],) = axes.plot(place, mean, color=colour)
+            (lines[name],) = axes.plot(place, mean, color=colour, marker="o" if len(place) == 1 else "")
             axes.fill_between(place, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel=f"tasks (mean over {block})" if block > 1 else "tasks", ylabel=measure)
+        if chance and measure.endswith("accuracy"):
+            tasks = max((curve["tasks"] for curve in own.values()), key=len)
+            smooth = [np.array(chance[max(0, t + 1 - block) : t + 1], dtype=float).mean() for t in tasks]
+            (lines["chance"],) = axes.plot(np.array(tasks) + 1, smooth, marker="." if len(tasks) == 1 else "", **CHANCE)
+        axes.set(xlabel=f"tasks (mean over {block})" if block > 1 else "tasks", ylabel="\n".join(lines_of(measure, 24)))
+        _whole_numbers(axes.xaxis)
         if measure.endswith("loss") and all((np.array(c["mean"], dtype=float) > 0).all() for c in own.values()):
             axes.set_yscale("log")
-    if any(names):
-        picture.legend(lines.values(), lines, loc="outside lower center", ncols=4, fontsize="small")
+    if any(lines):  # the one curve of a panel of diagnostics has no name
+        look: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "fontsize": "small", "title_fontsize": "x-small"}
+        picture.legend(lines.values(), lines, title=plain(note), **look)
     picture.savefig(path, dpi=150)
 
 
@@ -130,5 +195,9 @@ def _score(result: Result) -> str:
     return "accuracy" if result.score == "accuracy" else "mean squared error"
 
 
+def _mean(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None] or [np.nan]))
+
+
 def _whole_numbers(axis: Any) -> None:
-    axis.get_major_locator().set_params(integer=True)
+    axis.get_major_locator().set_params(integer=True, min_n_ticks=1)

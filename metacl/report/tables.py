@@ -7,15 +7,23 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from metacl.evaluation.curves import number
 from metacl.evaluation.metrics import deviation
+from metacl.evaluation.resampling import ClassSums, classes_in, half_width_over_seeds
 from metacl.evaluation.result import Result
 
 MEASURES = {
     "final": "at the end",
     "learned": "just after\nits task",
+    "interference": "interference",
     "forgetting": "forgetting",
-    "backward_transfer": "backward\ntransfer",
 }
+LOST = "lost since just after its task"
+DEFINED = {
+    "interference": f"interference: {LOST}, among the classes known then",
+    "forgetting": f"forgetting: {LOST}",
+}
+"""Of the measures whose names do not say it; in full in `metrics`."""
 
 
 def tables(results: Sequence[Result], title: str) -> list[Table]:
@@ -31,21 +39,15 @@ def matrix_table(results: Sequence[Result], title: str) -> Table:
     groups: dict[tuple[str, int, int | None], list[Result]] = {}
     for result in results:
         groups.setdefault((result.learner, result.tasks, result.shots), []).append(result)
-    several = max(len(group) for group in groups.values())
-    number, rows = results[0].number, results[0].rows
-    counted = f"{number} {rows if number > 1 else rows.removesuffix('s')}"
-    spread = f"mean over {counted}" + " ± half of the 95 % confidence interval" * (number > 1)
-    if several > 1:
-        spread = f"mean over {several} seeds of {counted} each ± the standard deviation between seeds"
-    elif rows == "seeds" and number > 1:
-        spread = f"mean over {counted} ± the standard deviation between them"
-    table = _table(title, f"{_unit(results[0])}, {spread}")
+    asked = {name for result in results for name in result.measures}
+    columns = {name: words for name, words in MEASURES.items() if name in asked or name != "interference"}
+    table = _table(title, _matrix_caption(list(groups.values()), asked))
     named = len({learner for learner, *_ in groups}) > 1
-    for words in (*["learner"] * named, "tasks\nx shots", *MEASURES.values(), "state"):
+    for words in (*["learner"] * named, "tasks\nx shots", *columns.values(), "state"):
         table.add_column(words, justify="left" if words == "learner" else "right", no_wrap=True)
     for (learner, tasks, shots), group in groups.items():
         percent = group[0].score == "accuracy"
-        cells = [_over_seeds(group, name, percent) for name in MEASURES]
+        cells = [_over_seeds(group, name, percent) for name in columns]
         length = str(tasks) if shots is None else f"{tasks} x {shots}"
         table.add_row(*[learner] * named, length, *cells, size_in_words(group[0].state_bytes))
     return table
@@ -54,11 +56,9 @@ def matrix_table(results: Sequence[Result], title: str) -> Table:
 def curve_table(results: Sequence[Result], title: str) -> Table:
     """A row for each learner and curve but the diagnostics': its first and its last block of tasks; where a learner has several
     results (lengths, seeds of its meta-training), a row for each."""
-    first = results[0]
-    caption = f"mean of the first and the last {f'{first.block} tasks' if first.block > 1 else 'task'}"
-    number, rows = first.number, first.rows
-    caption += f", ± the standard deviation between {number} {rows}" if number > 1 else f"; one {rows.removesuffix('s')}"
-    table, names = _table(title, caption), [told_apart(result, results) for result in results]
+    percent = "accuracy in %; " * any(name.endswith("accuracy") for result in results for name in result.curves)
+    told = dict.fromkeys(_curve_words(result) for result in results)
+    table, names = _table(title, percent + ", or ".join(told)), [told_apart(result, results) for result in results]
     named = len(set(names)) > 1
     for words in (*["learner"] * named, "", "first", "last"):
         table.add_column(words, justify="right" if words in ("first", "last") else "left", no_wrap=True)
@@ -70,12 +70,19 @@ def curve_table(results: Sequence[Result], title: str) -> Table:
     return table
 
 
+def _curve_words(result: Result) -> str:
+    first = f"{result.block} tasks" if result.block > 1 else "task"
+    words, rows = f"mean of what was asked in the first and the last {first}", in_number(result.number, result.rows)
+    return f"{words}, of {rows}" + f" ± the standard deviation between single {result.rows}" * (result.number > 1)
+
+
 def told_apart(result: Result, results: Sequence[Result]) -> str:
     """The learner, with the length and the seeds where others of it have other ones."""
     words = result.learner
-    for name, told in (("tasks", "{} tasks"), ("run_seed", "run {}"), ("seed", "seed {}")):
+    told = {"tasks": in_number(result.tasks, "tasks"), "run_seed": f"run {result.run_seed}", "seed": f"seed {result.seed}"}
+    for name, own_words in told.items():
         if len({getattr(own, name) for own in results if own.learner == result.learner}) > 1:
-            words += ", " + told.format(getattr(result, name))
+            words += f", {own_words}"
     return words
 
 
@@ -108,12 +115,65 @@ def cost_in_words(result: Result) -> str | None:
 
 
 def _over_seeds(group: Sequence[Result], name: str, percent: bool) -> str:
-    found = [result.measures[name] for result in group if name in result.measures]
-    if not found:
+    own = [result for result in group if name in result.measures]
+    if not own:
         return "-"
+    found = [result.measures[name] for result in own]
     means = [np.nan if value["mean"] is None else value["mean"] for value in found]
-    alone = found[0]["std" if group[0].rows == "seeds" else "half_width"]
-    return cell({"mean": float(np.mean(means)), "std": float(deviation(means)) if len(found) > 1 else alone}, percent)
+    spread = found[0]["std" if group[0].rows == "seeds" else "half_width"]
+    if len(own) > 1:
+        spread = number(_half_width(own, name)) if _with_classes(own) else number(deviation(means))
+    return cell({"mean": number(float(np.mean(means))), "std": spread}, percent)
+
+
+def _half_width(group: Sequence[Result], name: str) -> float:
+    sums = [ClassSums.read(result.classes[name]) for result in group if result.classes]
+    return half_width_over_seeds(sums, [(result.run_seed, result.seed) for result in group])
+
+
+def _with_classes(group: Sequence[Result]) -> bool:
+    return all(result.classes for result in group)
+
+
+def _matrix_caption(groups: Sequence[Sequence[Result]], asked: set[str]) -> str:
+    classes = classes_of([result for group in groups for result in group])
+    spreads = dict.fromkeys(_spread(group, classes) for group in groups)
+    told = [f"{_unit(groups[0][0])}, {', or '.join(spreads)}", *(words for name, words in DEFINED.items() if name in asked)]
+    if asked >= DEFINED.keys():
+        told[-1] = "forgetting: the same among all classes, as it was asked"
+    return "\n".join(told)
+
+
+def _spread(group: Sequence[Result], classes: str) -> str:
+    """What a row of the table is a mean over, and what its ± is."""
+    first = group[0]
+    counted = in_number(first.number, "streams" if len(group) > 1 and first.rows == "seeds" else first.rows)
+    if len(group) > 1:
+        trained = len({result.run_seed for result in group}) == len(group)
+        counted = f"{len(group)} seeds{' of meta-training' * trained}, of {counted} each"
+    drawn = ["the seeds"] * (len(group) > 1)
+    if _with_classes(group):
+        drawn.append(classes)
+        return f"mean over {counted} ± half of the 95 % interval ({' and '.join(drawn)} drawn again and again)"
+    if drawn:
+        return f"mean over {counted} ± the standard deviation between seeds"
+    if first.number == 1:
+        return f"mean over {counted}"
+    over = "half of the 95 % interval over episodes"
+    return f"mean over {counted} ± {over if first.rows == 'episodes' else 'the standard deviation between them'}"
+
+
+def classes_of(results: Sequence[Result]) -> str:
+    """How many classes the results are about, in words."""
+    counts = [classes_in(ClassSums.read(result.classes["final"])) for result in results if result.classes]
+    least, most = min(counts, default=0), max(counts, default=0)
+    return f"the {in_number(most, 'classes')}" if least == most else f"the {least} to {most} classes"
+
+
+def in_number(number: int, many: str) -> str:
+    """So many of something in words: 1 class, 2 classes."""
+    one = many.removesuffix("es") if many.endswith("sses") else many.removesuffix("s")
+    return f"{number} {many if number != 1 else one}"
 
 
 def _unit(result: Result) -> str:
