@@ -1,7 +1,8 @@
 """Backpropagation with examples of the past: experience replay, dark experience replay, and the buffer of query-only attention.
 
-`replay` (finetune.py) is akin to `er`: SGD with one example a step, which weighs as much as all that is replayed beside it, the
-encoder of meta-trained learners, and a reservoir that draws by fixed lots (lots.py) where `er` has a generator for each learner.
+`replay` (finetune.py) is akin to `er`: SGD with one example a step, which weighs as much as all that is replayed beside it; the
+encoder of meta-trained learners; and a reservoir that draws by fixed lots (lots.py), where `er` has a generator for each
+learner.
 """
 
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class DarkReplay(Replay):
 
     @property
     def drawn(self) -> int:
-        """Of draws with replacement any part is a draw of its own: the first half for the answers, the second for the labels."""
+        """Of draws with replacement any part is a draw of its own: the first half is for answers, the second for labels."""
         return self.config.replayed * (2 if self.config.labels else 1)
 
     def mixed(self, answers: Tensor, y: Tensor, again: Tensor, old: dict[str, Tensor]) -> Tensor:
