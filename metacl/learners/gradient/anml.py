@@ -8,7 +8,8 @@ from torch.func import functional_call
 
 from episodes import EpisodeSpec, Examples
 from episodes.errors import at_least
-from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast, sgd
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, initial_fast, sgd
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
-from metacl.learners.gradient.inner_loop import Fast, check_finite, check_symbols, initial_fast
+from metacl.learners.gradient.inner_loop import Fast, check_finite, initial_fast
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Distributed, Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder

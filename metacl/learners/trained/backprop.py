@@ -12,7 +12,7 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
-from metacl.learners.protocol import check_support
+from metacl.learners.inputs import check_inputs, check_support
 from metacl.learners.similarity.kernels import RARE, nearest_only, squared_distances, weighted
 from metacl.learners.trained.online import OnlineLearner
 from metacl.learners.trained.online_state import Memory, OnlineConfig, OnlineState, Work, random_numbers
@@ -155,7 +155,8 @@ class Backprop(OnlineLearner):
     def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
         if not self.support:
             return self.predict(state, x)
-        check_support(support)
+        check_support(support, self.spec)
+        check_inputs(x, self.spec)
         return self._by_neighbours(state, support, x) if self.config.use == "knn" else self._tuned(state, support, x)
 
     @torch.no_grad()
