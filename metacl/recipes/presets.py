@@ -146,7 +146,7 @@ LEARNERS: dict[str, Preset] = {
     "l2": _trained("bp with weights drawn to zero", lambda s: settings.backprop(s, l2=1e-4)),
     "l2-init": _trained("bp with weights drawn to where they started", settings.l2_init),
     "shrink-perturb": _trained(
-        "bp with weights shrunk and perturbed", lambda s: settings.backprop(s, shrink=1e-4, perturb=1e-4)
+        "bp with weights shrunk and perturbed", lambda s: settings.backprop(s, shrink=1e-4, perturb=1e-3)
     ),
     "crelu": _trained("bp with concatenated ReLUs", settings.crelu),
     "layernorm": _trained("bp with LayerNorm", settings.layernorm),
