@@ -81,7 +81,7 @@ def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
 
 def _bayes(about: str, samples: int) -> Preset:
     """Paper: a latent 512 wide, the evidence bound, streams of 10 tasks of 10 examples."""
-    learner = BayesConfig(512, 512, samples, kl_weight=1.0, bind=False)
+    learner = BayesConfig(512, 512, samples, kl_weight=1.0, bypass=False, bind=False)
     whole = published(learner, episodes=EpisodeShape(tasks=10, shots=10, queries=10, vocabulary=20))
     return Preset(about, {"small": small(BayesConfig(samples=samples)), "paper": whole})
 
