@@ -70,13 +70,14 @@ def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: b
     """
     if chunk is None:
         chunk = min(256, max(64, tokens.q.shape[-1] // 2))
-    if tokens.log_decay is not None:
-        vector = tokens.log_decay.ndim == 4 and tokens.log_decay.numel() > 0
-        least = float(tokens.log_decay.detach().amin()) if vector else -torch.inf  # scalars are few, and a look at them no gain
+    log_decay = tokens.log_decay
+    if log_decay is not None:
+        vector = log_decay.ndim == 4 and log_decay.numel() > 0
+        least = float(log_decay.detach().amin()) if vector else -torch.inf  # scalars are few, and a look at them no gain
         if least < NOTHING:
-            tokens = tokens._replace(log_decay=tokens.log_decay.clamp_min(NOTHING))
+            tokens = tokens._replace(log_decay=log_decay.clamp_min(NOTHING))
         if vector:
-            chunk = _short_enough(tokens.log_decay.detach(), max(least, NOTHING), min(chunk, 64))
+            chunk = _short_enough(log_decay.detach(), max(least, NOTHING), min(chunk, 64))
     with torch.autocast(tokens.q.device.type, enabled=False):
         return _Scan.apply(*tokens, state_BHEF, chunk, divide)
 

@@ -39,7 +39,8 @@ class BayesConfig:
     hidden: int = 256
     """Width of the hidden layers in the encoder of examples and in the decoder."""
     samples: int = 5
-    """Samples of the latent whose predictions are averaged after meta-training. 0: the mode alone is used (MAP)."""
+    """Samples of the latent whose predictions are averaged after meta-training, as probabilities (the authors' code averages
+    logits). 0: the mode alone is used (MAP)."""
     kl_weight: float = 1e-3
     """Weight of KL(posterior || prior) in the meta-loss. At 1, the evidence bound, short meta-training ends with a posterior
     that is the prior and knows nothing of the stream."""
@@ -128,10 +129,10 @@ class SequentialBayes(Learner):
         return answers_BSM.mean(1)
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
-        """In training, with one sample of the latent: (the losses of N stream examples and M queries, added, + KL) / (N + M).
+        """In training, with one sample of the latent: (the losses of N stream examples and M queries + KL) / (N + M).
 
-        That is the evidence bound for one example. As a loss of regression is a mean over the target's F numbers, KL / F stands
-        there. N counts valid examples, on average over the batch.
+        That is the evidence bound, for one example; the authors' code draws a sample for each example. As a loss of regression
+        is a mean over the target's F numbers, KL / F stands there. N counts valid examples, on average over the batch.
         """
         if not self.training:
             return super().meta_loss(episode)
