@@ -35,7 +35,7 @@ def test_promises(name, spec):
 def test_replay_by_a_loop(name, spec):
     """The buffer and what is drawn from it by the same random numbers; loss and step by torch.optim.
 
-    ER: one mini-batch of block and replay (Chaudhry 2019, algorithm 1). DER: no label is replayed (Buzzega 2020, equation 6).
+    ER: one mini-batch of block and replay (Chaudhry 2019, algorithm 1). DER: no label is replayed (Buzzega 2020).
     DER++: the labels are those of a draw of their own.
     """
     config, spec = ALL[name], SPECS[spec]

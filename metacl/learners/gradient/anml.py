@@ -21,7 +21,8 @@ class ANMLConfig(InnerConfig):
     """SGD on a whole network, an example at a time, whose last layer sees its features through a gate."""
 
     rate: float = 0.01
-    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter) and as in CL-Seq; ANML was
+    published with a fixed one."""
     width: int = 128
     """Width of the linear layers that vectors pass. For images the channels of the convolutions decide it."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -29,7 +29,8 @@ class InnerConfig:
     """Options of an inner loop of SGD."""
 
     rate: float = 0.03
-    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter), as in CL-Seq. OML and ANML
+    have a fixed one in their papers."""
     rates: Literal["one", "tensor"] = "one"
     """Inner learning rates: `one` for all fast weights, or one for each `tensor` of them."""
     order: Literal[1, 2] = 2

@@ -38,7 +38,7 @@ class OMLConfig(InnerConfig):
 class OML(Learner):
     """State: the weights of the head. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example.
 
-    As in CL-Seq the inner rate is meta-learned too, and the meta-loss is that of the queries alone.
+    As in CL-Seq the meta-loss is that of the queries alone.
     """
 
     def __init__(self, config: OMLConfig, spec: EpisodeSpec):

@@ -79,7 +79,7 @@ class DarkReplayConfig(ReplayConfig):
 
     answers: float = 0.5
     """Weight of |answers to replayed examples now - answers when they were kept|^2, averaged over the outputs (alpha). So it
-    is in the authors' code; in equation 6 of the paper outputs are summed."""
+    is in the authors' code; in the paper's equation outputs are summed."""
     labels: float = 0.0
     """Weight of the loss on the labels of examples of another draw: beta of DER++. 0 is DER, which makes no such draw."""
 
