@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from episodes import EpisodeSpec
+from episodes import DataConfig, EpisodeSpec
 from metacl.evaluation.check import check_learner, random_episode
-from metacl.learners import query_loss, state_bytes
+from metacl.learners import state_bytes
 from metacl.learners.statistics.bayes import BayesConfig, BayesState, SequentialBayes, divergence, product
+from metacl.recipes.presets import recipe_for
 
 LABELLED_VECTORS = EpisodeSpec("vector", (6,), "cross_entropy", symbols=4)
 SPECS = {"images": IMAGES, "labelled": LABELLED_VECTORS, "regression": VECTORS}
@@ -37,8 +39,25 @@ def test_promises(spec, samples):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_promises_without_products(spec):
-    check_learner(bayes(SPECS[spec], bind=False), SPECS[spec])
+def test_promises_without_aids(spec):
+    check_learner(bayes(SPECS[spec], bypass=False, bind=False), SPECS[spec])
+
+
+def test_the_paper_recipe_has_the_mlps_of_the_paper_alone():
+    """What is told of an example is what the MLP makes of it, and its precision starts near 1; the decoder is an MLP too."""
+    config = recipe_for("sb-mcl", "paper", DataConfig("sine")).learner
+    torch.manual_seed(0)
+    learner, episode = replace(config, encoder=ENCODER).build(LABELLED_VECTORS).eval(), random_episode(LABELLED_VECTORS, 0)
+    one, latent = episode.stream[:1], torch.randn(2, 1, 512)
+    pair = torch.cat([learner.encode(one.x), learner.symbols.embed(one.y)], -1)
+    mean, log_precision = learner.recognise(pair)[:, 0].chunk(2, -1)
+    assert_close(
+        learner.learn(learner.init_state(2), one), product(learner.init_state(2), mean[:, None], log_precision.exp()[:, None])
+    )
+    assert log_precision.abs().max() < 1
+    z = learner.encode(episode.queries.x)
+    answers = learner.symbols.logits(learner.decode(learner.decode_x(z) + learner.decode_latent(latent)))
+    assert_close(learner._decode(z, latent)[:, 0], answers)
 
 
 def test_the_posterior_is_the_product_of_gaussians():
@@ -98,8 +117,9 @@ def test_samples_are_part_of_the_checkpoint():
 @pytest.mark.parametrize("spec", [LABELLED_VECTORS, VECTORS], ids=["classification", "regression"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_meta_loss_of_training(spec, padded):
-    """The queries' loss, the stream's and KL / N, written out with the same sample."""
+    """The evidence bound for one of N + M examples, written out example by example with the same sample."""
     learner, episode = bayes(spec, kl_weight=0.5), random_episode(spec, 0)
+    episode = dataclasses.replace(episode, queries=episode.queries[:5])
     valid = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) > 0.3 if padded else None
     episode = dataclasses.replace(episode, stream=dataclasses.replace(episode.stream, valid=valid))
     learner.training = True  # the BatchNorms stay in eval mode
@@ -109,12 +129,16 @@ def test_the_meta_loss_of_training(spec, padded):
     torch.manual_seed(5)
     learner.config = dataclasses.replace(learner.config, samples=0)
     sample = BayesState(state.mean + torch.randn_like(state.mean) / state.precision.sqrt(), state.precision)
-    asked = query_loss(learner.predict(sample, episode.queries.x), episode.queries.y, spec).loss
     keep = torch.ones(2, 12, dtype=torch.bool) if valid is None else valid
-    told, target = learner.predict(sample, episode.stream.x)[keep], episode.stream.y[keep]
-    stream = F.cross_entropy(told, target) if spec.classification else F.mse_loss(told, target)
-    kl = divergence(state, learner.init_state(2)).mean() / 12
-    assert_close(result.loss, asked + stream + 0.5 * kl)
+    losses = []
+    for told, target in (
+        (learner.predict(sample, episode.stream.x)[keep], episode.stream.y[keep]),
+        (learner.predict(sample, episode.queries.x).flatten(0, 1), episode.queries.y.flatten(0, 1)),
+    ):
+        each = F.cross_entropy if spec.classification else F.mse_loss
+        losses += [each(a, b) for a, b in zip(told, target, strict=True)]
+    kl = divergence(state, learner.init_state(2)).sum() / len(losses) / (1 if spec.classification else 3)
+    assert_close(result.loss, torch.stack(losses).mean() + 0.5 * kl)
     assert_close(result.metrics["kl"], kl.detach())
     assert math.isfinite(result.metrics["stream"]) and kl > 0
 

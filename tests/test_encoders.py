@@ -1,11 +1,16 @@
 """Encoders: shapes at any size, examples on their own, inputs scaled."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
 from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
+from metacl.nets.fast import PredictionNetwork
+from metacl.nets.scratch import Network
 from metacl.recipes.sizes import LIGHT, PUBLISHED
 
 
@@ -35,6 +40,31 @@ def test_the_published_layers():
         (channels, stride, (3, 3), (1, 1), None)
         for channels, stride in zip((32, 64, 128, 256, 256), (1, 2, 2, 2, 2), strict=True)
     ]
+
+
+@pytest.mark.parametrize("recipe", [LIGHT, PUBLISHED], ids=["light", "published"])
+def test_no_stride_goes_beyond_a_map_of_one_pixel(recipe):
+    """Whatever the size of the images, in every network with strides."""
+    for sides in [(side, side) for side in range(1, 65)] + [(1, 20), (9, 2)]:
+        spec = EpisodeSpec("image", (1, *sides), "cross_entropy", symbols=3)
+        config, encoder_sides = replace(recipe, channels=(2,) * len(recipe.channels)), []
+        for network in (build_encoder(config, spec, 3), PredictionNetwork(config, spec, 3), Network(config, spec, 3)):
+            left, convolutions = list(sides), [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+            for layer, stride in zip(convolutions, config.strides, strict=True):
+                assert layer.stride == tuple(min(stride, side) for side in left)
+                left = [-(-side // step) for side, step in zip(left, layer.stride, strict=True)]
+            encoder_sides.append(left)
+        assert encoder_sides[0] == encoder_sides[1] == encoder_sides[2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (8, 8), (3, 17)])
+def test_a_stride_of_one_over_one_pixel_changes_nothing(size):
+    torch.manual_seed(0)
+    model, x = ImageEncoder((3, *size), 5, PUBLISHED.channels, PUBLISHED.strides).eval().double(), images(1, 4, 3, *size)
+    expected = model(x)
+    for layer, stride in zip((m for m in model.modules() if isinstance(m, nn.Conv2d)), PUBLISHED.strides, strict=True):
+        layer.stride = stride, stride
+    assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_examples_are_encoded_on_their_own():

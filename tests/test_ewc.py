@@ -17,7 +17,7 @@ from metacl.learners.trained.online_state import Work
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-CONFIG = EWCConfig(rate=1e-2, block=2, network=NET, stiffness=3.0, tasks=2, fisher_examples=6, fisher_batch=3)
+CONFIG = EWCConfig(rate=1e-2, block=2, network=NET, stiffness=3.0, tasks=2, fisher_examples=6)
 
 
 def flat(state) -> torch.Tensor:
@@ -29,20 +29,23 @@ def test_promises(spec):
     check_learner(CONFIG.build(SPECS[spec]), SPECS[spec])
 
 
-def test_fisher_information_by_a_loop():
-    """Of the six newest examples: the mean over two batches of the squared gradient of the mean loss."""
-    learner, stream = CONFIG.build(LABELLED), noise(LABELLED, 10)
+@pytest.mark.parametrize("name", SPECS)
+def test_fisher_information_is_the_mean_over_single_examples(name, monkeypatch):
+    """Of the six newest examples: the mean of the squared gradient of each one's loss. Some of them are found together."""
+    monkeypatch.setattr("metacl.learners.trained.ewc.AT_ONCE", 4)
+    spec = SPECS[name]
+    learner, stream = CONFIG.build(spec), noise(spec, 10)
     state = learner.learn_predict(learner.start([0, 1]), stream)[0]
     got = learner.named(learner.fisher(state))
     for b in range(2):
         own = {name: w[b].clone().requires_grad_() for name, w in state.weights.items()}
         squares = []
-        for part in (slice(4, 7), slice(7, 10)):
-            answers = learner.network({n: w[None] for n, w in own.items()}, stream.x[b : b + 1, part])[0][0]
-            loss = F.cross_entropy(answers, stream.y[b, part])
+        for n in range(4, 10):
+            answer = learner.network({w: v[None] for w, v in own.items()}, stream.x[b : b + 1, n : n + 1])[0][0, 0]
+            loss = F.cross_entropy(answer, stream.y[b, n]) if spec.classification else F.mse_loss(answer, stream.y[b, n])
             squares.append([g.square() for g in torch.autograd.grad(loss, list(own.values()))])
-        for i, name in enumerate(own):
-            assert_close(got[name][b], (squares[0][i] + squares[1][i]) / 2, rtol=1e-4, atol=1e-7, msg=name)
+        for i, w in enumerate(own):
+            assert_close(got[w][b], torch.stack([parts[i] for parts in squares]).mean(0), rtol=1e-4, atol=1e-9, msg=w)
 
 
 def test_the_gradient_of_the_penalty_over_the_last_tasks():
@@ -80,6 +83,6 @@ def test_a_task_without_examples_is_not_remembered():
 
 
 def test_wrong_options():
-    for name in ("tasks", "fisher_examples", "fisher_batch"):
+    for name in ("tasks", "fisher_examples"):
         with pytest.raises(UserError, match="must be at least 1"):
             replace(CONFIG, **{name: 0})

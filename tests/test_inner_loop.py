@@ -18,7 +18,6 @@ from metacl.learners.gradient.inner_loop import (
     Fast,
     InnerConfig,
     InnerRates,
-    check_symbols,
     initial_fast,
     rematerialised,
     segments,
@@ -286,16 +285,6 @@ def test_rematerialised_trees_and_what_needs_no_gradient():
     product, rest = rematerialised(function)({"a": a, "n": torch.tensor([2])}, torch.tensor(3.0))
     assert rest["whole"].tolist() == [3] and not rest["whole"].requires_grad
     assert torch.autograd.grad(product.sum(), a)[0].tolist() == [3, 3, 3]
-
-
-def test_a_symbol_that_the_learner_does_not_have():
-    y = torch.tensor([[0, 8]])
-    stream = Examples(y, y, y)
-    with pytest.raises(UserError, match=r"label symbol 8, and this learner has 8 symbols .*vocabulary 9"):
-        check_symbols(stream, IMAGES)
-    check_symbols(dataclasses.replace(stream, valid=y == 0), IMAGES)
-    check_symbols(stream[:1], IMAGES)
-    check_symbols(stream, VECTORS)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])

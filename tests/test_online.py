@@ -159,18 +159,26 @@ def test_l2_init_draws_to_the_initial_weights_and_l2_to_zero():
     assert distance["l2-init"][0] < distance["bp"][0] and distance["l2"][1] < distance["bp"][1]
 
 
-def test_shrink_and_perturb_by_hand():
-    """Without a gradient: 0.9 w plus noise of the given size, other noise each time and for each seed."""
-    learner = replace(CONFIG, shrink=0.1, perturb=0.05, network=NetworkConfig((200,))).build(LABELLED)
-    work = _work(learner.start([0, 1]))
-    noises = []
-    for _ in range(2):
-        was = work.flat.clone()
+@pytest.mark.parametrize("variant", ["bp", "xavier", "layernorm", "images"])
+def test_shrink_and_perturb_is_a_step_towards_a_new_network(variant):
+    """Without a gradient: 0.9 w + 0.05 w' with w' spread as in networks drawn anew; other noise each time and seed."""
+    spec = IMAGES if variant == "images" else LABELLED
+    net = {"xavier": NetworkConfig((40, 30), initial="xavier"), "layernorm": NetworkConfig((40, 30), normalise=True)}
+    learner = replace(CONFIG, shrink=0.1, perturb=0.05, network=net.get(variant, NetworkConfig((40, 30)))).build(spec)
+    work, noises = _work(learner.start([0, 1])), []
+    for _ in range(20):
+        was = {name: w.clone() for name, w in learner.named(work.flat).items()}
         learner.perturbed(work)
-        noises.append(work.flat - 0.9 * was)
+        kept = {name: 0.9 if name.startswith("layers") else 1.0 for name in was}
+        noises.append({name: (w - kept[name] * was[name]) / 0.05 for name, w in learner.named(work.flat).items()})
         work.seen += 1
-    assert torch.cat(noises).std().item() == pytest.approx(0.05, rel=0.05)
-    assert abs(torch.corrcoef(torch.cat(noises))[0, 1:]).max() < 0.1
+    drawn = [learner.drawn_weights(seed) for seed in range(40)]
+    for name in was:
+        new, initial = torch.cat([noise[name] for noise in noises]), torch.stack([own[name] for own in drawn])
+        assert_close(new.std(), initial.std(), rtol=0.06, atol=1e-12, msg=name)
+        assert new.abs().max() <= initial.abs().max() * 1.05 + 1e-12 or initial.std() == 0
+    rows = torch.cat([noise["layers.0.weight"].flatten(1) for noise in noises])
+    assert len(rows.unique(dim=0)) == 40
 
 
 def _work(state: OnlineState) -> Work:

@@ -13,14 +13,15 @@ from metacl.evaluation.check import check_learner
 from metacl.learners.buffers import empty_buffer, reservoir_, sampled
 from metacl.learners.trained.backprop import KEPT, REPLAY, BackpropConfig
 from metacl.learners.trained.online_state import random_numbers
-from metacl.learners.trained.replay import ReplayConfig, SameBufferConfig
+from metacl.learners.trained.replay import DarkReplayConfig, ReplayConfig, SameBufferConfig
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-ER = ReplayConfig(rate=1e-2, block=2, network=NET, buffer=5, replayed=3, labels=0.7)
-DER = replace(ER, answers=0.4)
+ER = ReplayConfig(rate=1e-2, block=2, network=NET, buffer=5, replayed=3)
+DER = DarkReplayConfig(rate=1e-2, block=2, network=NET, buffer=5, replayed=3, answers=0.4)
+DERPP = replace(DER, labels=0.7)
 SAME = SameBufferConfig(rate=1e-2, block=2, network=NET, buffer=5, replayed=4)
-ALL = {"er": ER, "der": DER, "same-buffer": SAME}
+ALL = {"er": ER, "der": DER, "derpp": DERPP, "same-buffer": SAME}
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -30,9 +31,13 @@ def test_promises(name, spec):
 
 
 @pytest.mark.parametrize("spec", ["labelled", "regression"])
-@pytest.mark.parametrize("name", ["er", "der"])
+@pytest.mark.parametrize("name", ["er", "der", "derpp"])
 def test_replay_by_a_loop(name, spec):
-    """The buffer and what is drawn from it by the same random numbers; loss and step by torch.optim."""
+    """The buffer and what is drawn from it by the same random numbers; loss and step by torch.optim.
+
+    ER: one mini-batch of block and replay (Chaudhry 2019, algorithm 1). DER: no label is replayed (Buzzega 2020).
+    DER++: the labels are those of a draw of their own.
+    """
     config, spec = ALL[name], SPECS[spec]
     learner, stream, key = config.build(spec), noise(spec, 12, 1), 5
     start = learner.start([key])
@@ -48,9 +53,15 @@ def test_replay_by_a_loop(name, spec):
         answers = learner.network({w: v[None] for w, v in own.items()}, x)[0][0]
         loss = loss_of(answers, y[0])
         if seen:
-            old = sampled(buffer, [random_numbers(key, seen, REPLAY)], 3)
+            draws = 2 if name == "derpp" else 1
+            old = sampled(buffer, [random_numbers(key, seen, REPLAY)], 3 * draws)
             again = learner.network({w: v[None] for w, v in own.items()}, old["x"])[0][0]
-            loss = loss + 0.7 * loss_of(again, old["y"][0]) + config.answers * F.mse_loss(again, old["answers"][0])
+            if name == "er":
+                loss = loss_of(torch.cat([answers, again]), torch.cat([y[0], old["y"][0]]))
+            else:
+                loss = loss + 0.4 * F.mse_loss(again[:3], old["answers"][0, :3])
+            if name == "derpp":
+                loss = loss + 0.7 * loss_of(again[3:], old["y"][0, 3:])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -59,7 +70,7 @@ def test_replay_by_a_loop(name, spec):
     for w, value in own.items():
         assert_close(state.weights[w][0], value.detach(), rtol=1e-3, atol=1e-4, msg=w)
     assert torch.equal(state.memory["buffer"]["x"], buffer["x"]) and told.shape[1] == 12
-    assert (int(state.seen), int(state.used)) == (12, 12 + 5 * 3)
+    assert (int(state.seen), int(state.used)) == (12, 12 + 5 * 3 * (2 if name == "derpp" else 1))
 
 
 def test_updates_on_the_same_buffer_are_updates_on_what_was_drawn_from_the_newest():
@@ -95,4 +106,4 @@ def test_predictions_come_before_the_labels(name):
 def test_wrong_options():
     for wrong in ({"buffer": 0}, {"replayed": 0}, {"labels": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
-            replace(ER, **wrong)
+            replace(DER, **wrong)

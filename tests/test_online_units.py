@@ -62,6 +62,18 @@ def test_utilities_by_hand():
     assert units["age"].tolist() == [[2, 2]]
 
 
+def test_contribution_utilities_by_hand():
+    """|h| times outgoing weights, averaged with what was; the mean of h and incoming weights have no part (Nature 2024)."""
+    learner = replace(CBP, network=NetworkConfig((2,)), utility="contribution").build(LABELLED)
+    work = work_of(learner)
+    learner.named(work.flat)["layers.1.weight"][0] = torch.tensor([[3.0, 0.5], [-3.0, 0.5], [3.0, -0.5], [-3.0, 0.5]])
+    for h in (torch.tensor([[[1.0, 4.0], [3.0, 0.0]]]), torch.ones(1, 2, 2)):
+        learner._watch(work, 0, h)
+    assert_close(
+        work.memory["units"][0]["utility"], 0.99 * 0.01 * torch.tensor([[6.0, 1.0]]) + 0.01 * torch.tensor([[3.0, 0.5]])
+    )
+
+
 def test_replacement_counts_by_hand():
     """10 units, maturity 4, rate 0.08: from the fifth update on 0.8 units are due at each, and less as young ones come in."""
     learner = replace(CBP, network=NetworkConfig((10,)), maturity=4, replacement_rate=0.08).build(LABELLED)
@@ -164,6 +176,26 @@ def test_redo_replaces_dormant_units_when_it_looks():
     three = learner.learn_predict(two, noise(LABELLED, 2, 1, seed=1))[0]
     assert (three.weights["layers.0.weight"][0, 5] != 0).all() and three.weights["layers.0.bias"][0, 5] == 0
     assert (three.weights["layers.1.weight"][0, :, 5] == 0).all() and (three.weights["layers.1.weight"][0, :, 4] != 0).any()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_redo_judges_the_newest_examples_as_the_network_is_now(spec):
+    """One example a block: what its units did at the examples one by one, and before, does not count."""
+    learner = replace(REDO, block=1, every=5, examples=4, threshold=0.6).build(SPECS[spec])
+    stream = noise(SPECS[spec], 5)
+    state = replace(REDO, block=1, every=100).build(SPECS[spec]).learn_predict(learner.start([0, 1]), stream)[0]
+    hidden = learner.network(state.weights, stream.x[:, 1:])[1]
+    found = learner.learn_predict(learner.start([0, 1]), stream)[0].weights
+    number = 0
+    for i, h in enumerate(hidden):
+        score = over_examples(h).abs().mean(1)
+        dormant = score / score.mean(1, keepdim=True) <= 0.6
+        same = (found[f"layers.{i}.weight"] == state.weights[f"layers.{i}.weight"]).flatten(2)
+        assert torch.equal((~same).all(2), dormant)
+        out = found[f"layers.{i + 1}.weight"].flatten(2).unflatten(2, (h.shape[2], -1))
+        assert (out.movedim(1, 2)[dormant] == 0).all()
+        number += int(dormant.sum())
+    assert number > 3
 
 
 def test_without_replacement_it_is_plain_backpropagation():

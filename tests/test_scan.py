@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from metacl.attention import naive
-from metacl.attention.decay import LEAST_LOG_DECAY
-from metacl.attention.scan import Tokens, divided, look, scan
+from metacl.attention.scan import Tokens, _short_enough, divided, look, scan
 
 B, H, E, V = 2, 2, 5, 3
 DECAYS = ("none", "fixed", "scalar", "vector")
@@ -89,8 +88,8 @@ def test_looking_is_the_outputs_of_tokens_alone(decay, delta):
 
 @each_kind
 def test_float32_keeps_its_precision(decay, delta):
-    """With the strongest decays there are, too: nothing overflows, and nothing is lost but rounding."""
-    least = LEAST_LOG_DECAY if decay == "vector" else -60.0
+    """With strong decays, too: nothing overflows, and nothing is lost but rounding."""
+    least = -60.0
     tokens, state = make(decay, delta, 200, least=least)
     narrow, _ = make(decay, delta, 200, torch.float32, least=least)
     fast, right = scan(narrow, state.float()), naive.recurrence(tokens, state)
@@ -99,6 +98,29 @@ def test_float32_keeps_its_precision(decay, delta):
     got = gradients(scan(narrow, start), narrow, start)
     for a, b in zip(got, gradients(right, tokens, state), strict=True):
         assert float((a - b).norm()) <= 1e-4 * float(b.norm())
+
+
+@pytest.mark.parametrize("decay", ["scalar", "vector"])
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("least", [-2.6, -20.0, -1000.0, -torch.inf], ids=str)
+def test_however_much_is_forgotten(decay, delta, least):
+    """At every token, and at one in ten of a stream that forgets little: chunks get shorter where factors would overflow."""
+    tokens, state = make(decay, delta, 130)
+    assert tokens.log_decay is not None
+    for every in (1, 10):
+        strong = tokens.log_decay.detach().clone()
+        strong[:, :, ::every] = strong[:, :, ::every].clamp_max(-1e-3) * (-least)
+        strong = tokens._replace(log_decay=strong.requires_grad_())
+        fast, right = scan(strong, state), naive.recurrence(strong, state)
+        assert_close(fast, right)
+        if least > -torch.inf:  # there exp has no derivative
+            assert_close(gradients(fast, strong, state), gradients(right, strong, state))
+
+
+def test_chunks_are_shorter_only_where_they_must_be():
+    mild, odd, strong = torch.full((1, 1, 256, 2), -2.5), torch.full((1, 1, 256, 2), -0.5), torch.full((1, 1, 256, 2), -20.0)
+    odd[:, :, 40] = -40
+    assert [_short_enough(t, float(t.min()), 64) for t in (mild, odd, strong, 10 * strong)] == [64, 64, 8, 1]
 
 
 @each_kind

@@ -15,8 +15,8 @@ a running sum.
 import torch
 from torch import Tensor
 
-LEAST_LOG_DECAY = -2.5
-"""Least vector decay: over half a chunk of 64, exp(80) is still a float32. What keeps 8 % at each token forgets anyway."""
+MOST = 80.0
+"""Largest exponent of a factor of a vector decay: exp(80) is still a float32, and so is exp(-80)."""
 
 
 class NoDecay:
@@ -94,7 +94,10 @@ class ScalarDecay(NoDecay):
 
 
 class VectorDecay(NoDecay):
-    """Log decays g (G, C, E), from LEAST_LOG_DECAY to 0: exp(b_i - b_j) is two factors, split at the middle of the chunk."""
+    """Log decays g (G, C, E): exp(b_i - b_j) is two factors, split at the middle of the chunk.
+
+    From there to either end of the chunk the sum of log decays must not be below -MOST.
+    """
 
     def __init__(self, g_GCE: Tensor, dtype: torch.dtype):
         b_GCE = g_GCE.cumsum(1)

@@ -1,14 +1,17 @@
 """In-context least squares: a regression of all values so far on all keys so far answers each query."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacl.attention import naive
+from metacl.attention.decay import ScalarDecay
 from metacl.attention.interface import Attention, Width, wide
-from metacl.attention.recurrent import HeadNorm, unit
+from metacl.attention.recurrent import Gate, HeadNorm, unit
 from metacl.attention.scan import Tokens, look, scan
 from metacl.nets.shared_batch import dropout
 
@@ -16,21 +19,47 @@ CHUNK = 64
 """Tokens that are worked through together."""
 ENOUGH = 1e-6
 """Conjugate gradients end when every residual is at most this times as long as its query."""
+LEAST_RIDGE = 0.25
+"""Lower bound of the ridge, as published. It also bounds how many iterations a solution takes."""
+REMEMBERS = 5.0
+"""Bias with which the forget gate starts: what is told is half forgotten after 100 tokens. The layer of fla starts near 0, and
+forgets half at each token."""
 
 
 class MesaState(NamedTuple):
     """The sufficient statistics of ridge regression, in float32 at least, whatever the dtype of the tokens."""
 
     keys: Tensor
-    """(B, H, E, E): R = sum of k k^T."""
+    """(B, H, E, E): R, the decayed sum of beta k k^T."""
     values: Tensor
-    """(B, H, E, F): G = sum of k v^T."""
+    """(B, H, E, F): G, the decayed sum of beta k v^T."""
+
+
+class MesaTokens(NamedTuple):
+    """What the layer makes of tokens, float32 at least: solving is no work for bf16."""
+
+    q: Tensor
+    """(B, H, N, E), of length 1."""
+    k: Tensor
+    """(B, H, N, E), of length 1; 0 where a token is not valid."""
+    v: Tensor
+    """(B, H, N, F)"""
+    log_decay: Tensor
+    """(B, H, N): log gamma."""
+    beta: Tensor
+    """(B, H, N)"""
+
+    def telling(self, read: Tensor, told: Tensor) -> Tokens:
+        """The tokens of the recurrence S <- gamma S + beta k told^T, in which `read` looks at S."""
+        return Tokens(read, self.k, self.beta[..., None] * told, self.log_decay)
 
 
 class Mesa(Attention[MesaState]):
-    """out = G^T (R + Diag(ridge))^-1 q with R and G the sums of k k^T and k v^T.
+    """out = G^T (R + Diag(ridge))^-1 q with R <- gamma R + beta k k^T, G <- gamma G + beta k v^T.
 
-    Sources: the mesa-layer (von Oswald 2023) and MesaNet (2025, eq. 6). Queries and keys have length 1, the ridge is learnt.
+    Source: MesaNet (von Oswald 2025, eq. 6). Queries and keys have length 1; gamma (what stays) and beta (how strongly a token
+    counts) are sigmoids of the token; the ridge is softplus(parameter) + LEAST_RIDGE, at first 1. With gamma = beta = 1 it is
+    the mesa-layer (von Oswald 2023).
     The outputs are linear attention with the solutions as queries. The gradient of the solutions needs one more solution with
     the same matrices (the implicit function theorem), however they were found.
 
@@ -50,7 +79,10 @@ class Mesa(Attention[MesaState]):
     ):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.iterations = iterations
-        self.log_ridge = nn.Parameter(torch.zeros(heads, 1, self.key_width))
+        self.forget, self.beta = Gate(width, heads), Gate(width, heads)
+        nn.init.constant_(self.forget.linear.bias, REMEMBERS)  # type: ignore[arg-type]
+        start = math.log(math.expm1(1 - LEAST_RIDGE))  # the inverse of softplus
+        self.above_least = nn.Parameter(torch.full((heads, 1, self.key_width), start))
         self.norm = HeadNorm(self.head_width)
 
     def init_state(self, batch_size: int) -> MesaState:
@@ -60,14 +92,13 @@ class Mesa(Attention[MesaState]):
         )
 
     def extend(self, x_BND: Tensor, state: MesaState, valid_BN: Tensor | None) -> tuple[Tensor, MesaState]:
-        q, k, v = self._tokens(x_BND, valid_BN)
-        ridge = self._ridge()
+        tokens, ridge = self._tokens(x_BND, valid_BN), self._ridge()
         with torch.autocast(x_BND.device.type, enabled=False):
-            solve = _in_chunks(q, k.detach(), ridge.detach(), state.keys.detach(), self.iterations)
-            solved = solve(q.detach())
-            seen, keys = scan(Tokens(solved, k, k), state.keys, CHUNK)
-            solution = _Implicit.apply(q - seen - ridge * solved, solved, solve)
-            out, values = scan(Tokens(solution, k, v), state.values, CHUNK)
+            solve = _in_chunks(MesaTokens(*(t.detach() for t in tokens)), ridge.detach(), state.keys.detach(), self.iterations)
+            solved = solve(tokens.q.detach())
+            seen, keys = scan(tokens.telling(solved, tokens.k), state.keys, CHUNK)
+            solution = _Implicit.apply(tokens.q - seen - ridge * solved, solved, solve)
+            out, values = scan(tokens.telling(solution, tokens.v), state.values, CHUNK)
         return self._outputs(out, x_BND), MesaState(keys, values)
 
     def extend_naive(self, x_BND: Tensor, state: MesaState, valid_BN: Tensor | None) -> tuple[Tensor, MesaState]:
@@ -76,21 +107,22 @@ class Mesa(Attention[MesaState]):
         return self._outputs(out, x_BND), MesaState(keys, values)
 
     def read(self, x_BMD: Tensor, state: MesaState) -> Tensor:
-        q, k, v = self._tokens(x_BMD, None)
-        ridge = self._ridge()
+        tokens, ridge = self._tokens(x_BMD, None), self._ridge()
         with torch.autocast(x_BMD.device.type, enabled=False):
-            solve = _alone(k.detach(), ridge.detach(), state.keys.detach(), self.iterations)
-            solved = solve(q.detach())
-            solution = _Implicit.apply(q - look(Tokens(solved, k, k), state.keys) - ridge * solved, solved, solve)
-            return self._outputs(look(Tokens(solution, k, v), state.values), x_BMD)
+            solve = _alone(MesaTokens(*(t.detach() for t in tokens)), ridge.detach(), state.keys.detach(), self.iterations)
+            solved = solve(tokens.q.detach())
+            seen = look(tokens.telling(solved, tokens.k), state.keys)
+            solution = _Implicit.apply(tokens.q - seen - ridge * solved, solved, solve)
+            return self._outputs(look(tokens.telling(solution, tokens.v), state.values), x_BMD)
 
-    def _tokens(self, x_BND: Tensor, valid_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, float32 at least: solving is no work for bf16."""
+    def _tokens(self, x_BND: Tensor, valid_BN: Tensor | None) -> MesaTokens:
         q, k, v = (wide(t) for t in self.project(x_BND))
-        return Tokens(unit(q), unit(k), v).masked(valid_BN)[:3]
+        tokens = Tokens(unit(q), unit(k), v, F.logsigmoid(self.forget(x_BND))).masked(valid_BN)
+        return MesaTokens(*tokens[:4], self.beta(x_BND).sigmoid())  # type: ignore[arg-type]
 
     def _ridge(self) -> Tensor:
-        return wide(self.log_ridge).exp()
+        """(H, 1, E)"""
+        return F.softplus(wide(self.above_least)) + LEAST_RIDGE
 
     def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
         return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
@@ -109,35 +141,42 @@ class _Implicit(torch.autograd.Function):
         return ctx.solve(grad), None, None
 
 
-def _in_chunks(q: Tensor, k: Tensor, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[[Tensor], Tensor]:
-    """Solves (R_n + Diag(ridge)) x_n = b_n for each token n of a stream, R_n the sum of k k^T up to and with n."""
+def _in_chunks(tokens: MesaTokens, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[[Tensor], Tensor]:
+    """Solves (R_n + Diag(ridge)) x_n = b_n for each token n of a stream, R_n the keys' sum up to and with n."""
 
     def solve(b_BHNE: Tensor) -> Tensor:
-        R, solutions = keys, []
-        for b, k_chunk in zip(b_BHNE.split(CHUNK, dim=2), k.split(CHUNK, dim=2), strict=True):
+        R, solutions = keys.flatten(0, 1), []
+        ridge_G1E = ridge.expand(len(b_BHNE), -1, -1, -1).flatten(0, 1)
+        parts = (t.flatten(0, 1).split(CHUNK, dim=1) for t in (b_BHNE, tokens.k, tokens.log_decay, tokens.beta))
+        for b, k, g, beta in zip(*parts, strict=True):
+            decay, told = ScalarDecay(g, k.dtype), beta[..., None] * k
 
-            def times(p: Tensor, R: Tensor = R, k: Tensor = k_chunk) -> Tensor:
-                return p @ R + (p @ k.mT).tril() @ k + ridge * p
+            def times(p: Tensor, R: Tensor = R, k: Tensor = k, told: Tensor = told, decay: ScalarDecay = decay) -> Tensor:
+                return decay.rows(p) @ R + decay.pair(p, k).tril_() @ told + ridge_G1E * p
 
             if iterations:
                 solutions.append(conjugate_gradients(times, b, iterations))
             else:
-                own = torch.einsum("bhne,bhni->bhnei", k_chunk, k_chunk).cumsum(2)
-                solutions.append(torch.linalg.solve(R[:, :, None] + own + torch.diag_embed(ridge), b))
-            R = R + k_chunk.mT @ k_chunk
-        return torch.cat(solutions, dim=2)
+                own = torch.einsum("gni,gie,gif->gnef", decay.between.tril(), k, told)
+                whole = decay.row[..., None] * R[:, None] + own + torch.diag_embed(ridge_G1E)
+                solutions.append(torch.linalg.solve(whole, b))
+            R = decay.over(R) + decay.ends(k).mT @ told
+        return torch.cat(solutions, dim=1).view_as(b_BHNE)
 
     return solve
 
 
-def _alone(k: Tensor, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[[Tensor], Tensor]:
+def _alone(tokens: MesaTokens, ridge: Tensor, keys: Tensor, iterations: int) -> Callable[[Tensor], Tensor]:
     """`_in_chunks` for queries, each of which sees only the state and its own key."""
+    k, told, kept = tokens.k, tokens.beta[..., None] * tokens.k, tokens.log_decay.exp()[..., None]
 
     def solve(b_BHME: Tensor) -> Tensor:
         if iterations:
-            return conjugate_gradients(lambda p: p @ keys + (p * k).sum(-1, keepdim=True) * k + ridge * p, b_BHME, iterations)
-        own = torch.einsum("bhme,bhmi->bhmei", k, k)
-        return torch.linalg.solve(keys[:, :, None] + own + torch.diag_embed(ridge), b_BHME)
+            return conjugate_gradients(
+                lambda p: kept * (p @ keys) + (p * k).sum(-1, keepdim=True) * told + ridge * p, b_BHME, iterations
+            )
+        own = torch.einsum("bhme,bhmi->bhmei", k, told)
+        return torch.linalg.solve(kept[..., None] * keys[:, :, None] + own + torch.diag_embed(ridge), b_BHME)
 
     return solve
 

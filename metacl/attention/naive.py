@@ -51,16 +51,19 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = No
 
 
 def least_squares(
-    q: Tensor, k: Tensor, v: Tensor, ridge: Tensor, keys: Tensor, values: Tensor
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, ridge: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """R <- R + k k^T, G <- G + k v^T, out = G^T (R^T + Diag(ridge))^-1 q, for R = keys (B, H, E, E), G = values (B, H, E, F).
+    """R <- gamma R + beta k k^T, G <- gamma G + beta k v^T, out = G^T (R^T + Diag(ridge))^-1 q, solved exactly.
+
+    R = keys (B, H, E, E), G = values (B, H, E, F), log gamma and beta (B, H, N), ridge (B, H, E).
 
     R is symmetric; the transpose decides how its gradient is shared between two equal entries.
     """
     outputs = []
     for n in range(q.shape[2]):
-        keys = keys + torch.einsum("bhe,bhi->bhei", k[:, :, n], k[:, :, n])
-        values = values + torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
+        kept, told = log_decay[:, :, n, None, None].exp(), beta[:, :, n, None] * k[:, :, n]
+        keys = kept * keys + torch.einsum("bhe,bhi->bhei", k[:, :, n], told)
+        values = kept * values + torch.einsum("bhe,bhf->bhef", told, v[:, :, n])
         solved = torch.linalg.solve(keys.mT + torch.diag_embed(ridge), q[:, :, n])
         outputs.append(torch.einsum("bhef,bhe->bhf", values, solved))
     return torch.stack(outputs, dim=2), keys, values

@@ -22,9 +22,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-from metacl.attention.decay import NoDecay, decay_of
+from metacl.attention.decay import MOST, NoDecay, decay_of
 
+NOTHING = -200.0
+"""Log decay below which nothing is left, in float32 or in float64: what is lower, -inf too, counts as this."""
 ROOM = 2**19
 """How many numbers the states of those heads may have that are worked through together: 2 MiB of float32."""
 
@@ -39,7 +42,7 @@ class Tokens(NamedTuple):
     v: Tensor
     """(B, H, N, F)"""
     log_decay: Tensor | None = None
-    """(B, H, N); or (B, H, N, E), not below LEAST_LOG_DECAY; at most 0, float32 at least. None: nothing is forgotten."""
+    """(B, H, N), or (B, H, N, E); at most 0, float32 at least. None: nothing is forgotten."""
     beta: Tensor | None = None
     """(B, H, N), float32 at least: how strongly the delta rule writes. None: the rule is add."""
 
@@ -63,13 +66,34 @@ def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: b
     Arguments:
         divide: the outputs are `divided`, chunk by chunk.
         chunk: C. None: by width; a state of E x F numbers is read and written once a chunk, so wide states want long ones.
+            With vector decays at most 64, and less where a stream forgets so much that factors would leave float32.
     """
     if chunk is None:
         chunk = min(256, max(64, tokens.q.shape[-1] // 2))
-    if tokens.log_decay is not None and tokens.log_decay.ndim == 4:
-        chunk = min(chunk, 64)  # see LEAST_LOG_DECAY
+    log_decay = tokens.log_decay
+    if log_decay is not None:
+        vector = log_decay.ndim == 4 and log_decay.numel() > 0
+        least = float(log_decay.detach().amin()) if vector else -torch.inf  # scalars are few, and a look at them no gain
+        if least < NOTHING:
+            tokens = tokens._replace(log_decay=log_decay.clamp_min(NOTHING))
+        if vector:
+            chunk = _short_enough(log_decay.detach(), max(least, NOTHING), min(chunk, 64))
     with torch.autocast(tokens.q.device.type, enabled=False):
         return _Scan.apply(*tokens, state_BHEF, chunk, divide)
+
+
+def _short_enough(log_decay_BHNE: Tensor, least: float, chunk: int) -> int:
+    """The longest chunk, of `chunk` and its halves, in which no factor of a vector decay leaves float32 (see decay.py).
+
+    Arguments:
+        least: the smallest of the log decays.
+    """
+    while chunk > 1 and least * (chunk // 2) < -MOST:
+        whole = pad(log_decay_BHNE, (0, 0, 0, -log_decay_BHNE.shape[2] % chunk)).unflatten(2, (-1, chunk))
+        if float(whole.sum(3).amin()) >= -MOST:
+            break
+        chunk //= 2
+    return chunk
 
 
 def divided(sums: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class TestTimeTraining(Attention[TestTimeState]):
 
     The gradients of a mini-batch of `batch` tokens are all taken at the W that it began with, so that within it W is a sum
     and a mini-batch is a few matrix products (the dual form, section 2.5 of the paper). W at the start of a stream, and
-    the scale and shift of LN, are meta-learnt.
+    the scale and shift of LN, are meta-learnt. The paper's loss has no 1/2, and its eta no 1/E, which is of the authors' code.
 
     Arguments: see `Attention`, keys as wide as values; batch: tokens in a mini-batch.
     """

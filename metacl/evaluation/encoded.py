@@ -1,19 +1,20 @@
 """Episodes whose inputs are encoded once, in one batch, however often their examples are asked about."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from episodes import Episode, EpisodeSource, Examples
+from episodes import Episode, EpisodeSource, EpisodeSpec, Examples
 from metacl.learners.protocol import Learner, State
 
 
 class OfFeatures(Learner):
     """A learner whose inputs are features already: what stands behind its encoder."""
 
-    def __init__(self, inner: Learner):
-        super().__init__(inner.spec, inner.distributed)
+    def __init__(self, inner: Learner, spec: EpisodeSpec):
+        super().__init__(spec, inner.distributed)
         self.inner = inner
         for name in ("block", "support", "trains", "chunkable", "whole_tasks"):
             setattr(self, name, getattr(inner, name))
@@ -48,4 +49,5 @@ def encoded_once(learner: Learner, source: EpisodeSource) -> tuple[Learner, Epis
     z_stream, z_query = learner.encode_episode(episode)
     stream = Examples(z_stream, episode.stream.y, episode.stream.task, episode.stream.valid)
     queries = Examples(z_query, episode.queries.y, episode.queries.task, episode.queries.valid)
-    return OfFeatures(learner).eval(), EpisodeSource(Episode(stream, queries, episode.spec), source.name)
+    spec = replace(episode.spec, x_kind="vector", x_shape=tuple(z_stream.shape[2:]))
+    return OfFeatures(learner, spec).eval(), EpisodeSource(Episode(stream, queries, spec), source.name)

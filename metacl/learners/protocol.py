@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, Part, UserError
+from metacl.learners.inputs import check_examples, check_inputs, check_support
 from metacl.learners.losses import MetaLoss, query_loss, query_score
 
 State = Any
@@ -90,11 +91,21 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def learn(self, state: State, examples: Examples) -> State:
-        """The state after more of the stream. Pure: the old state stays usable."""
+        """The state after more of the stream. Pure: the old state stays usable.
+
+        Raises:
+            UserError: inputs or targets are of another shape or type than `spec` says, or a label is no symbol.
+        """
+        check_examples(examples, self.spec)
         return self.learn_features(state, self.encode(examples.x), examples)
 
     def predict(self, state: State, x: Tensor) -> Tensor:
-        """(B, M, *x_shape) -> logits (B, M, V) or targets (B, M, *y_shape); every query on its own."""
+        """(B, M, *x_shape) -> logits (B, M, V) or targets (B, M, *y_shape); every query on its own.
+
+        Raises:
+            UserError: inputs are of another shape or type than `spec` says.
+        """
+        check_inputs(x, self.spec)
         return self.predict_features(state, self.encode(x))
 
     def start(self, seeds: Sequence[int], rates: Sequence[float] | None = None, alike: bool = False) -> State:
@@ -122,7 +133,11 @@ class Learner(nn.Module):
 
         Returns:
             The new state, and the predictions (B, asked in all, V or *y_shape).
+
+        Raises:
+            UserError: as of `learn`.
         """
+        check_examples(examples, self.spec)
         z_BND = self.encode(examples.x)
         if asked == 0 and self.chunkable:  # then nothing tells one block from the next
             none = z_BND.new_zeros(len(z_BND), 0, self.spec.outputs)
@@ -173,9 +188,9 @@ class Learner(nn.Module):
         """`predict` with labelled examples at hand, all of them valid. The default learns them in a copy of the state.
 
         Raises:
-            UserError: the support is empty.
+            UserError: the support is empty; or as of `learn` and `predict`.
         """
-        check_support(support)
+        check_support(support, self.spec)
         return self.predict(self.learn(state, support), x)
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
@@ -194,6 +209,13 @@ class Learner(nn.Module):
         return self.meta_loss(episode)
 
     def encode_episode(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """The features of the stream (B, N, D) and of the queries (B, M, D), which are encoded in one batch.
+
+        Raises:
+            UserError: as of `learn`.
+        """
+        for examples in (episode.stream, episode.queries):
+            check_examples(examples, self.spec)
         z = self.encode(torch.cat([episode.stream.x, episode.queries.x], dim=1))
         return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
 
@@ -235,9 +257,3 @@ def task_parts(stream: Examples) -> Iterator[slice]:
 def state_bytes(state: State) -> int:
     """Bytes of the state of one episode."""
     return sum(t[0].numel() * t.element_size() for t in pytree.tree_leaves(state))
-
-
-def check_support(support: Examples) -> None:
-    """Raises `UserError` where a support set is empty."""
-    if not len(support):
-        raise UserError("The support set is empty: give one labelled example of the task or more.")

@@ -35,6 +35,16 @@ def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Mo
     return VectorEncoder(spec.x_shape, width)
 
 
+def strided(sides: list[int], stride: int) -> tuple[tuple[int, int], list[int]]:
+    """The strides of a 3 x 3 convolution, padded by 1, along the two sides of a map, and the sides of what comes out.
+
+    No stride is longer than the side, so that along one pixel it is 1. The result is the same, and some processors give wrong
+    gradients in bf16 where a stride goes beyond the map.
+    """
+    height, breadth = (min(stride, side) for side in sides)
+    return (height, breadth), [math.ceil(side / step) for side, step in zip(sides, (height, breadth), strict=True)]
+
+
 class ImageEncoder(nn.Module):
     """3x3 convolutions, each with BatchNorm and ReLU, then a linear layer (CL-Seq, appendix).
 
@@ -47,13 +57,14 @@ class ImageEncoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int, channels: tuple[int, ...], strides: tuple[int, ...]):
         super().__init__()
         layers: list[nn.Module] = []
-        into, height, breadth = shape
+        into, *sides = shape
         for out, stride in zip(channels, strides, strict=True):
-            layers += [nn.Conv2d(into, out, 3, stride, padding=1, bias=False), BatchNorm2d(out), nn.ReLU(inplace=True)]
-            into, height, breadth = out, math.ceil(height / stride), math.ceil(breadth / stride)
+            step, sides = strided(sides, stride)
+            layers += [nn.Conv2d(into, out, 3, step, padding=1, bias=False), BatchNorm2d(out), nn.ReLU(inplace=True)]
+            into = out
         self.convolutions = nn.Sequential(*layers)
         self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.linear = nn.Linear(into * height * breadth, width)
+        self.linear = nn.Linear(into * math.prod(sides), width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C, height, width) uint8 -> (B, N, D). Channels last in memory: on a CPU that takes half the time."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from episodes import EpisodeSpec
-from metacl.nets.encoders import EncoderConfig
+from metacl.nets.encoders import EncoderConfig, strided
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:
@@ -32,15 +32,12 @@ class PredictionNetwork(nn.Module):
         super().__init__()
         self.shape, self.image = spec.x_shape, spec.x_kind == "image"
         if self.image:
-            into, height, breadth = spec.x_shape
-            self.strides = config.strides
-            channels = pairwise((into, *config.channels))
-            self.layers = nn.ModuleList(
-                nn.Conv2d(a, b, 3, stride, padding=1) for (a, b), stride in zip(channels, self.strides, strict=True)
-            )
-            for stride in self.strides:
-                height, breadth = math.ceil(height / stride), math.ceil(breadth / stride)
-            self.width = config.channels[-1] * height * breadth
+            into, *sides = spec.x_shape
+            self.layers = nn.ModuleList()
+            for (a, b), stride in zip(pairwise((into, *config.channels)), config.strides, strict=True):
+                step, sides = strided(sides, stride)
+                self.layers.append(nn.Conv2d(a, b, 3, step, padding=1))
+            self.width = config.channels[-1] * math.prod(sides)
         else:
             self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([math.prod(spec.x_shape), width, width, width]))
             self.width = width

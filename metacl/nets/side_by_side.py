@@ -65,11 +65,22 @@ class OnlineNetwork(nn.Module):
         return len(self.layers) - 1
 
     def bound(self, i: int) -> float:
-        """The weights that enter hidden layer i are drawn from U(-bound, bound)."""
+        """The weights of layer i, hidden ones first, are drawn from U(-bound, bound)."""
         out, fan_in = self.get_parameter(f"layers.{i}.weight").flatten(1).shape
         if isinstance(self.layers[i], nn.Conv2d):
             return fan_in**-0.5
-        return (6 / fan_in) ** 0.5 if self.config.initial == "kaiming" else (6 / (fan_in + out)) ** 0.5
+        if self.config.initial == "xavier":
+            return (6 / (fan_in + out)) ** 0.5
+        return ((6 if i < self.depth else 3) / fan_in) ** 0.5
+
+    def bounds(self) -> dict[str, float]:
+        """For each parameter by name the bound of the U(-bound, bound) that it is drawn from; 0 where nothing is drawn."""
+        found = dict.fromkeys((name for name, _ in self.named_parameters()), 0.0)
+        for i, layer in enumerate(self.layers):
+            found[f"layers.{i}.weight"] = self.bound(i)
+            if isinstance(layer, nn.Conv2d):  # PyTorch draws these biases like the weights
+                found[f"layers.{i}.bias"] = self.bound(i)
+        return found
 
     def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Weights (B, *shape) and inputs (B, N, *x_shape) -> answers (B, N, outputs), and what each hidden layer passes on.

@@ -81,7 +81,7 @@ def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
 
 def _bayes(about: str, samples: int) -> Preset:
     """Paper: a latent 512 wide, the evidence bound, streams of 10 tasks of 10 examples."""
-    learner = BayesConfig(512, 512, samples, kl_weight=1.0, bind=False)
+    learner = BayesConfig(512, 512, samples, kl_weight=1.0, bypass=False, bind=False)
     whole = published(learner, episodes=EpisodeShape(tasks=10, shots=10, queries=10, vocabulary=20))
     return Preset(about, {"small": small(BayesConfig(samples=samples)), "paper": whole})
 
@@ -146,7 +146,7 @@ LEARNERS: dict[str, Preset] = {
     "l2": _trained("bp with weights drawn to zero", lambda s: settings.backprop(s, l2=1e-4)),
     "l2-init": _trained("bp with weights drawn to where they started", settings.l2_init),
     "shrink-perturb": _trained(
-        "bp with weights shrunk and perturbed", lambda s: settings.backprop(s, shrink=1e-4, perturb=1e-4)
+        "bp with weights shrunk and perturbed", lambda s: settings.backprop(s, shrink=1e-4, perturb=1e-3)
     ),
     "crelu": _trained("bp with concatenated ReLUs", settings.crelu),
     "layernorm": _trained("bp with LayerNorm", settings.layernorm),
@@ -155,7 +155,8 @@ LEARNERS: dict[str, Preset] = {
     "redo": _trained("bp that replaces dormant units", settings.redo),
     "ewc": _trained("bp with weights held where old tasks need them", settings.ewc),
     "er": _trained("bp with examples of a reservoir", settings.replay),
-    "der": _trained("er that also keeps the answers of then", lambda s: settings.replay(s, answers=0.5)),
+    "der": _trained("bp that gives old examples the answers of then", settings.dark_replay),
+    "derpp": _trained("der with labels of old examples too: DER++", lambda s: settings.dark_replay(s, labels=0.5)),
     "full-attention": _trained("attention over the newest examples", settings.full_attention),
     "online-maml": _trained("initial weights, adapted to the newest examples", settings.online_maml),
     "nadaraya-watson": _trained("kernel regression on the newest examples", settings.kernel, WIDTHS),

@@ -17,7 +17,7 @@ from metacl.learners.trained.backprop import BackpropConfig
 from metacl.learners.trained.ewc import EWCConfig
 from metacl.learners.trained.finetune import FinetuneConfig
 from metacl.learners.trained.online_maml import OnlineMAMLConfig
-from metacl.learners.trained.replay import ReplayConfig, SameBufferConfig
+from metacl.learners.trained.replay import DarkReplayConfig, ReplayConfig, SameBufferConfig
 from metacl.learners.trained.units import ContinualConfig, RedoConfig
 from metacl.nets.encoders import EncoderConfig
 from metacl.nets.side_by_side import NetworkConfig
@@ -137,9 +137,14 @@ def layernorm(s: Settings) -> BackpropConfig:
     return replace(backprop(s), network=NetworkConfig(s.hidden, normalise=True, initial=s.initial))
 
 
-def replay(s: Settings, **options: Any) -> ReplayConfig:
+def replay(s: Settings) -> ReplayConfig:
     """As many old examples as new ones; ten where examples come one by one."""
-    return ReplayConfig(**_shared(s), replayed=max(10, s.block), **options)
+    return ReplayConfig(**_shared(s), replayed=max(10, s.block))
+
+
+def dark_replay(s: Settings, **options: Any) -> DarkReplayConfig:
+    """The reservoir and draws of `replay`."""
+    return DarkReplayConfig(**_shared(s), replayed=max(10, s.block), **options)
 
 
 def same_buffer(s: Settings) -> SameBufferConfig:

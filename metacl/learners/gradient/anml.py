@@ -8,7 +8,8 @@ from torch.func import functional_call
 
 from episodes import EpisodeSpec, Examples
 from episodes.errors import at_least
-from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast, sgd
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, initial_fast, sgd
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
@@ -20,7 +21,8 @@ class ANMLConfig(InnerConfig):
     """SGD on a whole network, an example at a time, whose last layer sees its features through a gate."""
 
     rate: float = 0.01
-    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter) and as in CL-Seq; ANML was
+    published with a fixed one."""
     width: int = 128
     """Width of the linear layers that vectors pass. For images the channels of the convolutions decide it."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from torch.utils import _pytree as pytree
 
-from episodes import EpisodeSpec, Examples, UserError
+from episodes import Examples, UserError
 from episodes.errors import above_zero, at_least
 from metacl.learners.protocol import Distributed
 
@@ -29,7 +29,8 @@ class InnerConfig:
     """Options of an inner loop of SGD."""
 
     rate: float = 0.03
-    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter)."""
+    """Inner learning rate when meta-training starts. It is meta-learned, as start * exp(parameter), as in CL-Seq. OML and ANML
+    have a fixed one in their papers."""
     rates: Literal["one", "tensor"] = "one"
     """Inner learning rates: `one` for all fast weights, or one for each `tensor` of them."""
     order: Literal[1, 2] = 2
@@ -129,18 +130,6 @@ def without_padding(z_BND: Tensor, examples: Examples) -> tuple[Tensor, Tensor, 
     valid_BN = examples.valid
     padding = ~valid_BN.view(*valid_BN.shape, *(1,) * (y.ndim - 2))
     return z_BND.masked_fill(~valid_BN[..., None], 0), y.masked_fill(padding, 0), valid_BN
-
-
-def check_symbols(examples: Examples, spec: EpisodeSpec) -> None:
-    """Raises `UserError` where a label of the stream is no symbol of the learner."""
-    if not spec.classification or not examples.y.numel():
-        return
-    y = examples.y if examples.valid is None else examples.y[examples.valid]
-    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < spec.symbols:
-        raise UserError(
-            f"The stream has the label symbol {int(y.max())}, and this learner has {spec.symbols} symbols "
-            f"(0 to {spec.symbols - 1}), one output for each. Meta-train it with --episodes.vocabulary {int(y.max()) + 1}."
-        )
 
 
 def check_finite(weights: Fast, finite_N: Tensor, rates: Fast, z_BND: Tensor, first: int = 0, steps: int = 0) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
-from metacl.learners.gradient.inner_loop import Fast, check_finite, check_symbols, initial_fast
+from metacl.learners.gradient.inner_loop import Fast, check_finite, initial_fast
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import mean_loss
 from metacl.learners.protocol import Distributed, Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
@@ -32,7 +33,8 @@ class MAMLConfig:
     """What is fast. `maml`: the whole network, with one inner rate. `meta-sgd`: the whole network, with a rate for every single
     weight. `anil`: only the last layer, with one inner rate."""
     rate: float = 0.03
-    """Inner learning rate when meta-training starts. It is meta-learned."""
+    """Inner learning rate when meta-training starts. It is meta-learned; the papers of MAML and ANIL have a
+    fixed one."""
     inner: Literal["sequential", "batched"] = "sequential"
     """Inner steps. `sequential`: one for each example of the stream. `batched`: one for each `batch` of them, in order."""
     batch: int = 5

@@ -7,7 +7,8 @@ from torch import Tensor
 from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import at_least
 from metacl.learners.gradient import fast_mlp
-from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, check_symbols, initial_fast
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, initial_fast
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import MetaLoss, query_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
@@ -35,7 +36,10 @@ class OMLConfig(InnerConfig):
 
 
 class OML(Learner):
-    """State: the weights of the head. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example."""
+    """State: the weights of the head. theta_n = theta_(n-1) - rate * grad loss(theta_(n-1); z_n, y_n), one step an example.
+
+    As in CL-Seq the meta-loss is that of the queries alone.
+    """
 
     def __init__(self, config: OMLConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
@@ -62,8 +66,8 @@ class OML(Learner):
         most = min(fast_mlp.PIECE, self.config.truncate or fast_mlp.PIECE)
         if (self.distributed and self.training) or len(episode.stream) > most:
             return super().meta_loss(episode)
-        check_symbols(episode.stream, self.spec)
         z_stream, z_query = self.encode_episode(episode)
+        check_symbols(episode.stream, self.spec)
         rates = self.rates()
         layers = fast_mlp.as_layers(dict(self.head.named_parameters()), rates)
         updates = fast_mlp.run(layers, rates, z_stream, self._flat(episode.stream), self.config)

@@ -8,7 +8,8 @@ from torch.func import functional_call
 
 from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import above_zero, at_least
-from metacl.learners.gradient.inner_loop import Fast, InnerConfig, check_symbols, initial_fast, sgd
+from metacl.learners.gradient.inner_loop import Fast, InnerConfig, initial_fast, sgd
+from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import MetaLoss, mean_loss, query_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig

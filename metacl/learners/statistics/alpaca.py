@@ -40,7 +40,11 @@ class AlpacaState(NamedTuple):
 
 
 class Alpaca(Learner):
-    """y = z^T Lambda^-1 cross. The order of the stream does not matter."""
+    """y = z^T Lambda^-1 cross. The order of the stream does not matter.
+
+    The meta-loss is the squared error of this mean, as that of every learner here; the paper's is the logarithm of the density
+    of y, which also has the variance (1 + z^T Lambda^-1 z) Sigma.
+    """
 
     def __init__(self, config: AlpacaConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)

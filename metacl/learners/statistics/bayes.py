@@ -3,10 +3,10 @@
 An encoder turns each (x, y) into a Gaussian N(mean, 1 / precision) over a latent. The posterior is the product of these
 Gaussians with a learnt prior: precisions add, and means are weighted with them, exactly and in any order. A decoder answers
 from x and a latent.
-Encoder and decoder are MLPs, each with a linear map beside it: one example is a small part of the mean of the latent, and
-through MLPs alone next to no gradient reaches it. A latent that tells classes apart sums features joined with labels. MLPs
-take very long to find that, so products of features and labels go past them as well (binding: Plate 1995). The paper has
-neither.
+Encoder and decoder are MLPs. By default they have two aids that the paper does not have. A linear map lies beside each
+(`bypass`): one example is a small part of the mean of the latent, and through MLPs alone next to no gradient reaches it. And a
+latent that tells classes apart sums features joined with labels; MLPs take very long to find that, so products of features and
+labels go past them as well (`bind`; binding: Plate 1995).
 
 S samples of the latent; E stands for (mean, precision) of one example.
 """
@@ -27,7 +27,8 @@ from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 from metacl.nets.shared_batch import randn_like
 
 CERTAIN = 6.0
-"""Log precision of one example before meta-training. It is so high that sampling noise does not hide what an example says."""
+"""Log precision of one example before meta-training, with `bypass`. It is so high that sampling noise does not hide what an
+example says; without, as published, it starts near 0."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class BayesConfig:
     hidden: int = 256
     """Width of the hidden layers in the encoder of examples and in the decoder."""
     samples: int = 5
-    """Samples of the latent whose predictions are averaged after meta-training. 0: the mode alone is used (MAP)."""
+    """Samples of the latent whose predictions are averaged after meta-training, as probabilities (the authors' code averages
+    logits). 0: the mode alone is used (MAP)."""
     kl_weight: float = 1e-3
     """Weight of KL(posterior || prior) in the meta-loss. At 1, the evidence bound, short meta-training ends with a posterior
     that is the prior and knows nothing of the stream."""
+    bypass: bool = True
+    """Put a linear map beside the encoder of examples and beside the decoder, and let each example count for much at first."""
     bind: bool = True
     """Add features * label to the mean that the encoder gives, and features * latent to what the decoder gives."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -89,10 +93,11 @@ class SequentialBayes(Learner):
         )
         self.decode_x, self.decode_latent = nn.Linear(width, hidden), nn.Linear(width, hidden, bias=False)
         self.decode = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        self.recognise_past = nn.Linear(2 * width, 2 * width, bias=False)
-        self.decode_past = nn.Linear(width, width, bias=False)
-        with torch.no_grad():
-            self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index]
+        if config.bypass:
+            self.recognise_past = nn.Linear(2 * width, 2 * width, bias=False)
+            self.decode_past = nn.Linear(width, width, bias=False)
+            with torch.no_grad():
+                self.recognise[-1].bias[width:] += CERTAIN  # type: ignore[operator,index]
         self.prior_mean_D = nn.Parameter(torch.zeros(width))
         self.prior_log_precision_D = nn.Parameter(torch.zeros(width))
         self.register_buffer("noise_SD", torch.randn(config.samples, width))
@@ -107,8 +112,10 @@ class SequentialBayes(Learner):
         y = examples.y
         label_BND = self.symbols.embed(y) if self.spec.classification else self.target_encoder(y)
         pair_BNE = torch.cat([z_BND, label_BND], dim=-1)
-        both_BNE = (self.recognise(pair_BNE) + self.recognise_past(pair_BNE)).to(state.mean)
-        mean_BND, log_precision_BND = both_BNE.chunk(2, dim=-1)
+        both_BNE = self.recognise(pair_BNE)
+        if self.config.bypass:
+            both_BNE = both_BNE + self.recognise_past(pair_BNE)
+        mean_BND, log_precision_BND = both_BNE.to(state.mean).chunk(2, dim=-1)
         if self.config.bind:
             mean_BND = mean_BND + z_BND * label_BND
         return product(state, mean_BND, log_precision_BND.exp(), examples.valid)
@@ -123,7 +130,11 @@ class SequentialBayes(Learner):
         return answers_BSM.mean(1)
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
-        """In training: loss of the queries + (loss of the stream + KL / N), with one sample of the latent."""
+        """In training, with one sample of the latent: (the losses of N stream examples and M queries + KL) / (N + M).
+
+        That is the evidence bound, for one example; the authors' code draws a sample for each example. As a loss of regression
+        is a mean over the target's F numbers, KL / F stands there. N counts valid examples, on average over the batch.
+        """
         if not self.training:
             return super().meta_loss(episode)
         z_stream, z_query = self.encode_episode(episode)
@@ -132,14 +143,18 @@ class SequentialBayes(Learner):
         latent_BSD = (state.mean + randn_like(state.mean) * state.precision.rsqrt())[:, None]
         asked = query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y, self.spec)
         told = self._stream_loss(self._decode(z_stream, latent_BSD)[:, 0], stream)
-        kl = divergence(state, prior).mean() / len(stream)
+        N = len(stream) if stream.valid is None else stream.valid.sum() / len(z_stream)
+        numbers = 1 if self.spec.classification else self.spec.outputs
+        share, every = N / (N + len(episode.queries)), N + len(episode.queries)
+        kl = divergence(state, prior).mean() / (every * numbers)
         metrics = asked.metrics | {"stream": told.detach(), "kl": kl.detach()}
-        return MetaLoss(asked.loss + told + self.config.kl_weight * kl, metrics)
+        return MetaLoss((1 - share) * asked.loss + share * told + self.config.kl_weight * kl, metrics)
 
     def _decode(self, z_BMD: Tensor, latent_BSD: Tensor) -> Tensor:
         """Logits (B, S, M, V) or targets (B, S, M, *y_shape): the answer to each query with each of S latents."""
         h_BSMD = self.decode(self.decode_x(z_BMD)[:, None] + self.decode_latent(latent_BSD)[:, :, None])
-        h_BSMD = h_BSMD + self.decode_past(latent_BSD)[:, :, None]
+        if self.config.bypass:
+            h_BSMD = h_BSMD + self.decode_past(latent_BSD)[:, :, None]
         if self.config.bind:
             h_BSMD = h_BSMD + z_BMD[:, None] * latent_BSD[:, :, None]
         if self.spec.classification:

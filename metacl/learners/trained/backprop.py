@@ -12,7 +12,7 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
-from metacl.learners.protocol import check_support
+from metacl.learners.inputs import check_inputs, check_support
 from metacl.learners.similarity.kernels import RARE, nearest_only, squared_distances, weighted
 from metacl.learners.trained.online import OnlineLearner
 from metacl.learners.trained.online_state import Memory, OnlineConfig, OnlineState, Work, random_numbers
@@ -33,9 +33,11 @@ class BackpropConfig(OnlineConfig):
     l2_init: float = 0.0
     """Strength of a pull to the start: l2-init * |weights - initial ones|^2 is added to the loss (Kumar et al. 2023)."""
     shrink: float = 0.0
-    """Share of each weight that is taken away after each update, as in shrink and perturb (Ash and Adams 2020)."""
+    """Share of weights and biases that is taken away after each update, as in shrink and perturb (Ash and Adams 2020). Scales
+    and shifts of LayerNorm, which start at 1 and 0, are left alone."""
     perturb: float = 0.0
-    """Standard deviation of the normal noise that is added to each weight after each update, as in shrink and perturb."""
+    """Share of newly drawn initial weights that is added after each update, as in shrink and perturb. So noise is as strong as
+    the initial weights of its layer are, and there is none where nothing is drawn: in biases of linear layers, in LayerNorm."""
     reinit: bool = False
     """Take a new network after each task. The learner is told where tasks end."""
     one: bool = False
@@ -75,6 +77,9 @@ class Backprop(OnlineLearner):
         self.support = config.support
         last = f"layers.{self.network.depth}"
         self.last_layer = {f"{last}.weight": ..., f"{last}.bias": ...}
+        bounds = zip(self.network.bounds().values(), self.sizes, strict=True)
+        self.spread = torch.cat([torch.full((size,), bound) for bound, size in bounds])
+        """(P,) how far from 0 each initial weight may be drawn."""
 
     def make(self) -> OnlineNetwork:
         return OnlineNetwork(self.config.network, self.spec)
@@ -123,13 +128,15 @@ class Backprop(OnlineLearner):
         return gradient_BP
 
     def perturbed(self, work: Work) -> None:
-        """Shrinks and perturbs the weights, in place."""
+        """weights <- (1 - shrink) weights + perturb * initial weights drawn anew, in place."""
         if self.config.shrink:
-            work.flat *= 1 - self.config.shrink
+            for name, weight in self.named(work.flat).items():
+                if name.startswith("layers."):
+                    weight *= 1 - self.config.shrink
         if self.config.perturb:
             size = work.flat.shape[1]
-            rows = [drawn_for(work, b, NOISE).standard_normal(size, dtype=np.float32) for b in range(len(work.flat))]
-            work.flat += self.config.perturb * torch.from_numpy(np.stack(rows)).to(work.flat)
+            rows = [drawn_for(work, b, NOISE).random(size, dtype=np.float32) * 2 - 1 for b in range(len(work.flat))]
+            work.flat += self.config.perturb * self.spread.to(work.flat) * torch.from_numpy(np.stack(rows)).to(work.flat)
 
     def chosen(self, work: Work, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """x, y (B, 1, ...): one example of each block, of a label that is drawn among the labels in it."""
@@ -155,7 +162,8 @@ class Backprop(OnlineLearner):
     def predict_with(self, state: OnlineState, support: Examples, x: Tensor) -> Tensor:
         if not self.support:
             return self.predict(state, x)
-        check_support(support)
+        check_support(support, self.spec)
+        check_inputs(x, self.spec)
         return self._by_neighbours(state, support, x) if self.config.use == "knn" else self._tuned(state, support, x)
 
     @torch.no_grad()

@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero
+from metacl.learners.inputs import check_examples, check_inputs, check_support
 from metacl.learners.losses import example_losses
-from metacl.learners.protocol import DivergedError, Learner, check_support
+from metacl.learners.protocol import DivergedError, Learner
 from metacl.learners.trained.online_state import Memory, OnlineState, Work
 from metacl.nets.scratch import Weights
 
@@ -72,11 +73,12 @@ class OnlineLearner(Learner):
         """`predict` with these labelled examples in the place of its support. Networks that use none predict as ever.
 
         Raises:
-            UserError: the support is empty.
+            UserError: the support is empty; or it, or x, is of another shape or type than `spec` says.
         """
         if not self.support:
             return self.predict(state, x)
-        check_support(support)
+        check_support(support, self.spec)
+        check_inputs(x, self.spec)
         filled_BN = torch.ones_like(support.task, dtype=torch.bool)
         return self.shaped(self.answer_from(state.weights, x, support.x, self.typed(support.y), filled_BN))
 
@@ -140,6 +142,7 @@ class OnlineLearner(Learner):
         self, state: OnlineState, examples: Examples, block: int = 1, asked: int | None = None
     ) -> tuple[OnlineState, Tensor]:
         """As the protocol says; the block is the configuration's."""
+        check_examples(examples, self.spec)
         asked = self.config.block if asked is None else min(asked, self.config.block)
         state, answers = self._at_their_pace(state, examples, asked)
         return state, self.shaped(torch.cat(answers, 1) if answers else self._answers(state, examples.x[:, :0]))

@@ -1,10 +1,11 @@
-"""Backpropagation that replaces units: continual backpropagation (Dohare et al. 2024) and ReDo (Sokar et al. 2023).
+"""Backpropagation that replaces units: continual backpropagation (Dohare, Sutton, Mahmood 2021) and ReDo (Sokar et al. 2023).
 
 A hidden layer has W units. A unit of a convolution is a channel, and each place of an image counts as an example.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
 from episodes.errors import at_least
+from metacl.learners.buffers import append_, empty_buffer, newest
 from metacl.learners.trained.backprop import UNITS, Backprop, BackpropConfig, drawn_for
 from metacl.learners.trained.online_state import Memory, Work
 from metacl.nets.side_by_side import incoming, outgoing, over_examples
@@ -22,7 +24,14 @@ DECAY = 0.99
 
 @dataclass(frozen=True)
 class ContinualConfig(BackpropConfig):
-    """Continual backpropagation: after each update a small share of the mature units, of the least utility, starts anew."""
+    """Continual backpropagation: after each update a small share of the mature units, of the least utility, starts anew.
+
+    As in the authors' code, what a unit gave on average goes into the biases of the next layer.
+    """
+
+    utility: Literal["adaptable", "contribution"] = "adaptable"
+    """What a unit is worth. `adaptable`: how far its activations are from their mean, times outgoing over incoming weights
+    (2021, and Bekal et al. 2025). `contribution`: its activations times outgoing weights (Dohare et al. in Nature 2024)."""
 
     replacement_rate: float = 1e-4
     """Share of the mature units in each layer that is replaced at each update, on average."""
@@ -39,7 +48,11 @@ class ContinualConfig(BackpropConfig):
 
 
 class Continual(Backprop):
-    """utility = mean |h - running mean of h| * mean |outgoing weights| / mean |incoming weights|, averaged over updates."""
+    """Utilities are running means over updates, without the bias of their start at 0:
+
+    adaptable: mean |h - running mean of h| * mean |outgoing weights| / mean |incoming weights|;
+    contribution: mean |h| * mean |outgoing weights|. The paper has sums of weights: in a layer the order is the same.
+    """
 
     config: ContinualConfig
     own_counts = True
@@ -73,10 +86,13 @@ class Continual(Backprop):
         units, weights = work.memory["units"][i], self.named(work.flat)
         units["age"] += 1
         units["mean"].lerp_(h_BNW.mean(1), 1 - DECAY)
-        mean_BW = units["mean"] / (1 - DECAY ** units["age"])
-        out_BW = outgoing(weights, i, h_BNW.shape[2]).abs().mean((1, 3))
-        in_BW = incoming(weights, i).abs().mean(2)
-        units["utility"].lerp_((h_BNW - mean_BW[:, None]).abs().mean(1) * out_BW / in_BW, 1 - DECAY)
+        worth_BW = outgoing(weights, i, h_BNW.shape[2]).abs().mean((1, 3))
+        if self.config.utility == "contribution":
+            worth_BW = worth_BW * h_BNW.abs().mean(1)
+        else:
+            mean_BW = units["mean"] / (1 - DECAY ** units["age"])
+            worth_BW = worth_BW * (h_BNW - mean_BW[:, None]).abs().mean(1) / incoming(weights, i).abs().mean(2)
+        units["utility"].lerp_(worth_BW, 1 - DECAY)
 
 
 @dataclass(frozen=True)
@@ -87,10 +103,12 @@ class RedoConfig(BackpropConfig):
     """Updates between two searches for dormant units."""
     threshold: float = 0.025
     """Share of the mean |activation| of its layer up to which the mean |activation| of a unit is called dormant."""
+    examples: int = 256
+    """Newest examples on which activations are looked at in a search."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "learner.", "every")
+        at_least(1, self, "learner.", "every", "examples")
         at_least(0, self, "learner.", "threshold")
         _check_relu(self)
 
@@ -99,22 +117,33 @@ class RedoConfig(BackpropConfig):
 
 
 class Redo(Backprop):
-    """Activations are running means over updates, since a block may be one example."""
+    """A unit is dormant where mean |h| <= threshold * mean |h| of its layer (equation 1), on the newest examples, now.
+
+    Those are kept since a block may be one example. All layers are judged before any unit starts anew, the last layer first, so
+    that what leaves a new unit is 0.
+    """
 
     config: RedoConfig
 
     def remember(self, flat_BP: Tensor) -> Memory:
-        activity = [flat_BP.new_zeros(len(flat_BP), width) for width in self.network.units]
-        return super().remember(flat_BP) | {"activity": activity}
+        return super().remember(flat_BP) | {"recent": empty_buffer(self.spec, flat_BP, len(flat_BP), self.config.examples)}
 
     def after(self, work: Work, x: Tensor, y: Tensor, answers: Tensor, hidden: list[Tensor]) -> None:
-        rngs = _generators(work)
+        append_(work.memory["recent"], x=x, y=y)
         look_B = work.steps[:, 0] % self.config.every == 0
-        for i, h in enumerate(hidden):
-            size_BW = work.memory["activity"][i].lerp_(over_examples(h).abs().mean(1), 1 - DECAY)
-            dormant_BW = (size_BW <= self.config.threshold * size_BW.mean(1, keepdim=True)) & look_B[:, None]
-            for b in dormant_BW.any(1).nonzero()[:, 0].tolist():
+        if not look_B.any():
+            return
+        rngs = _generators(work)
+        for i, dormant_BW in reversed([*enumerate(self.dormant(work))]):
+            for b in (dormant_BW.any(1) & look_B).nonzero()[:, 0].tolist():
                 replace_units(self, work, i, b, dormant_BW[b].nonzero()[:, 0], rngs(b))
+
+    def dormant(self, work: Work) -> list[Tensor]:
+        """(B, W) bool, of each hidden layer."""
+        recent = work.memory["recent"]
+        near = newest(recent, min(int(recent["count"].min()), self.config.examples))[0]
+        sizes = [over_examples(h).abs().mean(1) for h in self.network(self.named(work.flat), near)[1]]
+        return [size_BW <= self.config.threshold * size_BW.mean(1, keepdim=True) for size_BW in sizes]
 
 
 def replace_units(
