@@ -1,0 +1,121 @@
+"""Damaged files: each file of a run, of an evaluation and of the cache of images, damaged in each way. What comes is right, or
+it is said what is damaged."""
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.cases import EPISODES, FOLDER, SINE, STREAM, TRAINING, Case, one_of
+from tests.faults.child import Command, Outcome
+from tests.faults.compare import differences
+from tests.faults.scene import Scene
+from tests.faults.verdict import Verdict, column_of, last_words
+
+CACHED = TRAINING[6]
+EVALUATE = ("--tasks", "2", "--episodes", "8", "--shots", "2", "--queries", "2", "--out", "out")
+
+
+def flipped(content: bytes, rng: random.Random) -> bytes:
+    place, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
+    return content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+def another_digit(content: bytes, rng: random.Random) -> bytes:
+    """A digit for another: what stays readable is the easiest to overlook."""
+    places = [i for i, byte in enumerate(content) if 48 <= byte <= 57]
+    if not places:
+        return flipped(content, rng)
+    place = rng.choice(places)
+    return content[:place] + bytes([48 + (content[place] - 48 + rng.randint(1, 9)) % 10]) + content[place + 1 :]
+
+
+def zeroed(content: bytes, rng: random.Random) -> bytes:
+    """As after a loss of power: the length is right, the end was never written."""
+    kept = rng.randrange(len(content))
+    return content[:kept] + bytes(len(content) - kept)
+
+
+WAYS: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
+    "a flipped bit": flipped,
+    "another digit": another_digit,
+    "cut off": lambda content, rng: content[: rng.randrange(len(content))],
+    "zeros at the end": zeroed,
+    "emptied": lambda content, rng: b"",
+    "removed": lambda content, rng: None,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder that is damaged, and the command that then reads it."""
+
+    name: str
+    folder: Path
+    place: str
+    """Where the folder lies in the working directory."""
+    command: Command
+    made: str
+    """What the command makes there."""
+    right: Path
+    case: Case | None = None
+
+
+def tries(scene: Scene) -> int:
+    return 2 * len(_all(scene))
+
+
+def attack(seed: int, scene: Scene) -> Verdict:
+    target, name, way = one_of(_all(scene), seed)
+    place = scene.place()
+    shutil.copytree(target.folder, place / target.place, symlinks=True)
+    file = place / target.place / name
+    damaged = WAYS[way](file.read_bytes(), random.Random(seed))
+    file.unlink() if damaged is None else file.write_bytes(damaged)
+    outcome = scene.run(target.command, place, target.case)
+    verdict = _verdict(target, place, outcome, f"{target.name}, {name}: {way}; {target.command}")
+    scene.clear(place)
+    return verdict
+
+
+def _verdict(target: Target, place: Path, outcome: Outcome, about: str) -> Verdict:
+    column, found = column_of(outcome), list[str]()
+    if column == "right":
+        found = differences(place / target.made, target.right)
+    return Verdict("silent wrong" if found else column, about, "; ".join(found[:3]) or last_words(outcome))
+
+
+def _all(scene: Scene) -> list[tuple[Target, str, str]]:
+    return [(target, name, way) for target in _targets(scene) for name in _names(target.folder) for way in WAYS]
+
+
+def _names(folder: Path) -> list[str]:
+    """The files that are read again: no pictures, no locks, no events of tensorboard."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    names = [str(path.relative_to(folder)) for path in files if path.suffix != ".png" and not path.name.startswith(".")]
+    return sorted(name for name in names if not name.startswith("tensorboard"))
+
+
+def _targets(scene: Scene) -> list[Target]:
+    if not hasattr(scene, "targets"):
+        scene.targets = _made(scene)  # type: ignore[attr-defined]
+    return scene.targets  # type: ignore[attr-defined]
+
+
+def _made(scene: Scene) -> list[Target]:
+    whole = scene.end(SINE)[0]
+    read = Command("evaluate", (FOLDER, *EVALUATE))
+    place = scene.place()
+    shutil.copytree(whole, place / FOLDER)
+    scene.run(read, place)
+    half = [scene.half(case) for case in (SINE, STREAM, EPISODES)]
+    cached = scene.end(CACHED)[0]
+    return [
+        Target("a run half done", half[0], FOLDER, SINE.resume(), FOLDER, whole),
+        Target("a run", whole, FOLDER, read, "out", place / "out"),
+        Target("a stream half followed", half[1], FOLDER, STREAM.resume(), FOLDER, scene.end(STREAM)[0]),
+        Target("episodes half followed", half[2], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
+        Target("an evaluation", scene.end(EPISODES)[0], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
+        Target("the cache", cached.with_name("cache"), "cache", scene.start(CACHED), FOLDER, cached, CACHED),
+    ]
