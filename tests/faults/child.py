@@ -147,12 +147,13 @@ def _become(command: Command, place: Path, log: Path, counts: Counts, prepare: P
     try:
         os.setsid()
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for number in (1, 2):
-            os.dup2(file, number)
+        for output in (1, 2):
+            os.dup2(file, output)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(place)
-        for number, plain in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            signal.signal(number, plain)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = [f"{command.script}.py", *command.words]
         status = _status(command, counts, prepare)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 TIMES = ("second", "digest", "date", "when")
 """What is in the names of values that may differ: times, and digests of files that hold times."""
@@ -108,13 +108,21 @@ def _unlike(name: str, mine: Any, other: Any) -> list[str]:
             return [f"{name} has {len(mine)} records, not {len(other)}"]
         pairs = zip(mine, other, strict=True)
         first = next(i for i, (one, two) in enumerate(pairs) if one != two)
-        return [f"{name}: record {first + 1} is {str(mine[first])[:150]}, not {str(other[first])[:150]}"]
+        return [f"{name}: record {first + 1} has {_parted(mine[first], other[first])}"]
     return [f"{name} is {str(mine)[:150]}, not {str(other)[:150]}"]
+
+
+def _parted(one: Any, two: Any) -> str:
+    """What two records have that is not the same, in words."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        names = [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
+        return ", ".join(f"{name} {str(one.get(name))[:60]}, not {str(two.get(name))[:60]}" for name in names)[:400]
+    return f"{str(one)[:150]}, not {str(two)[:150]}"
 
 
 def _same_tensors(mine: Path, other: Path) -> bool:
     try:
-        one, two = load_file(mine), load_file(other)
+        one, two = load(mine.read_bytes()), load(other.read_bytes())  # by bytes: a name may be no text
     except Exception:  # damaged: not the same
         return False
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -38,12 +38,12 @@ def zeroed(content: bytes, rng: random.Random) -> bytes:
 
 
 WAYS: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
-    "a flipped bit": flipped,
-    "another digit": another_digit,
-    "cut off": lambda content, rng: content[: rng.randrange(len(content))],
-    "zeros at the end": zeroed,
-    "emptied": lambda content, rng: b"",
-    "removed": lambda content, rng: None,
+    "has a flipped bit": flipped,
+    "has another digit": another_digit,
+    "is cut off": lambda content, rng: content[: rng.randrange(len(content))],
+    "has zeros at its end": zeroed,
+    "is empty": lambda content, rng: b"",
+    "is not there": lambda content, rng: None,
 }
 
 
@@ -74,7 +74,7 @@ def attack(seed: int, scene: Scene) -> Verdict:
     damaged = WAYS[way](file.read_bytes(), random.Random(seed))
     file.unlink() if damaged is None else file.write_bytes(damaged)
     outcome = scene.run(target.command, place, target.case)
-    verdict = _verdict(target, place, outcome, f"{target.name}, {name}: {way}; {target.command}")
+    verdict = _verdict(target, place, outcome, f"{target.name}: {name} {way}")
     scene.clear(place)
     return verdict
 
@@ -112,10 +112,17 @@ def _made(scene: Scene) -> list[Target]:
     half = [scene.half(case) for case in (SINE, STREAM, EPISODES)]
     cached = scene.end(CACHED)[0]
     return [
-        Target("a run half done", half[0], FOLDER, SINE.resume(), FOLDER, whole),
-        Target("a run", whole, FOLDER, read, "out", place / "out"),
-        Target("a stream half followed", half[1], FOLDER, STREAM.resume(), FOLDER, scene.end(STREAM)[0]),
-        Target("episodes half followed", half[2], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
-        Target("an evaluation", scene.end(EPISODES)[0], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
-        Target("the cache", cached.with_name("cache"), "cache", scene.start(CACHED), FOLDER, cached, CACHED),
+        Target("resuming a run", half[0], FOLDER, SINE.resume(), FOLDER, whole),
+        Target("evaluating a run", whole, FOLDER, read, "out", place / "out"),
+        Target("resuming a stream", half[1], FOLDER, STREAM.resume(), FOLDER, scene.end(STREAM)[0]),
+        Target("resuming episodes", half[2], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
+        Target(
+            "resuming an evaluation at its end",
+            scene.end(EPISODES)[0],
+            FOLDER,
+            EPISODES.resume(),
+            FOLDER,
+            scene.end(EPISODES)[0],
+        ),
+        Target("training from the cache", cached.with_name("cache"), "cache", scene.start(CACHED), FOLDER, cached, CACHED),
     ]

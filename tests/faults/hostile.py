@@ -124,8 +124,12 @@ def _into(case: Case, name: str, made: Made | None = None) -> Work:
         words[at : at + 2] = [f"{option}={name}"]
         if made is not None:
             lay(place / name, made)
-        outcome = scene.run(Command(case.script, tuple(words)), place, case, _guard(scene, place))
-        return _checked(scene, case, outcome, place / name)
+        for command in (Command(case.script, tuple(words)), Command(case.script, ("--resume", name))):
+            outcome = scene.run(command, place, case, _guard(scene, place))
+            verdict = _checked(scene, case, outcome, place / name)
+            if verdict.column != "right":
+                break
+        return verdict
 
     return work
 
@@ -186,7 +190,7 @@ def _cached(made: Made) -> Work:
 
 
 def _guard(scene: Scene, place: Path) -> Prepare:
-    return guarded(place, *(scene.folder / name for name in ("cache", "hf", "mpl", "home", "tmp")))
+    return guarded(place, *scene.shared)
 
 
 def _checked(scene: Scene, case: Case, outcome: Outcome, folder: Path) -> Verdict:
@@ -217,7 +221,7 @@ def _no_folder(counts: Counts) -> None:
 
 
 def _few_files(counts: Counts) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
 
 
 def _full_output(counts: Counts) -> None:
@@ -237,7 +241,7 @@ ENVIRONMENTS: dict[str, Prepare] = {
     "no home": _no_home,
     "a home that is a file": _home_is_a_file,
     "a working directory that is gone": _no_folder,
-    "six open files at most": _few_files,
+    "sixteen open files at most": _few_files,
     "an output that is full": _full_output,
     "no output": _no_output,
     "odd words in the environment": _odd_words,

@@ -1,4 +1,5 @@
-"""Random kills: SIGKILL at any moment, perhaps again while it goes on, and then to the end."""
+"""Random kills: SIGKILL at any moment, perhaps again while it goes on, and then to the end. A moment is a time: on a machine of
+another speed it is another place in the run."""
 
 import random
 import signal

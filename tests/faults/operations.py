@@ -31,7 +31,7 @@ def together(*prepares: Prepare | None) -> Prepare:
 
 def watch(folder: Path, act: Act | None = None) -> Prepare:
     """Counts the writing operations below a folder: opening a file to write, each write to it, its fsync; making, moving and
-    removing files and folders. Calls `act` before each."""
+    removing files and folders. Calls `act` before each. Events of tensorboard have the number of the operation before."""
     return lambda counts: _arm(str(folder), counts, act)
 
 
@@ -87,7 +87,7 @@ def _arm(folder: str, counts: Counts, act: Act | None) -> None:
         nonlocal busy
         if busy or not (path == folder or path.startswith(folder + os.sep)):
             return
-        number = counts.operation()
+        number = counts.operations if f"{os.sep}tensorboard" in path else counts.operation()  # which a thread of its own writes
         if act is not None:
             busy = True
             try:

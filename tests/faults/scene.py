@@ -38,6 +38,7 @@ class Scene:
         tempfile.tempdir = None  # TMPDIR is looked up anew
         for place in set(PLACES.values()):
             (self.folder / place).mkdir(parents=True, exist_ok=True)
+        self.shared = [self.folder / place for place in PLACES.values()]
         self.numbers = count()
         self.ends: dict[str, tuple[Path, Outcome]] = {}
         self.halves: dict[str, Path] = {}

@@ -140,12 +140,12 @@ def _groups(words: list[str]) -> list[list[str]]:
 
 @cache
 def _options(scene: Scene) -> list[dict[str, str]]:
-    """The options of each base and what the help says of their values."""
+    """The options of each base and what the help says of their values; folders are what `hostile` is for."""
     found = []
     for script, names, _ in BASES:
         outcome = scene.run(Command(script, (*_placed(scene, names), "--help")), scene.place())
         lines = re.findall(r"^│ (--[a-z][\w.-]*)(?:, --[\w.-]+)? ?(\S.*?)?(?:  .*| *│)$", outcome.said, re.MULTILINE)
-        options = {name: kind for name, kind in lines if name not in ("--help", "--resume", "--compare")}
+        options = {name: kind for name, kind in lines if name not in ("--help", "--compare") and "PATH" not in kind}
         if not options:
             raise RuntimeError(f"{outcome.command} lists no options:\n{outcome.said}")
         found.append(options)
@@ -154,8 +154,7 @@ def _options(scene: Scene) -> list[dict[str, str]]:
 
 def _tried(scene: Scene, command: Command) -> Verdict:
     place = scene.place()
-    allowed = [scene.folder / name for name in ("cache", "hf", "mpl", "home", "tmp")]
-    outcome = scene.run(command, place, None, guarded(place, *allowed), seconds=SECONDS)
+    outcome = scene.run(command, place, None, guarded(place, *scene.shared), seconds=SECONDS)
     verdict = judged(outcome, f"{outcome.seconds:.1f} s")
     if outside := written_outside(place):
         verdict = Verdict("silent wrong", str(command), f"written outside of its folder: {outside}")
