@@ -85,12 +85,21 @@ def test_runs_that_differ(tmp_path):
     assert differences(tmp_path / "none", whole) == ["metrics.jsonl is only in one of them"]
 
 
-def test_the_record_of_a_stop_is_a_part_of_the_next(tmp_path):
-    whole = run_folder(tmp_path / "whole")
-    stopped = run_folder(tmp_path / "stopped", losses=(0.3, 0.05, 0.3), steps=(10, 14, 20))
-    assert differences(stopped, whole, stopped=True) == []  # (4 x 0.05 + 6 x 0.3) / 10 is 0.2
-    other = run_folder(tmp_path / "other", losses=(0.3, 0.1, 0.3), steps=(10, 14, 20))
-    assert differences(stopped, whole) and differences(other, whole, stopped=True)
+def scored(folder: Path, **scores: float) -> Path:
+    """A run with checkpoints of some steps, each with its score."""
+    for name, score in scores.items():
+        checkpoint = folder / "checkpoints" / f"step-{int(name[1:]):08}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "checkpoint.json").write_text(json.dumps({"score": score, "digest": str(folder)}))
+    return folder
+
+
+def test_the_last_and_the_best_checkpoint_count(tmp_path):
+    whole = scored(tmp_path / "whole", s10=0.9, s20=0.1, s30=0.5)
+    assert differences(scored(tmp_path / "fewer", s10=0.9, s30=0.5), whole) == []
+    assert differences(scored(tmp_path / "best", s20=0.1, s30=0.5), whole)
+    assert differences(scored(tmp_path / "score", s10=0.8, s30=0.5), whole)
+    assert differences(scored(tmp_path / "last", s10=0.9, s20=0.1), whole)
 
 
 WRITES = """

@@ -9,12 +9,8 @@ from tests.faults.scene import Scene
 from tests.faults.verdict import Verdict, column_of, last_words
 
 
-def brought_to_end(case: Case, scene: Scene, place: Path, about: str, stopped: bool = False) -> Verdict:
-    """Resumes what a fault has left. Where there is nothing to go on from yet, beginning anew must work.
-
-    Arguments:
-        stopped: it was not killed, but stopped, and noted so.
-    """
+def brought_to_end(case: Case, scene: Scene, place: Path, about: str) -> Verdict:
+    """Resumes what a fault has left. Where there is nothing to go on from yet, beginning anew must work."""
     worked = bool(has_worked(place / FOLDER))
     outcome = scene.run(case.resume(), place, case)
     if column_of(outcome) == "said" and not worked:
@@ -22,14 +18,14 @@ def brought_to_end(case: Case, scene: Scene, place: Path, about: str, stopped: b
         outcome = scene.run(scene.start(case), place, case)
         if column_of(outcome) == "said":
             return Verdict("lost", about, f"neither resumed ({said}) nor begun anew ({last_words(outcome, 200)})")
-    return compared(case, scene, place, outcome, about, stopped)
+    return compared(case, scene, place, outcome, about)
 
 
-def compared(case: Case, scene: Scene, place: Path, outcome: Outcome, about: str, stopped: bool = False) -> Verdict:
+def compared(case: Case, scene: Scene, place: Path, outcome: Outcome, about: str) -> Verdict:
     """The verdict after the last command of a try: its figures against those of the run that nothing disturbed."""
     column = column_of(outcome)
     if column == "right":
-        found = differences(place / FOLDER, scene.end(case)[0], stopped)
+        found = differences(place / FOLDER, scene.end(case)[0])
         return Verdict("silent wrong" if found else "right", about, "; ".join(found[:3]))
     return Verdict("lost" if column == "said" else column, about, last_words(outcome))
 

@@ -1,8 +1,7 @@
 """Whether two folders hold the same: tensors of checkpoints, records and results, all but what the clock says."""
 
 import json
-import math
-from collections import Counter
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,50 @@ from safetensors.torch import load
 
 TIMES = ("second", "digest", "date", "when")
 """What is in the names of values that may differ: times, and digests of files that hold times."""
-RECORDS = ("metrics.jsonl", "checkpoint.json", "results.json", "rates.json", "progress.json")
-"""The files whose values are compared."""
+CHECK = "check"
+"""The name of a line's own check, which depends on its times."""
+RECORDS = ("metrics.jsonl", "results.json", "rates.json")
+"""The files whose values are compared, beside those of checkpoints."""
+CHECKPOINT = re.compile(r"(?:(.*)/)?checkpoints/step-(\d{8})/.*")
 
 
-def differences(ours: Path, theirs: Path, stopped: bool = False) -> list[str]:
-    """In words, where `ours` is unlike `theirs`; none where they are the same.
-
-    Arguments:
-        stopped: `ours` was stopped in between and has a record of that step: means over steps are put together first.
-    """
-    tensors, records = (_both(ours, theirs, pattern) for pattern in ("*.safetensors", "*.json*"))
-    found = [f"{name} is only in one of them" for name, pair in tensors.items() if None in pair]
-    for name, (mine, other) in records.items():
-        if Path(name).name in RECORDS:
-            if mine is None or other is None:
-                found.append(f"{name} is only in one of them")
-                continue
-            one, two = values(mine), values(other)
-            if stopped and name.endswith("metrics.jsonl"):
-                one, two = _near(_joined(one, two), two), two
-            found += _unlike(name, one, two)
-    for name, (mine, other) in tensors.items():
-        if mine is not None and other is not None and not _same_tensors(mine, other):
+def differences(ours: Path, theirs: Path) -> list[str]:
+    """In words, where `ours` is unlike `theirs`; none where they are the same. The last and the best checkpoint must be there;
+    those that only one of them has kept beside these are not looked at."""
+    found = list[str]()
+    for name, (mine, other) in _both(ours, theirs, "*.json*").items():
+        if Path(name).name not in RECORDS:
+            continue
+        if mine is None or other is None:
+            found.append(f"{name} is only in one of them")
+            continue
+        found += _unlike(name, values(mine), values(other))
+    needed = {name: (_needed(ours, name), _needed(theirs, name)) for name in {*_runs(ours), *_runs(theirs)}}
+    found += [f"{name}: last and best checkpoint are {one}, not {two}" for name, (one, two) in needed.items() if one != two]
+    for name, (mine, other) in _both(ours, theirs, "*.safetensors").items():
+        if mine is None or other is None:
+            found += [] if CHECKPOINT.fullmatch(name) else [f"{name} is only in one of them"]
+        elif not _same_tensors(mine, other):
             found.append(f"the tensors of {name} differ")
     return found
+
+
+def _runs(folder: Path) -> set[str]:
+    """The places of the runs below a folder that have checkpoints."""
+    return {str(path.parent.relative_to(folder)) for path in folder.rglob("checkpoints") if path.is_dir()}
+
+
+def _needed(folder: Path, name: str) -> tuple[Any, Any]:
+    """The steps of the last checkpoint of a run, and of the best with its score: the highest, then the lowest loss, then the
+    earliest."""
+    scores = dict[int, tuple[float, float]]()
+    steps = [path for path in (folder / name / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", path.name)]
+    for path in steps:
+        about = values(path / "checkpoint.json") if (path / "checkpoint.json").is_file() else None
+        if isinstance(about, dict) and about.get("score") is not None:
+            scores[int(path.name[-8:])] = about["score"], -(about.get("loss") or 0.0)
+    best = max(scores, key=lambda step: (scores[step], -step), default=None)
+    return max((int(path.name[-8:]) for path in steps), default=None), (best, scores.get(best or 0))
 
 
 def values(path: Path) -> Any:
@@ -53,38 +71,9 @@ def values(path: Path) -> Any:
 
 def without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: without_times(inner) for name, inner in value.items() if not any(word in name for word in TIMES)}
+        kept = (name for name in value if name != CHECK and not any(word in name for word in TIMES))
+        return {name: without_times(value[name]) for name in kept}
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _joined(records: list[dict[str, Any]], like: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of meta-training, each the mean over the steps since the one before, at the steps of `like` alone."""
-    if not any("loss" in record and "step" in record for record in like):
-        return records
-    ends = {record["step"] for record in like if "loss" in record}
-    joined, sums, last, since = list[dict[str, Any]](), Counter[str](), 0, 0
-    for record in records:
-        if "loss" not in record:
-            joined.append(record)
-            continue
-        for name in record.keys() - {"step"}:
-            sums[name] += record[name] * (record["step"] - last)
-        last = record["step"]
-        if last in ends:
-            joined.append({"step": last} | {name: total / (last - since) for name, total in sums.items()})
-            sums, since = Counter[str](), last
-    return joined
-
-
-def _near(records: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the numbers of the others where these are the same but for rounding."""
-
-    def near(value: Any, other: Any) -> Any:
-        both = isinstance(value, int | float) and isinstance(other, int | float)
-        return other if both and math.isclose(value, other, rel_tol=1e-4, abs_tol=1e-9) else value
-
-    pairs = zip(records, [*others, *[{}] * len(records)], strict=False)
-    return [{name: near(value, other.get(name)) for name, value in record.items()} for record, other in pairs]
 
 
 def _both(ours: Path, theirs: Path, pattern: str) -> dict[str, tuple[Path | None, Path | None]]:

@@ -74,16 +74,23 @@ def attack(seed: int, scene: Scene) -> Verdict:
     damaged = WAYS[way](file.read_bytes(), random.Random(seed))
     file.unlink() if damaged is None else file.write_bytes(damaged)
     outcome = scene.run(target.command, place, target.case)
-    verdict = _verdict(target, place, outcome, f"{target.name}: {name} {way}")
+    verdict = _verdict(target, name, place, outcome, f"{target.name}: {name} {way}")
     scene.clear(place)
     return verdict
 
 
-def _verdict(target: Target, place: Path, outcome: Outcome, about: str) -> Verdict:
+def _verdict(target: Target, name: str, place: Path, outcome: Outcome, about: str) -> Verdict:
     column, found = column_of(outcome), list[str]()
     if column == "right":
         found = differences(place / target.made, target.right)
+    if found and _named(name, outcome.said):
+        column, found = "said", []
     return Verdict("silent wrong" if found else column, about, "; ".join(found[:3]) or last_words(outcome))
+
+
+def _named(name: str, said: str) -> bool:
+    """Whether a note says that this file, or its folder, is damaged or missing."""
+    return any(line.startswith(("Note", "Error")) and part in line for line in said.splitlines() for part in Path(name).parts)
 
 
 def _all(scene: Scene) -> list[tuple[Target, str, str]]:

@@ -26,9 +26,7 @@ def attack(seed: int, scene: Scene) -> Verdict:
     prepare = _in_step(moment, number) if in_step else _at_operation(place, moment, number)
     outcome = scene.run(scene.start(case), place, case, prepare)
     about = f"{case.name}: {number.name} {'in step' if in_step else 'at operation'} {moment}"
-    verdict = _of_signal(case, place, outcome, number, about, in_step) or brought_to_end(
-        case, scene, place, about, stopped=True
-    )
+    verdict = _of_signal(case, place, outcome, number, about, in_step) or brought_to_end(case, scene, place, about)
     scene.clear(place)
     return verdict
 
