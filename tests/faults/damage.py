@@ -63,11 +63,13 @@ class Target:
 
 
 def tries(scene: Scene) -> int:
-    return 2 * len(_all(scene))
+    """So often that each file has been damaged twice in each way."""
+    return 2 * len(TARGETS) * max(len(_damages(make(scene))) for make in TARGETS)
 
 
 def attack(seed: int, scene: Scene) -> Verdict:
-    target, name, way = one_of(_all(scene), seed)
+    target = TARGETS[seed % len(TARGETS)](scene)
+    name, way = one_of(_damages(target), seed // len(TARGETS))
     place = scene.place()
     shutil.copytree(target.folder, place / target.place, symlinks=True)
     file = place / target.place / name
@@ -93,8 +95,8 @@ def _named(name: str, said: str) -> bool:
     return any(line.startswith(("Note", "Error")) and part in line for line in said.splitlines() for part in Path(name).parts)
 
 
-def _all(scene: Scene) -> list[tuple[Target, str, str]]:
-    return [(target, name, way) for target in _targets(scene) for name in _names(target.folder) for way in WAYS]
+def _damages(target: Target) -> list[tuple[str, str]]:
+    return [(name, way) for name in _names(target.folder) for way in WAYS]
 
 
 def _names(folder: Path) -> list[str]:
@@ -104,32 +106,33 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("tensorboard"))
 
 
-def _targets(scene: Scene) -> list[Target]:
-    if not hasattr(scene, "targets"):
-        scene.targets = _made(scene)  # type: ignore[attr-defined]
-    return scene.targets  # type: ignore[attr-defined]
+def _half(name: str, case: Case) -> Callable[[Scene], Target]:
+    return lambda scene: Target(f"resuming {name}", scene.half(case), FOLDER, case.resume(), FOLDER, scene.end(case)[0])
 
 
-def _made(scene: Scene) -> list[Target]:
-    whole = scene.end(SINE)[0]
-    read = Command("evaluate", (FOLDER, *EVALUATE))
-    place = scene.place()
-    shutil.copytree(whole, place / FOLDER)
-    scene.run(read, place)
-    half = [scene.half(case) for case in (SINE, STREAM, EPISODES)]
-    cached = scene.end(CACHED)[0]
-    return [
-        Target("resuming a run", half[0], FOLDER, SINE.resume(), FOLDER, whole),
-        Target("evaluating a run", whole, FOLDER, read, "out", place / "out"),
-        Target("resuming a stream", half[1], FOLDER, STREAM.resume(), FOLDER, scene.end(STREAM)[0]),
-        Target("resuming episodes", half[2], FOLDER, EPISODES.resume(), FOLDER, scene.end(EPISODES)[0]),
-        Target(
-            "resuming an evaluation at its end",
-            scene.end(EPISODES)[0],
-            FOLDER,
-            EPISODES.resume(),
-            FOLDER,
-            scene.end(EPISODES)[0],
-        ),
-        Target("training from the cache", cached.with_name("cache"), "cache", scene.start(CACHED), FOLDER, cached, CACHED),
-    ]
+def _run(scene: Scene) -> Target:
+    whole, command = scene.end(SINE)[0], Command("evaluate", (FOLDER, *EVALUATE))
+    right = whole.with_name("out")
+    if not right.exists():
+        scene.run(command, whole.parent)
+    return Target("evaluating a run", whole, FOLDER, command, "out", right)
+
+
+def _evaluation(scene: Scene) -> Target:
+    whole = scene.end(EPISODES)[0]
+    return Target("resuming an evaluation at its end", whole, FOLDER, EPISODES.resume(), FOLDER, whole)
+
+
+def _cache(scene: Scene) -> Target:
+    whole = scene.end(CACHED)[0]
+    return Target("training from the cache", whole.with_name("cache"), "cache", scene.start(CACHED), FOLDER, whole, CACHED)
+
+
+TARGETS = (
+    _half("a run", SINE),
+    _run,
+    _half("a stream", STREAM),
+    _half("episodes", EPISODES),
+    _evaluation,
+    _cache,
+)

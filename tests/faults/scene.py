@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.faults import child
-from tests.faults.cases import EVALUATIONS, FOLDER, IMAGES, REGRESSION, STREAM, Case
+from tests.faults.cases import EVALUATIONS, FOLDER, IMAGES, REGRESSION, Case
 from tests.faults.child import Child, Command, Counts, Outcome, Prepare
 from tests.faults.operations import kill_at, together, watch
 
@@ -126,7 +126,7 @@ class Scene:
             for script in ("train", "evaluate", "benchmark"):
                 setattr(metacl.cli, f"{script}_main", noted(getattr(metacl.cli, f"{script}_main")))
 
-        for case in (IMAGES, STREAM, EVALUATIONS[2]):
+        for case in (IMAGES, EVALUATIONS[2]):
             place = self.place()
             self.run(self.start(case), place, case, at_end)
             self.clear(place)

@@ -17,8 +17,8 @@ IN_USE = re.compile(r"in use|at work|another process|is being", re.IGNORECASE)
 
 
 def attack(seed: int, scene: Scene) -> Verdict:
-    """The first is held at one of its writing operations, while the second comes and ends."""
-    case, moment, place = ATTACKED[seed % len(ATTACKED)], random.Random(seed).randint(2, 6), scene.place()
+    """The first is held at one of its writing operations, after those that take a lock, while the second comes and ends."""
+    case, moment, place = ATTACKED[seed % len(ATTACKED)], random.Random(seed).randint(4, 7), scene.place()
     shutil.copytree(scene.half(case), place / FOLDER)
     free = place / "free"
     first = scene.begin(case.resume(), place, case, watch(place / FOLDER, hold_at(moment, free)))
