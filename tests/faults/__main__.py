@@ -8,7 +8,8 @@ import time
 from collections import Counter
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: children are forked
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: children are forked
 
 from tests.faults import damage, disk, hostile, kills, ranks, signals, steps, words, writers
 from tests.faults.scene import Scene

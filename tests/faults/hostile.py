@@ -125,7 +125,7 @@ def _into(case: Case, name: str, made: Made | None = None) -> Work:
         if made is not None:
             lay(place / name, made)
         for command in (Command(case.script, tuple(words)), Command(case.script, ("--resume", name))):
-            outcome = scene.run(command, place, case, _guard(scene, place))
+            outcome = scene.run(command, place, case, guarded(place, *scene.shared, place / name))
             verdict = _checked(scene, case, outcome, place / name)
             if verdict.column != "right":
                 break

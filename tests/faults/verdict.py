@@ -48,5 +48,5 @@ def last_words(outcome: Outcome, most: int = 400) -> str:
         errors = re.findall(r"^\w[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*", said, re.MULTILINE)
         ours = re.findall(r'File "[^"]*/((?:metacl|episodes)/[^"]+)", line (\d+)', said)
         where = f" in {ours[-1][0]}, line {ours[-1][1]}" if ours else ""
-        return f"exit status {outcome.status}{where}: {(errors or [said])[-1][-most:]}"
+        return f"exit status {outcome.status}{where}: {(errors or [said])[-1][:most]}"
     return f"exit status {outcome.status}: {said[-most:]}"
