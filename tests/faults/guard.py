@@ -35,7 +35,8 @@ def guarded(place: Path, *allowed: Path) -> Prepare:
             check(absolute(args[1], args[-1]))
 
     def check(path: str) -> None:
-        inside = any(path == folder or path.startswith(folder + os.sep) for folder in folders)
+        beside = tuple(end for folder in folders for end in (folder + os.sep, folder + "."))  # made there, and then moved
+        inside = path in folders or path.startswith(beside)
         if not inside and not path.startswith(OPENLY) and not os.path.isdir(path):
             os.write(note, os.fsencode(path) + b"\n")
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
