@@ -32,19 +32,19 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
 
 
 MOST = 10**9
-"""No size, number or rate is above this."""
+"""No size and no number of anything is above this."""
 
 
-def at_least(least: int, options: Any, prefix: str, *names: str, most: int = MOST) -> None:
+def at_least(least: int, options: Any, prefix: str, *names: str, most: int | None = None) -> None:
     """Raises `UserError` where one of the fields `names` of `options` is below `least`, above `most`, or not a number; None is
-    not looked at."""
+    not looked at. `most`: None is `MOST` for integers."""
     for name in names:
         value = getattr(options, name)
-        words = f"{prefix}{name.replace('_', '-')}"
+        words, limit = f"{prefix}{name.replace('_', '-')}", most or (MOST if isinstance(value, int) else float("inf"))
         if value is not None and not value >= least:
             raise UserError(f"{words} must be at least {least}, not {value}.")
-        if value is not None and value > most:
-            raise UserError(f"{words} must be at most {most}, not {value}.")
+        if value is not None and value > limit:
+            raise UserError(f"{words} must be at most {limit}, not {value}.")
 
 
 def above_zero(what: str, *numbers: float) -> None:

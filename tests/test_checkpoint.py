@@ -366,6 +366,19 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(run):
     assert run.metrics() == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
 
 
+@pytest.mark.parametrize("rest", [b"", b"\0" * 40])
+def test_lines_of_metrics_that_are_lost_are_told(run, rest):
+    """A disk that was cut off keeps the length of a file, and not always its end."""
+    for step in (10, 20, 30):
+        run.log({"step": step, "loss": 1.0})
+    run.save(30, *learner_and_optimiser(), score=0.5)
+    path = run.folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + rest)
+    with pytest.warns(Notice, match=r"2 of the 3 lines of .*metrics.jsonl up to step 30 are lost"):
+        run.forget_after(30)
+    assert run.metrics() == [{"step": 10, "loss": 1.0}]
+
+
 def test_half_a_line_of_metrics_is_no_obstacle(run):
     run.log({"step": 10, "loss": 1.0})
     with (run.folder / "metrics.jsonl").open("a") as file:

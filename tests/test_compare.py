@@ -1,7 +1,5 @@
 """`benchmark.py --compare`: two result files side by side."""
 
-import json
-
 import pytest
 
 from episodes import UserError
@@ -9,6 +7,7 @@ from metacl.benchmarking.compare import compare, comparison_table
 from metacl.benchmarking.measure import Result, Row
 from metacl.benchmarking.report import write_result
 from metacl.cli import benchmark_main
+from metacl.runs.files import read_json, write_json
 
 
 def result(folder, seconds: dict[str, float], peak: int | None = 100, subject: str = "attention", **options):
@@ -36,10 +35,10 @@ def test_what_was_not_measured_has_no_ratio(tmp_path):
 
 def test_options_and_machines_that_differ_are_said(tmp_path):
     files = (result(tmp_path / "a", {"x": 1.0}, width=64), result(tmp_path / "b", {"x": 1.0}, width=128))
-    other = json.loads(files[1].read_text())
+    other = read_json(files[1])
     other["environment"]["processor"] = "another one"
     other["environment"]["packages"]["torch"] = "1.0"
-    files[1].write_text(json.dumps(other))
+    write_json(files[1], other)
     lines = compare(files).lines
     assert "width: A 64, B 128" in lines and "packages torch" in " ".join(lines)
     assert any(line.startswith("processor: A ") and line.endswith("B another one") for line in lines)

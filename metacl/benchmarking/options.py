@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from episodes import UserError
+from episodes.errors import at_least
 from metacl.benchmarking.measure import Json
 
 
@@ -25,10 +26,8 @@ class Options:
     """A new folder for result.json, result.csv and the plot. None: only the table on the screen."""
 
     def __post_init__(self) -> None:
-        if self.repeats is not None and self.repeats < 1:
-            raise UserError(f"--repeats must be at least 1, not {self.repeats}.")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads must be at least 1, not {self.threads}.")
+        at_least(1, self, "--", "repeats")
+        at_least(1, self, "--", "threads", most=1_024)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: PyTorch sees no GPU here. Leave it out, or install a CUDA build of torch.")
         if self.out is not None and self.out.exists():

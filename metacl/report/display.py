@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from metacl.runs.signals import Stopped, exit_status, stops_raised
 
 MISTAKEN, UNHEARD = 2, 1
 """Exit statuses. UNHEARD: the program that read what was printed has ended, as `head` does."""
-console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
+console = Console(highlight=False, markup=False, width=None if sys.stdout and sys.stdout.isatty() else 100)
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
 
@@ -92,10 +93,11 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
-            with plain_notices(), stops_raised():
+            with plain_notices(), _plain_threads(), stops_raised():
                 work()
         finally:
-            sys.stdout.flush()
+            if sys.stdout:  # which a program may be started without
+                sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(UNHEARD) from None
@@ -109,6 +111,22 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         if (words := in_words(error)) is None:
             raise
         _fail(words, MISTAKEN)
+
+
+@contextmanager
+def _plain_threads() -> Iterator[None]:
+    """What a disk does to a thread in the background (tensorboard has one) is told to the foreground, which says it."""
+    usual = threading.excepthook
+
+    def quiet(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is None or in_words(failed.exc_value) is None:
+            usual(failed)
+
+    threading.excepthook = quiet
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 @contextmanager

@@ -23,6 +23,8 @@ ADVICE = {
     errno.ESTALE: "The network disk has lost it. Mount it again, then go on with --resume.",
 }
 """What to do, by the number of the error."""
+OTHER_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "recvValue failed")
+"""What torch says in a `RuntimeError` of a process that does not answer any more."""
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """What torch says in a `RuntimeError`."""
 
@@ -34,6 +36,11 @@ def in_words(error: BaseException) -> str | None:
         return f"{what}. {ADVICE.get(error.errno or 0, 'Check the disk and the path, then try again.')}"
     if isinstance(error, SafetensorError):  # it writes the files itself, and says of a full disk what the system says
         return f"A file of tensors cannot be written or read ({error}). Check the disk, then go on with --resume."
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in OTHER_PROCESS):
+        return (
+            f"Another process of this run has ended ({str(error).splitlines()[0]}). What it said tells why; then go on with "
+            "--resume."
+        )
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         what = f" ({str(error).splitlines()[0]})" if str(error) else ""
         return f"Memory ran out{what}. {ADVICE[errno.ENOMEM]}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from episodes import EpisodeSpec, UserError
+from episodes.errors import note
 from metacl.learners import Learner
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.files import to_json, train_config
@@ -62,8 +63,12 @@ class Run:
         return read_lines(self.folder / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:
-        """Drops the metrics of steps that will be done again."""
-        write_lines(self.folder / "metrics.jsonl", [record for record in self.metrics() if record["step"] <= step])
+        """Drops the metrics of steps that will be done again; says how many of the others are lost."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        there_were = self.checkpoints.about(step).get("records", 0) if step in self.steps() else 0
+        if (lost := there_were - len(kept)) > 0:
+            note(f"{lost} of the {there_were} lines of {self.folder / 'metrics.jsonl'} up to step {step} are lost.")
+        write_lines(self.folder / "metrics.jsonl", kept)
 
     def save(
         self,
@@ -87,6 +92,7 @@ class Run:
 
         score = score if score is not None and math.isfinite(score) else None
         about = {"score": score, "loss": loss if math.isfinite(loss) else None, "pending": pending or []}
+        about |= {"records": len(self.metrics())}
         self.checkpoints.save(step, about, write)
 
     def steps(self) -> list[int]:
