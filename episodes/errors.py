@@ -36,15 +36,16 @@ MOST = 10**9
 
 
 def at_least(least: int, options: Any, prefix: str, *names: str, most: int | None = None) -> None:
-    """Raises `UserError` where one of the fields `names` of `options` is below `least`, above `most`, or not a number; None is
-    not looked at. `most`: None is `MOST` for integers."""
+    """Raises `UserError` where one of the fields `names` of `options`, or a number in it, is below `least`, above `most`, or no
+    number; None is not looked at. `most`: None is `MOST` for integers."""
     for name in names:
         value = getattr(options, name)
-        words, limit = f"{prefix}{name.replace('_', '-')}", most or (MOST if isinstance(value, int) else float("inf"))
-        if value is not None and not value >= least:
-            raise UserError(f"{words} must be at least {least}, not {value}.")
-        if value is not None and value > limit:
-            raise UserError(f"{words} must be at most {limit}, not {value}.")
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            words, limit = f"{prefix}{name.replace('_', '-')}", most or (MOST if isinstance(number, int) else float("inf"))
+            if not number >= least:
+                raise UserError(f"{words} must be at least {least}, not {number}.")
+            if number > limit:
+                raise UserError(f"{words} must be at most {limit}, not {number}.")
 
 
 def above_zero(what: str, *numbers: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from episodes import SeededStream, Stream
+from episodes import SeededStream, Stream, UserError
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.evaluation.curves import curves
 from metacl.evaluation.follow import check_length, compute, follow
@@ -43,7 +43,12 @@ def follow_stream(run: Following, whole: Path) -> list[Result]:
     learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
     state, source = _follow(run, config, learner, stream, whole), SeededStream(stream, config.seeds)
     cost = compute(learner, state, source, config.schedule.block)
-    return [_result(config, run.records(), cost, state_bytes(state), choice)]
+    if len(records := run.records()) != config.tasks:
+        raise UserError(
+            f"{run.folder} has the records of {len(records)} tasks, not of {config.tasks}: somebody else has changed it. "
+            f"Go on with: python evaluate.py --resume {whole}"
+        )
+    return [_result(config, records, cost, state_bytes(state), choice)]
 
 
 def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: Stream, whole: Path) -> State:

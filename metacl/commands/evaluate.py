@@ -64,7 +64,7 @@ def _start(asked: Followed) -> None:
         finally:
             if not replaced and all(run.is_empty() for run in runs):
                 shutil.rmtree(folder, ignore_errors=True)
-                say(f"{folder} is removed: nothing in it was worth keeping.")
+                say(f"{folder} is removed: nothing was done in it yet.")
 
 
 def _checked(config: FollowConfig) -> dict[str, str]:

@@ -71,7 +71,7 @@ def _start(asked: Training) -> None:
         finally:
             if accelerator.is_main_process and all(run.is_empty() for run in runs):
                 shutil.rmtree(made, ignore_errors=True)
-                say(f"{made} is removed: nothing in it was worth keeping.")
+                say(f"{made} is removed: nothing was done in it yet.")
 
 
 def _resume(asked: Resumed) -> None:

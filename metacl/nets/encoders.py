@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes import EpisodeSpec, UserError
+from episodes.errors import at_least
 from metacl.nets.shared_batch import BatchNorm1d, BatchNorm2d
 
 
@@ -21,6 +22,7 @@ class EncoderConfig:
     """Stride of each 3 x 3 convolution of the image encoder. A first stride of 1 takes half of the encoder's time."""
 
     def __post_init__(self) -> None:
+        at_least(1, self, "learner.encoder.", "channels", "strides")
         if not self.channels or len(self.channels) != len(self.strides) or min(self.channels + self.strides) < 1:
             raise UserError(
                 f"learner.encoder.channels {self.channels} and learner.encoder.strides {self.strides} must be equally "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from episodes import EpisodeSpec, UserError
+from episodes.errors import at_least
 from metacl.nets.encoders import FeatureEncoder
 from metacl.nets.scratch import Weights
 
@@ -30,6 +31,7 @@ class NetworkConfig:
     """Uniform distribution from which initial weights of linear layers are drawn. Their biases start at 0."""
 
     def __post_init__(self) -> None:
+        at_least(1, self, "learner.network.", "hidden")
         share = 2 if self.activation == "crelu" else 1
         if any(width < share or width % share for width in self.hidden):
             raise UserError(f"learner.network.hidden {self.hidden}: widths must be positive, and even for crelu.")

@@ -1,5 +1,6 @@
 """What a person sees while something runs: progress with time left, and plain lines where no terminal is."""
 
+import errno
 import io
 import os
 import signal
@@ -22,7 +23,17 @@ from metacl.runs.signals import Stopped, exit_status, stops_raised
 
 MISTAKEN, UNHEARD = 2, 1
 """Exit statuses. UNHEARD: the program that read what was printed has ended, as `head` does."""
-console = Console(highlight=False, markup=False, width=None if sys.stdout and sys.stdout.isatty() else 100)
+
+
+def _screen(wide: bool, **options: Any) -> Console:
+    """A console, 100 characters wide where it is no terminal (`wide`), or where COLUMNS leaves no room for a word."""
+    made = Console(highlight=False, markup=False, width=100 if wide else None, **options)
+    if made.width < 20:
+        made.width = 100
+    return made
+
+
+console = _screen(wide=not (sys.stdout and sys.stdout.isatty()))
 COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
 
@@ -99,7 +110,7 @@ def with_plain_errors(work: Callable[[], None]) -> None:
             if sys.stdout:  # which a program may be started without
                 sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         raise SystemExit(UNHEARD) from None
     except UserError as error:
         _fail(str(error), MISTAKEN)
@@ -110,7 +121,14 @@ def with_plain_errors(work: Callable[[], None]) -> None:
     except Exception as error:
         if (words := in_words(error)) is None:
             raise
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
+            _print_no_more()
         _fail(words, MISTAKEN)
+
+
+def _print_no_more() -> None:
+    """What is still to be printed goes nowhere, without an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -141,14 +159,14 @@ def plain_notices() -> Iterator[None]:
                 usual(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))
-                Console(stderr=True).print(Text.assemble(("Note: ", "bold"), str(message)), soft_wrap=True)
+                _screen(wide=False, stderr=True).print(Text.assemble(("Note: ", "bold"), str(message)), soft_wrap=True)
 
         warnings.showwarning = show
         yield
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    _screen(wide=False, stderr=True).print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
     raise SystemExit(status)
 
 

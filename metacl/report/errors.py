@@ -11,6 +11,7 @@ ADVICE = {
     **dict.fromkeys(DENIED, "Give yourself the right to it, or name another place."),
     errno.ENOTDIR: "A part of that path is a file. Name another place.",
     errno.EEXIST: "Something else is there. Name another place.",
+    errno.EBADF: "A file, or the screen, was closed from outside. Start with an output that is open, or > FILE.",
     errno.EISDIR: "That is a folder, where a file should be. Move it away.",
     errno.ENOENT: "It is missing, or was removed in the meantime. Check the path.",
     errno.ENOTEMPTY: "Something else writes there. Name another place.",

@@ -138,8 +138,8 @@ class Run:
             raise UserError(f"The checkpoint {place} cannot be read ({error}). {self._others(step)}") from error
 
     def is_empty(self) -> bool:
-        """Whether nothing was done in it yet."""
-        return not self.steps() and not self.metrics()
+        """Whether no step was done in it yet: with the first one comes metrics.jsonl."""
+        return not self.steps() and not (self.folder / "metrics.jsonl").exists()
 
     def _last(self) -> dict[str, Any]:
         if last := self.checkpoints.newest():

@@ -49,8 +49,6 @@ def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume:
     model, optimiser = accelerator.prepare(learner, optimiser)
     loop = _Loop(run, accelerator, model, optimiser, benchmark)
     loop.pending = [{name: torch.tensor(value) for name, value in metrics.items()} for metrics in pending]
-    if accelerator.is_main_process:
-        run.forget_after(first)
     return loop.run_from(first)
 
 
@@ -79,6 +77,8 @@ class _Loop:
             since, since_step = time.perf_counter(), first
             for step in range(first, config.steps):
                 self.pending.append(self._step(step, next(batches)))
+                if step == first and main:
+                    self.run.forget_after(first)
                 done = step + 1
                 stop = self._agreed(signals)
                 validate = done % config.validation.every == 0 or done == config.steps
