@@ -13,7 +13,9 @@ from tiny import accelerator, image_benchmark, sequence, sequence_config, sine, 
 from episodes import EpisodeShape, UserError
 from metacl.evaluation.episodes import validate
 from metacl.learners import MetaLoss, PrototypesConfig
+from metacl.learners.gradient.oml import OMLConfig
 from metacl.learners.sequence import SequenceLearner
+from metacl.nets.encoders import EncoderConfig
 from metacl.recipes.config import OptimiserConfig, ValidationConfig
 from metacl.report.display import TrainingDisplay
 from metacl.runs.folder import Run
@@ -137,6 +139,26 @@ def test_a_killed_run_is_resumed_from_its_last_checkpoint_bit_for_bit(tmp_path, 
     train(tmp_path / "killed", config, resume=True)
     assert_same_weights(whole, run)
     assert metrics(run) == metrics(whole)
+
+
+IMAGES = {
+    "transformer": sequence_config(),
+    "pn": PrototypesConfig(width=8, encoder=EncoderConfig((8, 8), (1, 2))),
+    "oml": OMLConfig(width=8, hidden=8, encoder=EncoderConfig((8, 8), (2, 2))),
+}
+
+
+@pytest.mark.parametrize("learner", IMAGES)
+def test_a_resumed_run_on_images_is_the_same_run(tmp_path, learner):
+    """Weights of convolutions lie in another order of memory than the moments that come from a file."""
+    config = train_config(IMAGES[learner], learner_name=learner, steps=8, validation=ValidationConfig(every=4, episodes=4))
+    whole = train(tmp_path / "whole", config, image_benchmark())
+    shutil.copytree(whole.folder, tmp_path / "resumed")
+    resumed = Run.open(tmp_path / "resumed")
+    resumed.checkpoints.remove(8)
+    train(resumed.folder, config, image_benchmark(), resume=True)
+    digests = [run.checkpoints.about(8)["digests"] for run in (whole, resumed)]
+    assert digests[0] == digests[1] and metrics(resumed) == metrics(whole)
 
 
 @pytest.mark.parametrize("step", [10, 20])
