@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from episodes import UserError
+from metacl.cli import evaluate_main, train_main
 from metacl.commands.grid import take_grid
 from metacl.commands.parse_train import parse_train
+from metacl.report.results import read_results
 from metacl.runs import launching
 from metacl.runs.launching import LOG, launch
 
@@ -68,15 +70,28 @@ def test_a_grid_of_options_that_are_not_there():
         parse_train(["sine", "alpaca", "--grid.learner.depth", "1", "2"])
 
 
+@pytest.mark.parametrize("words", [["--grid.data.size", "8", "16"], ["--grid.seeds", "0", "1"], ["--grid.run", "a", "b"]])
+def test_what_is_no_grid(words):
+    with pytest.raises(UserError, match="A grid is of runs on one data set"):
+        take_grid(words)
+
+
+def test_runs_of_a_grid_are_told_apart(cli):
+    """Their results are not averaged as those of seeds are."""
+    words = ["sine", "alpaca", "--steps", "2", "--batch-size", "2", "--validation.episodes", "2", "--learner.width", "8"]
+    assert cli(train_main, *words, "--grid.optimiser.rate", "1e-3", "3e-3", "--run", "mine")[0] == 0
+    status, text = cli(evaluate_main, "mine", "--episodes", "2", "--tasks", "2")
+    assert status == 0 and "alpaca (width 8) [optimiser.rate-1e-3]" in text and "[optimiser.rate-3e-3]" in text
+
+
 @pytest.mark.slow
 def test_jobs_come_to_what_one_process_comes_to(tmp_path, monkeypatch):
-    from metacl.cli import evaluate_main, train_main
-    from metacl.report.results import read_results
-
     monkeypatch.chdir(tmp_path)
     words = ["sine", "alpaca", "--steps", "4", "--batch-size", "2", "--validation.episodes", "2", "--learner.width", "8"]
     for run, launched in (("here", []), ("jobs", ["--launch", "local:2"])):
         train_main([*words, "--seeds", "0", "1", *launched, "--run", run])
         evaluate_main([run, "--episodes", "4", "--tasks", "2", *launched])
+    (both,) = {result.learner for result in read_results(Path("jobs") / "results")}
+    assert "[" not in both
     here, jobs = (read_results(Path(run) / "results") for run in ("here", "jobs"))
     assert [result.measures for result in here] == [result.measures for result in jobs]

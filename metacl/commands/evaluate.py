@@ -1,7 +1,9 @@
 """`evaluate.py`: a learner follows held-out episodes or a stream, or goes on where that stopped."""
 
+import os
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,14 @@ from metacl.runs.lock import locked
 
 def evaluate(argv: list[str]) -> None:
     """The command, from its words on."""
-    if asks_for_the_first_page(argv, 2) and not is_run(Path(argv[0] if argv else "")):
+    if asks_for_the_first_page(argv, 2) and not (argv and is_run(Path(argv[0]))):
         say(evaluate_help())
-    elif argv[0] == "--resume":
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "An evaluation is one process: leave out torchrun. Several go side by side with --launch local:2."
+        )
+    if argv[0] == "--resume":
         asked = parse_resume(argv, "evaluate.py")
         runs = [Following.open(place) for place in members(asked.folder)]
         runs = [Following(run.folder, with_data_at(run.config, asked.data)) for run in runs]
@@ -47,7 +54,7 @@ def _start(asked: Followed) -> None:
     configs, folder, replaced = asked.configs, asked.folder, asked.replaced
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
-    configs = found(configs)
+    configs = [_pinned(config) for config in found(configs)]
     about = [environment() | _checked(config) for config in configs]
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]
@@ -65,6 +72,13 @@ def _start(asked: Followed) -> None:
             if not replaced and all(run.is_empty() for run in runs):
                 shutil.rmtree(folder, ignore_errors=True)
                 say(f"{folder} is removed: nothing was done in it yet.")
+
+
+def _pinned(config: FollowConfig) -> FollowConfig:
+    """With the checkpoint that is the best one now: a meta-training that still goes on does not change what is followed."""
+    if config.run is None or config.checkpoint is not None:
+        return config
+    return replace(config, checkpoint=Run.open(Path(config.run)).best())
 
 
 def _checked(config: FollowConfig) -> dict[str, str]:
@@ -112,8 +126,7 @@ def _write(run: Following, results: list[Result]) -> None:
     about: dict[str, Any] = {"config": to_json(run.config), "environment": run.environment()}
     about |= {name: value for name, value in run.environment().items() if name.endswith("_fingerprint")}
     if run.config.run is not None:
-        trained = Run.open(Path(run.config.run))
-        about |= {"run": trained.folder.name, "checkpoint": run.config.checkpoint or trained.best()}
+        about |= {"run": Path(run.config.run).name, "checkpoint": run.config.checkpoint}
     write_results(results, about, run.folder, words_of(run.config))
 
 

@@ -18,9 +18,11 @@ def take_grid(words: list[str]) -> list[dict[str, str]]:
     while (start := next((i for i, word in enumerate(words) if word.startswith(GRID)), None)) is not None:
         end = next((i for i in range(start + 1, len(words)) if words[i].startswith("--")), len(words))
         option, *own = words[start:end]
+        if (name := option.removeprefix(GRID)).startswith("data.") or name in ("run", "seeds", "launch"):
+            raise UserError(f"A grid is of runs on one data set, which differ in options of the run itself, not in --{name}.")
         if not own or len(set(own)) < len(own):
             raise UserError(f"{option} needs values, each once: {option} 0.1 0.3.")
-        values[option.removeprefix(GRID)] = own
+        values[name] = own
         del words[start:end]
     found = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     if len(found) > MOST_RUNS:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from episodes import STREAMS, EpisodeSpec, UserError
+from metacl.commands.grid import grid_part
 from metacl.learners import Learner, LearnerConfig
 from metacl.recipes.config import FollowConfig, StreamRunConfig
 from metacl.recipes.presets import title
@@ -41,6 +42,8 @@ def built(config: LearnerConfig, spec: EpisodeSpec) -> Learner:
 
 
 def learner_in_words(config: FollowConfig) -> str:
-    """The learner in words: its name, and what is unlike its recipe for such a source."""
+    """The learner in words: its name, what is unlike its recipe for such a source, and where it is one of a grid, of which."""
     settings = along(STREAMS[config.stream.name]) if isinstance(config, StreamRunConfig) else EPISODES
-    return title(config.learner_name, config.learner, settings, rate=not config.rates)
+    words = title(config.learner_name, config.learner, settings, rate=not config.rates)
+    part = grid_part(Path(config.run or "").name)
+    return f"{words} [{part}]" if part else words

@@ -102,6 +102,8 @@ def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
 
 def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator, where: str | None = None) -> None:
     """One after the other, or as jobs. One of several that fails does not keep the others."""
+    if where and accelerator.num_processes > 1:
+        raise UserError("--launch starts processes itself: leave out torchrun, or --launch.")
     failed = as_jobs(where, "train.py", [run.folder for run in runs]) if where else _in_turn(runs, folder, accelerator)
     if failed:
         raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
