@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-MOST = 60
+LISTED = 60
 """Choices that an error lists all."""
 
 
@@ -27,7 +27,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    listed = ", ".join(choices) if len(choices) <= MOST else f"{', '.join(choices[:10])} ... ({len(choices)} in all)"
+    listed = ", ".join(choices) if len(choices) <= LISTED else f"{', '.join(choices[:10])} ... ({len(choices)} in all)"
     return UserError(f"Unknown {kind} {name!r}. {hint}There is: {listed}.")
 
 

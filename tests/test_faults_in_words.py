@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from making import labelled_folder
+from making import labelled_folder, noise, png
 from test_cli import FEW, SHAPE, SMALL_ENCODER, TINY
 
 from metacl.cli import evaluate_main, train_main
@@ -144,6 +145,28 @@ def test_a_run_goes_on_from_another_folder_and_with_data_that_moved(cli, tmp_pat
     assert cli(train_main, "--resume", "run")[0] == 2
     assert cli(train_main, "--resume", "run", "--data.path", "there/a/pics")[0] == 0
     assert cli(evaluate_main, "run", *few, "--data.path", "there/a/pics", "--out", "out")[0] == 0
+
+
+def test_a_run_on_an_archive_goes_on_from_another_folder(cli, tmp_path, monkeypatch, cache):
+    for label in range(10):
+        (tmp_path / "pics" / f"c{label}").mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "pics" / f"c{label}" / f"{i}.png").write_bytes(png(noise(10 * label + i, 12, 1)))
+    shutil.make_archive("pics", "zip", tmp_path, "pics")
+    assert cli(train_main, "pics.zip", "pn", *FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "8", "--run", "mine")[0] == 0
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    assert cli(evaluate_main, "../mine", "--tasks", "2", "--episodes", "2")[0] == 0
+    status, text = cli(train_main, "~nobody-of-this-name/pics", "pn")
+    assert status == 2 and "stands for a home folder" in text
+
+
+def test_a_run_that_goes_on_elsewhere_says_what_rounds_otherwise(cli):
+    assert cli(train_main, "sine", "transformer", *TINY, "--run", "mine")[0] == 0
+    path = Path("mine/environment.json")
+    files.write_json(path, files.read_json(path) | {"threads": 99, "precision": "bf16"})
+    status, text = cli(train_main, "--resume", "mine")
+    assert status == 0 and "not to the last bit" in text and "threads 1, not 99" in text and "precision no, not bf16" in text
 
 
 @pytest.mark.parametrize("command", [train_main, evaluate_main])

@@ -39,6 +39,11 @@ def test_jobs_are_resumed_and_those_that_fail_are_told(folders, where):
     assert all((folder / LOG).read_text() == f"resumed {folder}\n" for folder in folders)
 
 
+def test_jobs_are_told_where_the_data_are(folders):
+    launch("local:3", "train.py", folders, lambda folder, status: None, ["--data.path", "there"])
+    assert all((folder / LOG).read_text() == "resumed there\n" for folder in folders)
+
+
 @pytest.mark.parametrize("where", ["local", "local:0", "local:x", "moon:2", ""])
 def test_no_such_place(folders, where):
     with pytest.raises(UserError, match="--launch is local:NUMBER"):

@@ -36,15 +36,13 @@ def evaluate(argv: list[str]) -> None:
         say(evaluate_help())
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "An evaluation is one process: leave out torchrun. Several go side by side with --launch local:2."
-        )
+        raise UserError("An evaluation is one process: leave out torchrun. Several go side by side with --launch local:2.")
     if argv[0] == "--resume":
         asked = parse_resume(argv, "evaluate.py")
         runs = [Following.open(place) for place in members(asked.folder)]
         runs = [Following(run.folder, with_data_at(run.config, asked.data)) for run in runs]
         with locked(asked.folder):
-            _finish(asked.folder, runs, asked.launch, resumed=True)
+            _finish(asked.folder, runs, asked.launch, asked.data, resumed=True)
     else:
         _start(parse_evaluate(argv))
 
@@ -59,17 +57,21 @@ def _start(asked: Followed) -> None:
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]
     new = list(zip(names, configs, about, strict=True))
-    if not replaced:
+    there = folder.is_dir()
+    if not there:
         begin_all(folder, new)
     with locked(folder):
-        if replaced:
+        if there and not replaced:
+            must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
+            begin_all(folder, new)
+        elif there:
             clear(folder, names)
             begin_in(folder, new)
         runs = [Following.open(place) for place in members(folder)]
         try:
             _finish(folder, runs, asked.launch)
         finally:
-            if not replaced and all(run.is_empty() for run in runs):
+            if not replaced and asked.launch is None and all(run.is_empty() for run in runs):
                 shutil.rmtree(folder, ignore_errors=True)
                 say(f"{folder} is removed: nothing was done in it yet.")
 
@@ -88,10 +90,12 @@ def _checked(config: FollowConfig) -> dict[str, str]:
     return {"stream_fingerprint": stream_of(config).fingerprint}
 
 
-def _finish(folder: Path, runs: list[Following], where: str | None = None, resumed: bool = False) -> None:
+def _finish(
+    folder: Path, runs: list[Following], where: str | None = None, data: str | None = None, resumed: bool = False
+) -> None:
     """Follows what is not followed yet, here or as jobs, and reports all of it. One of several that fails does not keep the
     others."""
-    failed = as_jobs(where, "evaluate.py", [run.folder for run in runs]) if where else []
+    failed = as_jobs(where, "evaluate.py", [run.folder for run in runs], data) if where else []
     found = list[Result]()
     for run in (run for run in runs if run.folder.name not in failed):
         try:

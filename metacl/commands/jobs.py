@@ -1,5 +1,6 @@
 """Several runs as jobs, and what is said of them."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,15 +9,18 @@ from metacl.report.display import bar, say
 from metacl.runs.launching import LOG, launch
 
 
-def as_jobs(where: str, script: str, folders: list[Path]) -> list[str]:
+def as_jobs(where: str, script: str, folders: list[Path], data: str | None = None) -> list[str]:
     """Resumes runs as jobs and waits; returns the names of those that failed.
+
+    Arguments:
+        data: where their data are now; None: where they were.
 
     Raises:
         UserError: there is one run only, or `where` is no place.
     """
     if len(folders) < 2:
         raise UserError("--launch is for several runs: --seeds 0 1 2, --grid.OPTION VALUE VALUE, or several learners.")
-    begun = time.monotonic()
+    begun, more = time.monotonic(), [] if data is None else ["--data.path", os.path.abspath(data)]
     with bar("runs") as progress:
         shown = progress.add_task("", total=len(folders), now="runs")
 
@@ -27,7 +31,7 @@ def as_jobs(where: str, script: str, folders: list[Path]) -> list[str]:
             say(f"{folder.name}: {how}, after {time.monotonic() - begun:.0f} s. {last}")
 
         say(f"{len(folders)} jobs, {where}; what each says is in its {LOG}.")
-        return [folder.name for folder in launch(where, script, folders, tell)]
+        return [folder.name for folder in launch(where, script, folders, tell, more)]
 
 
 def _last_line(log: Path) -> str:

@@ -48,7 +48,7 @@ def follow_episodes(run: Following, whole: Path) -> list[Result]:
                     say(f"Stopped. Go on with: python evaluate.py --resume {whole}")
                     raise
                 run.log(done[tasks, seed].to_json())
-    return list(done.values())
+    return [done[tasks, seed] for seed in config.seeds for tasks in dict.fromkeys(config.tasks)]
 
 
 def _found(run: Following) -> list[Result]:

@@ -2,19 +2,19 @@
 
 import os
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from episodes import BENCHMARKS, DataConfig, UserError
+from episodes.data.places import user_path
 
 
 def located(data: DataConfig) -> DataConfig:
-    """With the whole path where the name or the path is that of a folder."""
+    """With the whole path where the name or the path is that of a folder or a file."""
     values = {part.name: getattr(data, part.name) for part in fields(DataConfig)}
     named = data.path is not None or data.name in BENCHMARKS
     for name in ("path",) if named else ("name",):
-        if values[name] and Path(values[name]).expanduser().is_dir():
-            values[name] = os.path.abspath(Path(values[name]).expanduser())
+        if values[name] and user_path(values[name]).exists():
+            values[name] = os.path.abspath(user_path(values[name]))
     return DataConfig(**values)
 
 
@@ -27,7 +27,7 @@ def with_data_at(config: Any, path: str | None) -> Any:
     if path is None:
         return config
     if hasattr(config, "data"):
-        return replace(config, data=replace(config.data, path=os.path.abspath(path)))
+        return replace(config, data=replace(config.data, path=os.path.abspath(user_path(path))))
     if hasattr(config.stream, "data"):
         return replace(config, stream=with_data_at(config.stream, path))
     raise UserError(f"--data.path means nothing for {config.stream.name}; leave it out.")

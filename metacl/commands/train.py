@@ -1,6 +1,7 @@
 """`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import say
 from metacl.runs.environment import environment
-from metacl.runs.files import must_be_new
+from metacl.runs.files import must_be_new, read_json
 from metacl.runs.folder import Run
 from metacl.runs.group import begin_all, members
 from metacl.runs.lock import locked
@@ -57,19 +58,24 @@ def _start(asked: Training) -> None:
     with ExitStack() as held:
 
         def begin() -> Path:
-            must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
+            advice = f"Go on with --resume {folder}, or name another folder with --run."
+            must_be_new(folder, advice)
+            if there := folder.is_dir():  # empty: nobody else is to begin in it
+                held.enter_context(locked(folder))
+                must_be_new(folder, advice)
             runs = {name: replace(config, data=found_data(config.data, benchmark)) for name, config in asked.configs.items()}
             new = [(name, config, about) for name, config in runs.items()]
             begin_all(folder, new, lambda place: keep_trained_on(place, benchmark))
-            held.enter_context(locked(folder))
+            if not there:
+                held.enter_context(locked(folder))
             return folder
 
         made = from_first(accelerator, begin)
         runs = [Run.open(place) for place in members(made)]
         try:
             _train_all(runs, made, accelerator, asked.launch)
-        finally:
-            if accelerator.is_main_process and all(run.is_empty() for run in runs):
+        finally:  # of jobs there are logs, and on a cluster they may still be waiting
+            if accelerator.is_main_process and asked.launch is None and all(run.is_empty() for run in runs):
                 shutil.rmtree(made, ignore_errors=True)
                 say(f"{made} is removed: nothing was done in it yet.")
 
@@ -83,7 +89,7 @@ def _resume(asked: Resumed) -> None:
     with ExitStack() as held:
         from_first(accelerator, partial(_hold, held, folder))
         todo = [run for run in runs if len(runs) == 1 or not run.steps() or run.last() < run.config.steps]
-        _train_all(todo, folder, accelerator, asked.launch)
+        _train_all(todo, folder, accelerator, asked.launch, asked.data)
         if len(todo) < 2 <= len(runs):
             _say_done(runs, folder)
 
@@ -100,11 +106,13 @@ def _prepared(config: TrainConfig) -> tuple[Accelerator, Benchmark]:
     return accelerator, benchmark
 
 
-def _train_all(runs: list[Run], folder: Path, accelerator: Accelerator, where: str | None = None) -> None:
+def _train_all(
+    runs: list[Run], folder: Path, accelerator: Accelerator, where: str | None = None, data: str | None = None
+) -> None:
     """One after the other, or as jobs. One of several that fails does not keep the others."""
     if where and accelerator.num_processes > 1:
         raise UserError("--launch starts processes itself: leave out torchrun, or --launch.")
-    failed = as_jobs(where, "train.py", [run.folder for run in runs]) if where else _in_turn(runs, folder, accelerator)
+    failed = as_jobs(where, "train.py", [run.folder for run in runs], data) if where else _in_turn(runs, folder, accelerator)
     if failed:
         raise UserError(f"{', '.join(failed)} of {folder} did not come to the end: the lines above say why.")
     if len(runs) > 1:
@@ -143,6 +151,8 @@ def _meta_train(run: Run, whole: Path) -> None:
     accelerator, benchmark = _prepared(config)
     speak = say if accelerator.is_main_process else _silent
     begun = bool(run.steps())
+    if begun:
+        _tell_other_machine(run, accelerator, speak)
     warn_of_other_data(run, benchmark, speak)
     speak(
         f"{title(config.learner_name, config.learner)} on {data_in_words(config.data)}, {config.steps} steps, in {run.folder}"
@@ -156,6 +166,17 @@ def _meta_train(run: Run, whole: Path) -> None:
     most = benchmark.test.most_tasks
     fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
     speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
+
+
+def _tell_other_machine(run: Run, accelerator: Accelerator, speak: Callable[[str], None]) -> None:
+    """What rounds otherwise than where the run was begun: it goes on, but not to the last bit."""
+    now = environment() | {"device": str(accelerator.device), "precision": accelerator.mixed_precision}
+    now |= {"processes": accelerator.num_processes}
+    path = run.folder / "environment.json"
+    before = read_json(path) if path.exists() else {}
+    names = ("device", "precision", "processes", "threads", "processor")
+    if other := [f"{name} {now[name]}, not {before[name]}" for name in names if name in before and before[name] != now[name]]:
+        speak(f"Note: the run goes on, but not to the last bit as it would have where it was begun: {'; '.join(other)}.")
 
 
 def _silent(words: str) -> None:

@@ -92,7 +92,7 @@ def cell(value: dict[str, Any], percent: bool, digits: int = 4) -> str:
         return "not finite"
     scale, digits = (100, 1) if percent else (1, digits)
     spread = f" ± {scale * value['std']:.{digits}f}" if value["std"] is not None else ""
-    return f"{scale * value['mean']:.{digits}f}{spread}"
+    return f"{round(scale * value['mean'], digits) + 0.0:.{digits}f}{spread}"  # + 0.0: no minus before a zero
 
 
 def size_in_words(size: int | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from episodes import UserError
 from episodes.errors import note
-from metacl.runs.files import read_json, write_json
+from metacl.runs.files import read_json, to_disk, write_json
 
 KEPT = 2
 """The newest checkpoints that are kept, beside the best one: where the last is damaged, there is one before it."""
@@ -43,12 +43,16 @@ class Checkpoints:
         part.mkdir(parents=True)
         write(part)
         write_json(part / "checkpoint.json", {"step": step} | about | {"digests": _digests(part)})
+        for path in (*part.iterdir(), part):
+            to_disk(path)
         self.remove(step)
         part.rename(place)
-        best = self._ranked()[:1]
-        for old in self.steps()[:-KEPT]:
-            if old not in best:
-                self.remove(old)
+        to_disk(self.folder)
+        if old := self.steps()[:-KEPT]:
+            best = self.best()
+            for other in old:
+                if best is None or other != best["step"]:
+                    self.remove(other)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones too, ascending."""

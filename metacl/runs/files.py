@@ -109,4 +109,14 @@ def _digest(values: dict[str, Any]) -> str:
 def _write(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
+    to_disk(part)
     os.replace(part, path)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file, or what a folder says of its files, is on the disk: a power cut then loses it no more."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

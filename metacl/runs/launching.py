@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 from episodes import UserError
+from metacl.runs.environment import cores
 
 MODULES = {"train.py": "train_main", "evaluate.py": "evaluate_main"}
 LOG = "log.txt"
@@ -18,10 +20,11 @@ Tell = Callable[[Path, int], None]
 """Is told the folder of a job that has ended, and its exit status."""
 
 
-def launch(where: str, script: str, folders: Sequence[Path], tell: Tell) -> list[Path]:
+def launch(where: str, script: str, folders: Sequence[Path], tell: Tell, more: Sequence[str] = ()) -> list[Path]:
     """Resumes the runs in `folders` as jobs, waits for them, and returns the folders of those that failed.
 
     Arguments:
+        more: options of each `--resume`.
         where: `local:2`, two at a time on this machine; or `slurm` with what a job is to have, as submitit names it:
             `slurm:slurm_partition=gpu,gpus_per_node=1,timeout_min=600`.
 
@@ -29,10 +32,11 @@ def launch(where: str, script: str, folders: Sequence[Path], tell: Tell) -> list
         UserError: `where` is neither.
     """
     kind, _, options = where.partition(":")
+    commands = {folder: [*job(script, folder), *more] for folder in folders}
     if kind == "local" and options.isdecimal() and 1 <= int(options) <= 1_000:
-        return _locally(int(options), script, folders, tell)
+        return _locally(int(options), commands, tell)
     if kind in ("slurm", "debug"):
-        return _on_cluster(kind, options, script, folders, tell)
+        return _on_cluster(kind, options, commands, tell)
     raise UserError(f"--launch is local:NUMBER, so many jobs at a time here, or slurm:OPTION=VALUE,... - not {where!r}.")
 
 
@@ -41,57 +45,64 @@ def job(script: str, folder: Path) -> list[str]:
     return [sys.executable, "-c", f"from metacl.cli import {MODULES[script]} as main; main()", "--resume", str(folder)]
 
 
-def _locally(number: int, script: str, folders: Sequence[Path], tell: Tell) -> list[Path]:
+def _locally(number: int, commands: dict[Path, list[str]], tell: Tell) -> list[Path]:
     """The cores are shared out evenly. Whatever ends this process ends its jobs, which save first."""
-    threads = max(1, (os.cpu_count() or 1) // number)
+    threads = max(1, cores() // number)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     started: list[subprocess.Popen[bytes]] = []
-    stopping = False
+    stopping, starting = False, Lock()
 
     def run(folder: Path) -> int:
-        if stopping:
-            return -1
-        with (folder / LOG).open("ab") as log:
-            process = subprocess.Popen(job(script, folder), env=environment, stdout=log, stderr=log, start_new_session=True)
-        started.append(process)
+        with starting, (folder / LOG).open("ab") as log:
+            if stopping:
+                return -1
+            started.append(
+                process := subprocess.Popen(commands[folder], env=environment, stdout=log, stderr=log, start_new_session=True)
+            )
         status = process.wait()
         tell(folder, status)
         return status
 
     with ThreadPoolExecutor(number) as jobs:
         try:
-            statuses = list(jobs.map(run, folders))
+            statuses = list(jobs.map(run, commands))
         except BaseException:
-            stopping = True
-            for process in started:
-                process.terminate()
+            with starting:
+                stopping = True
+                for process in started:
+                    process.terminate()
             raise
-    return [folder for folder, status in zip(folders, statuses, strict=True) if status]
+    return [folder for folder, status in zip(commands, statuses, strict=True) if status]
 
 
-def _on_cluster(kind: str, options: str, script: str, folders: Sequence[Path], tell: Tell) -> list[Path]:
+def _on_cluster(kind: str, options: str, commands: dict[Path, list[str]], tell: Tell) -> list[Path]:
     """An array of jobs through submitit, which is asked for what each is to have."""
     try:
         import submitit
     except ImportError as error:
         raise UserError("--launch slurm needs submitit: pip install 'metacl[cluster]'") from error
-    executor = submitit.AutoExecutor(folder=folders[0].parent / "jobs", cluster=kind)
+    executor = submitit.AutoExecutor(folder=next(iter(commands)).parent / "jobs", cluster=kind)
     try:
         executor.update_parameters(**_parameters(options))
     except (NameError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--launch {kind}: {error}") from error
-    submitted = executor.map_array(_as_job, [job(script, folder) for folder in folders])
+    submitted = executor.map_array(_as_job, list(commands), list(commands.values()))
     failed = []
-    for folder, own in zip(folders, submitted, strict=True):
-        status = 1 if own.exception() is not None else own.result()
-        tell(folder, status)
-        failed += [folder] if status else []
+    try:
+        for folder, own in zip(commands, submitted, strict=True):
+            status = 1 if own.exception() is not None else own.result()
+            tell(folder, status)
+            failed += [folder] if status else []
+    except BaseException:
+        for own in submitted:
+            own.cancel(check=False)
+        raise
     return failed
 
 
-def _as_job(command: list[str]) -> int:
+def _as_job(folder: Path, command: list[str]) -> int:
     """What a job of the cluster does."""
-    with (Path(command[-1]) / LOG).open("ab") as log:
+    with (folder / LOG).open("ab") as log:
         return subprocess.run(command, stdout=log, stderr=log).returncode
 
 

@@ -1,6 +1,7 @@
 """Signals that ask a program to end: it ends its step, saves, and exits with a code that says which one it was."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,11 +25,12 @@ def exit_status(number: int) -> int:
 
 @contextmanager
 def stops_noted() -> Iterator[list[int]]:
-    """The signals that have come: the first of a kind only fills the list, the second raises `Stopped`."""
+    """The signals that have come: they only fill the list, but for a second Ctrl-C, which raises `Stopped`. SIGTERM often comes
+    twice, from a scheduler and from what it has started; there is SIGKILL for who means it."""
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if number in seen:
+        if number == signal.SIGINT and number in seen:
             raise Stopped(number)
         seen.append(number)
 
@@ -50,6 +52,9 @@ def stops_raised() -> Iterator[None]:
 @contextmanager
 def _handled_by(handler: Any) -> Iterator[None]:
     """A signal that is ignored stays so: `nohup` sees to it that a closed terminal changes nothing."""
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield
+        return
     previous = {number: signal.getsignal(number) for number in STOPS}
     try:
         for number, before in previous.items():
@@ -58,4 +63,4 @@ def _handled_by(handler: Any) -> Iterator[None]:
         yield
     finally:
         for number, before in previous.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
