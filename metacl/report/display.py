@@ -100,10 +100,10 @@ def with_plain_errors(work: Callable[[], None]) -> None:
 
     Printing never fails: what the terminal cannot show becomes '?', and a pipe that nobody reads any more ends the program.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
     try:
         try:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="replace")
             with plain_notices(), _plain_threads(), stops_raised():
                 work()
         finally:

@@ -19,8 +19,8 @@ CHECKPOINT = re.compile(r"(?:(.*)/)?checkpoints/step-(\d{8})/.*")
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """In words, where `ours` is unlike `theirs`; none where they are the same. The last and the best checkpoint must be there;
-    those that only one of them has kept beside these are not looked at."""
+    """In words, where `ours` is unlike `theirs`; none where they are the same. The last and the best checkpoint must be there
+    and the same; what is kept beside these is not looked at."""
     found = list[str]()
     for name, (mine, other) in _both(ours, theirs, "*.json*").items():
         if Path(name).name not in RECORDS:
@@ -32,8 +32,12 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     needed = {name: (_needed(ours, name), _needed(theirs, name)) for name in {*_runs(ours), *_runs(theirs)}}
     found += [f"{name}: last and best checkpoint are {one}, not {two}" for name, (one, two) in needed.items() if one != two]
     for name, (mine, other) in _both(ours, theirs, "*.safetensors").items():
+        place = CHECKPOINT.fullmatch(name)
+        last, (best, _) = needed[place[1] or "."][0] if place else (None, (None, None))
+        if place and int(place[2]) not in (last, best):
+            continue
         if mine is None or other is None:
-            found += [] if CHECKPOINT.fullmatch(name) else [f"{name} is only in one of them"]
+            found.append(f"{name} is only in one of them")
         elif not _same_tensors(mine, other):
             found.append(f"the tensors of {name} differ")
     return found
