@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from metacl.evaluation.result import as_defined
-from metacl.report.tables import MEASURES
+from metacl.report.tables import MEASURES, cell
 from studies.words import kib, raw, table
 
 COLUMNS = {name: words.replace("\n", " ") for name, words in MEASURES.items()}
@@ -45,9 +45,8 @@ def _shape(result: dict[str, Any]) -> str:
 
 
 def _cells(measures: dict[str, dict[str, Any]], score: str, columns: dict[str, str]) -> list[str]:
-    scale, digits = (100, 1) if score == "accuracy" else (1, 4)
     found = [measures.get(name) for name in columns]
-    return ["-" if f is None else f"{scale * f['mean']:.{digits}f} ± {scale * f['half_width']:.{digits}f}" for f in found]
+    return ["-" if f is None else cell({"mean": f["mean"], "std": f["half_width"]}, score == "accuracy") for f in found]
 
 
 TABLES: dict[str, Callable[[], str]] = {folder: partial(lengths, folder) for folder in ("demo", "omniglot")}
