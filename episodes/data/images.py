@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 LARGEST_OWN_SIZE = 64
@@ -31,7 +31,10 @@ def look(raw: bytes) -> tuple[int, int]:
 
 
 def _open(raw: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(raw))
+    try:
+        image = Image.open(io.BytesIO(raw))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is of no format that Pillow knows") from error
     image.load()
     return ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO", "TIFF", "WEBP") else image
 

@@ -21,7 +21,8 @@ class Classification:
         classes, needed = len(self.pool.names), shape.shots + shape.queries
         if shape.tasks > classes:
             raise UserError(
-                f"{shape.tasks} tasks are asked, but {self.pool.source} has {classes} classes. Ask for fewer tasks."
+                f"{shape.tasks} tasks are asked, but {self.pool.source} has {classes} classes. Ask for {classes} or fewer: "
+                f"--tasks {classes} of evaluate.py, --episodes.tasks {classes} of train.py."
             )
         if shape.tasks > self.spec.symbols:
             raise UserError(
