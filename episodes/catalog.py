@@ -114,7 +114,9 @@ def _check_place(config: DataConfig) -> None:
     if config.name and (config.path is not None or user_path(config.name).exists()):
         return
     if config.name.startswith((".", "/", "~")):
-        raise UserError(f"The folder {config.name} does not exist. Check the path; it is taken from {Path.cwd()}.")
+        raise UserError(
+            f"The folder {config.name} does not exist. Check the path, or say where the data are now: --data.path FOLDER."
+        )
     if not is_hub_name(config.name):
         wrong = unknown("data set", config.name, BENCHMARKS)
         raise UserError(f"{wrong} Or give the path of a folder or file, or a hub name like owner/data-set.")
@@ -217,7 +219,7 @@ def _cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], s
     classes = len(pool.names)
     if classes < len(splits):
         raise UserError(
-            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}) "
+            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}; {len(splits)} are the least) "
             f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
         )
     ends: list[int] = []

@@ -146,7 +146,7 @@ def test_few_classes_are_cut_so_that_each_part_has_one(tmp_path, cache, classes,
 
 
 def test_too_few_classes(tmp_path, cache):
-    with pytest.raises(UserError, match=r"few has too few classes \(2: few/0, few/1\) to cut meta-train"):
+    with pytest.raises(UserError, match=r"few has too few classes \(2: few/0, few/1; 3 are the least\) to cut meta-train"):
         load_benchmark(DataConfig(labelled_folder(tmp_path / "few", classes=2)), 8)
 
 

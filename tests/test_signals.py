@@ -46,7 +46,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(tmp_path, monk
 def test_a_signal_outside_of_steps_has_a_code_of_its_own(capsys, number, status):
     with pytest.raises(SystemExit) as ended:
         with_plain_errors(lambda: signal.raise_signal(number))
-    assert ended.value.code == status and "Error: " in capsys.readouterr().err
+    assert ended.value.code == status and "Stopped: " in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not():

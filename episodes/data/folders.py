@@ -171,7 +171,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if split:
-        notes.append(f"{words}: the folders {', '.join(found)} are taken for splits, and the folders in them for classes.")
+        taken_for = "are taken for splits, and the folders in them for classes: all of them are pooled"
+        notes.append(f"{words}: the folders {', '.join(found)} {taken_for}.")
     taken = set(inside)
     if left := [file for file in files if file not in taken]:
         ways = "files that are no images" if not any(map(_is_image, left)) else "files that are no images of a class"

@@ -10,7 +10,7 @@ from typing import Any
 from episodes import UserError
 from metacl.commands.along_stream import follow_stream, stream_of
 from metacl.commands.data_of import found
-from metacl.commands.jobs import as_jobs
+from metacl.commands.jobs import as_jobs, check_launch
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
 from metacl.commands.parse_evaluate import Followed, parse_evaluate
@@ -50,6 +50,7 @@ def evaluate(argv: list[str]) -> None:
 def _start(asked: Followed) -> None:
     """New evaluations, whose folders are made after all that can fail at once has been tried."""
     configs, folder, replaced = asked.configs, asked.folder, asked.replaced
+    check_launch(asked.launch, len(configs))
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
     configs = [_pinned(config) for config in found(configs)]

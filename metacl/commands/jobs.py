@@ -6,7 +6,15 @@ from pathlib import Path
 
 from episodes import UserError
 from metacl.report.display import bar, say
-from metacl.runs.launching import LOG, launch
+from metacl.runs.launching import LOG, check_place, launch
+
+
+def check_launch(where: str | None, runs: int) -> None:
+    """Raises `UserError` where `where` is no place for jobs, or there is one run only."""
+    if where is not None:
+        check_place(where)
+        if runs < 2:
+            raise UserError("--launch is for several runs: --seeds 0 1 2, --grid.OPTION VALUE VALUE, or several learners.")
 
 
 def as_jobs(where: str, script: str, folders: list[Path], data: str | None = None) -> list[str]:
@@ -16,10 +24,10 @@ def as_jobs(where: str, script: str, folders: list[Path], data: str | None = Non
         data: where their data are now; None: where they were.
 
     Raises:
-        UserError: there is one run only, or `where` is no place.
+        UserError: `where` is no place.
     """
-    if len(folders) < 2:
-        raise UserError("--launch is for several runs: --seeds 0 1 2, --grid.OPTION VALUE VALUE, or several learners.")
+    if not folders:
+        return []
     begun, more = time.monotonic(), [] if data is None else ["--data.path", os.path.abspath(data)]
     with bar("runs") as progress:
         shown = progress.add_task("", total=len(folders), now="runs")

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
 from metacl.commands.data_of import found_data
-from metacl.commands.jobs import as_jobs
+from metacl.commands.jobs import as_jobs, check_launch
 from metacl.commands.learner_of import built
 from metacl.commands.parse_train import Resumed, Training, parse_resume, parse_train
 from metacl.commands.places import with_data_at
@@ -42,6 +42,7 @@ def train(argv: list[str]) -> None:
 
 def _start(asked: Training) -> None:
     """New runs, whose folders are made after all that can fail at once has been tried."""
+    check_launch(asked.launch, len(asked.configs))
     folder, (first, *_) = asked.folder, asked.configs.values()
     accelerator, benchmark = _prepared(first)
     about = environment() | {

@@ -115,9 +115,9 @@ def with_plain_errors(work: Callable[[], None]) -> None:
     except UserError as error:
         _fail(str(error), MISTAKEN)
     except Stopped as stopped:
-        _fail(f"{stopped}.", stopped.status)
+        _fail(f"{stopped}.", stopped.status, "Stopped: ")
     except KeyboardInterrupt:
-        _fail("Interrupted.", exit_status(signal.SIGINT))
+        _fail("Interrupted.", exit_status(signal.SIGINT), "Stopped: ")
     except Exception as error:
         if (words := in_words(error)) is None:
             raise
@@ -165,8 +165,8 @@ def plain_notices() -> Iterator[None]:
         yield
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    _screen(wide=False, stderr=True).print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+def _fail(message: str, status: int, what: str = "Error: ") -> NoReturn:
+    _screen(wide=False, stderr=True).print(Text.assemble((what, "bold red"), message), soft_wrap=True)
     raise SystemExit(status)
 
 

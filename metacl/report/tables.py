@@ -25,6 +25,9 @@ DEFINED = {
 }
 """Of the measures whose names do not say it; in full in `metrics`."""
 
+FEW = 8
+"""Classes below which an interval over them is said to be rough."""
+
 
 def tables(results: Sequence[Result], title: str) -> list[Table]:
     """One of what comes from the matrix, one of curves along tasks; the one that was not asked for is left out."""
@@ -135,6 +138,10 @@ def _with_classes(group: Sequence[Result]) -> bool:
     return all(result.classes for result in group)
 
 
+def _fewest_classes(group: Sequence[Result]) -> int:
+    return min(classes_in(ClassSums.read(result.classes["final"])) for result in group if result.classes)
+
+
 def _matrix_caption(groups: Sequence[Sequence[Result]], asked: set[str]) -> str:
     classes = classes_of([result for group in groups for result in group])
     spreads = dict.fromkeys(_spread(group, classes) for group in groups)
@@ -154,7 +161,8 @@ def _spread(group: Sequence[Result], classes: str) -> str:
     drawn = ["the seeds"] * (len(group) > 1)
     if _with_classes(group):
         drawn.append(classes)
-        return f"mean over {counted} ± half of the 95 % interval ({' and '.join(drawn)} drawn again and again)"
+        few = "; so few classes hardly tell what others would give" if _fewest_classes(group) < FEW else ""
+        return f"mean over {counted} ± half of the 95 % interval ({' and '.join(drawn)} drawn again and again{few})"
     if drawn:
         return f"mean over {counted} ± the standard deviation between seeds"
     if first.number == 1:

@@ -31,13 +31,17 @@ def launch(where: str, script: str, folders: Sequence[Path], tell: Tell, more: S
     Raises:
         UserError: `where` is neither.
     """
+    check_place(where)
     kind, _, options = where.partition(":")
     commands = {folder: [*job(script, folder), *more] for folder in folders}
-    if kind == "local" and options.isdecimal() and 1 <= int(options) <= 1_000:
-        return _locally(int(options), commands, tell)
-    if kind in ("slurm", "debug"):
-        return _on_cluster(kind, options, commands, tell)
-    raise UserError(f"--launch is local:NUMBER, so many jobs at a time here, or slurm:OPTION=VALUE,... - not {where!r}.")
+    return _locally(int(options), commands, tell) if kind == "local" else _on_cluster(kind, options, commands, tell)
+
+
+def check_place(where: str) -> None:
+    """Raises `UserError` where `where` is no place for jobs."""
+    kind, _, options = where.partition(":")
+    if not (kind in ("slurm", "debug") or (kind == "local" and options.isdecimal() and 1 <= int(options) <= 1_000)):
+        raise UserError(f"--launch is local:NUMBER, so many jobs at a time here, or slurm:OPTION=VALUE,... - not {where!r}.")
 
 
 def job(script: str, folder: Path) -> list[str]:
