@@ -65,6 +65,17 @@ def test_a_run_that_fails_before_its_first_step_is_not_left_behind(cli, monkeypa
     assert list(Path("runs").iterdir()) == []
 
 
+@pytest.mark.parametrize("source", ["sine", "slowly-changing-regression"])
+def test_an_evaluation_that_fails_before_its_first_result_is_not_left_behind(cli, monkeypatch, source):
+    def fail(*_, **more):
+        raise MemoryError
+
+    for module in ("on_episodes.evaluate", "along_stream.follow"):
+        monkeypatch.setattr(f"metacl.commands.{module}", fail)
+    status, text = cli(evaluate_main, source, "knn", "--out", "mine")
+    assert status == 2 and "Memory ran out" in text and list(Path().iterdir()) == [], text
+
+
 def test_a_full_disk_damages_nothing_and_the_run_goes_on(cli, monkeypatch):
     words = ["sine", "transformer", *TINY]
     assert cli(train_main, *words, "--run", "whole")[0] == 0

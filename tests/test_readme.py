@@ -13,7 +13,8 @@ import tyro
 from metacl.benchmarking.command import Subject
 from metacl.cli import train_main
 from metacl.commands.parse_evaluate import parse_evaluate
-from metacl.commands.parse_train import parse_resume, parse_train
+from metacl.commands.parse_resume import parse_resume
+from metacl.commands.parse_train import parse_train
 from metacl.recipes.config import EpisodesConfig
 from metacl.recipes.presets import LEARNERS
 

@@ -14,7 +14,7 @@ from metacl.commands.jobs import as_jobs, check_launch
 from metacl.commands.learner_of import learner_in_words
 from metacl.commands.on_episodes import check_episodes, follow_episodes
 from metacl.commands.parse_evaluate import Followed, parse_evaluate
-from metacl.commands.parse_train import parse_resume
+from metacl.commands.parse_resume import parse_resume
 from metacl.commands.places import with_data_at
 from metacl.commands.words import asks_for_the_first_page, data_in_words, evaluate_help
 from metacl.evaluation.result import Result

@@ -1,4 +1,4 @@
-"""The command lines of `train.py`, and of `--resume` -> complete configurations, and the folder of what comes of them."""
+"""The command lines of `train.py` -> complete configurations, and the folder of what comes of them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,24 +62,3 @@ def parse_train(argv: list[str]) -> Training:
         config = plain(TrainConfig, parsed.config)
         configs |= {run_name(chosen, seed): replace(config, seed=seed) for seed in parsed.seeds}
     return Training(configs, parsed.run, parsed.launch)
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """What `--resume` is to do: in which folder, with data where, as which jobs."""
-
-    folder: Path
-    data: str | None
-    launch: str | None
-
-
-def parse_resume(argv: list[str], script: str) -> Resumed:
-    """--resume FOLDER [--data.path DATA] [--launch WHERE]."""
-    words = list(argv)
-    taken = (take(words, option) if len(argv) > 1 else None for option in ("--resume", "--data.path", "--launch"))
-    folder, data, launch = taken
-    if words or not folder:
-        raise UserError(
-            f"--resume takes a run's folder, and where its data are now: python {script} --resume RUN [--data.path DATA]"
-        )
-    return Resumed(Path(folder), data, launch)

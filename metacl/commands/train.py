@@ -13,7 +13,8 @@ from episodes import Benchmark, UserError, load_benchmark
 from metacl.commands.data_of import found_data
 from metacl.commands.jobs import as_jobs, check_launch
 from metacl.commands.learner_of import built
-from metacl.commands.parse_train import Resumed, Training, parse_resume, parse_train
+from metacl.commands.parse_resume import Resumed, parse_resume
+from metacl.commands.parse_train import Training, parse_train
 from metacl.commands.places import with_data_at
 from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
 from metacl.recipes.config import TrainConfig

@@ -69,8 +69,7 @@ class Following:
 
     def sound_records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, from which those that are damaged are removed."""
-        write_lines(self.folder / "metrics.jsonl", records := self.records())
-        return records
+        return self._keep(self.records())
 
     def rates(self) -> dict[str, Any]:
         """How rates were chosen so far, by what for."""
@@ -98,8 +97,14 @@ class Following:
         found = checkpoints.newest()
         done = 0 if found is None else found["step"]
         state = None if found is None else load_state(checkpoints.place(done) / "state.safetensors", learner)
-        write_lines(self.folder / "metrics.jsonl", records[:done])
+        self._keep(records[:done])
         return done, state
+
+    def _keep(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leaves these lines in metrics.jsonl, and no others; where there is none yet, none is made."""
+        if (self.folder / "metrics.jsonl").exists():
+            write_lines(self.folder / "metrics.jsonl", records)
+        return records
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:
