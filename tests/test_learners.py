@@ -613,7 +613,7 @@ def test_a_query_has_the_position_after_the_stream():
     attention: Any = learner.blocks[0].attention
     attention.read = recording(attention.read, read)
     learner.predict(state, episode.queries.x)
-    bare = learner.encode(episode.queries.x) + learner.question
+    bare = learner.encode(episode.queries.x)
     assert_close(read[0] - bare, sinusoids(torch.full((2, 12), 24), 16), rtol=0, atol=1e-5)
     assert learner.learn(learner.init_state(2), episode.stream).length.tolist() == [24, 24]
     valid = torch.ones(2, 12, dtype=torch.bool)
@@ -623,10 +623,11 @@ def test_a_query_has_the_position_after_the_stream():
 
 
 def test_random_symbols_are_the_same_whatever_their_number():
-    small, large = SYMBOLS["random"](5, 12).codes_VD, SYMBOLS["random"](300, 12).codes_VD
+    small, large = SYMBOLS["random"](5, 12).codes_VE, SYMBOLS["random"](300, 12).codes_VE
     assert torch.equal(small, large[:5])
     assert_close(large.norm(dim=1), torch.full((300,), 12**0.5))
     likeness = F.normalize(large) @ F.normalize(large).T
+    assert_close(likeness[12:24, 12:24], torch.eye(12), rtol=0, atol=1e-5)
     assert (likeness - torch.eye(300)).max() < 0.99, "two symbols are the same"
 
 

@@ -59,3 +59,22 @@ def test_scores_are_right_or_wrong_and_sums_are_in_float32() -> None:
     found = query_loss(logits[None], y[None], spec)
     assert float(found.metrics["accuracy"]) == 0.5
     assert_close(found.loss, F.cross_entropy(logits.float(), y))
+
+
+def test_label_smoothing_spreads_a_target_over_the_symbols_of_its_episode():
+    """Symbols that no query has, with logits as low as they may be, get nothing: a learner may rule them out."""
+    logits, y = answers(IMAGES, 2, 6)
+    y = y % 4
+    logits[:, :, 5] = -torch.inf
+    targets = torch.zeros(2, 6, 8)
+    for b in range(2):
+        asked = y[b].unique()
+        for m in range(6):
+            targets[b, m, asked] += 0.3 / len(asked)
+            targets[b, m, y[b, m]] += 0.7
+    expected = F.cross_entropy(
+        logits[..., [0, 1, 2, 3, 4, 6, 7]].flatten(0, 1), targets[..., [0, 1, 2, 3, 4, 6, 7]].flatten(0, 1)
+    )
+    found = query_loss(logits, y, IMAGES, smoothing=0.3)
+    assert_close(found.loss, expected)
+    assert_close(found.metrics["loss"], mean_loss(logits, y, IMAGES))

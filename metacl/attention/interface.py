@@ -38,6 +38,8 @@ class Attention(nn.Module, Generic[State]):
     """Whether the state stays as large as it is, however long the stream."""
     has_weights = False
     """Whether outputs are weighted means of values, so that `task_mass` has a meaning."""
+    sharpness = 12.0
+    """At the matching start, the product of a query and the key of the same input, over sqrt(E)."""
     backend = "auto"
     """Which kernels may take the place of plain PyTorch: a name of `metacl.attention.backends.BACKENDS`."""
     kernels: tuple[str, ...] = ()
@@ -116,6 +118,29 @@ class Attention(nn.Module, Generic[State]):
         for parameter in (self.qkv.weight, self.qkv.bias):
             queries, keys, _ = parameter.split(self.parts)
             keys.copy_(queries.unflatten(0, (self.key_heads, share, self.key_width))[:, 0].flatten(0, 1))
+
+    @torch.no_grad()
+    def start_matching(self) -> None:
+        """Votes of the labels seen, weighted by similarity, for tokens (B, N, D) with an input and a label half.
+
+        Queries and keys read the input half, through one rotation, so that the similarity of a normalised input with itself is
+        `sharpness`. Values read the label half, and the output puts back there what was read: heads / (key heads) times a value
+        is shared among the heads that have it. Biases are zero. Where a head has room, queries and values lie apart.
+        """
+        half, share = self.qkv.in_features // 2, self.heads // self.key_heads
+        queries, _, values = self.parts
+        if queries == values >= 2 * half:
+            read_QI, read_VL = nn.init.orthogonal_(torch.empty(queries, 2 * half)).split(half, dim=1)
+        else:
+            read_QI, read_VL = (nn.init.orthogonal_(torch.empty(rows, half)) for rows in (queries, values))
+        gain = (self.sharpness * self.key_width**0.5 * self.heads / half) ** 0.5
+        for parameter in (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias):
+            parameter.zero_()
+        self.qkv.weight[:queries, :half] = gain * read_QI
+        self.qkv.weight[-values:, half:] = read_VL
+        self.start_alike()
+        put_LHF = read_VL.mT.unflatten(1, (self.key_heads, self.head_width)).repeat_interleave(share, dim=1) / share
+        self.out.weight[half:] = put_LHF.flatten(1)
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, N, E), keys (B, key heads, N, E) and values (B, key heads, N, F)."""

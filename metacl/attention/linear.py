@@ -20,6 +20,7 @@ class LinearAttention(Recurrent):
     """
 
     has_weights = True
+    sharpness = 200.0  # wide apart, elu(x) + 1 is nearly relu(x), whose products tell inputs apart best
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
@@ -58,6 +59,7 @@ class Performer(Attention[PerformerState]):
     """
 
     has_weights = True
+    sharpness = 3.0  # the variance of the estimate grows with exp(|q|^2)
     kernels = ("fla",)
     directions_ME: Tensor
 

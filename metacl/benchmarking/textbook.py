@@ -9,7 +9,6 @@ import copy
 from typing import TypeVar, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,12 +118,10 @@ def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
     z_stream, z_query = encode_channels_first(learner.encoder, torch.cat([stream.x, queries.x], dim=1)).split(
         [len(stream), len(queries)], dim=1
     )
-    label = learner.symbols.embed(stream.y) if learner.spec.classification else learner.target_encoder(stream.y)
-    paired = learner.config.layout == "paired"
-    tokens_BND = z_stream + label if paired else rearrange([z_stream, label], "two b n d -> b (n two) d")
+    tokens_BND = learner.tokens(z_stream, stream.y)
     N, device = tokens_BND.shape[1], tokens_BND.device
     mask_SS = episode_mask(N, len(queries), device)
-    h = torch.cat([tokens_BND, z_query + learner.question], dim=1)
+    h = torch.cat([tokens_BND, learner.query_tokens(z_query)], dim=1)
     if learner.config.positions == "sinusoidal":
         h = h + sinusoids(torch.arange(h.shape[1], device=device).clamp_max(N)[None], learner.config.width).to(h.dtype)
     h, weights = _blocks(learner, h, mask_SS)

@@ -39,11 +39,26 @@ def mean_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
     return F.mse_loss(prediction, _as(prediction, target))
 
 
-def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> MetaLoss:
-    """`mean_loss` of all queries (B, M, ...) of a batch, and the metrics that go with it."""
+def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec, smoothing: float = 0.0) -> MetaLoss:
+    """`mean_loss` of all queries (B, M, ...) of a batch, and the metrics that go with it.
+
+    Arguments:
+        smoothing: label smoothing (Szegedy 2016, section 7): this share of each target is spread evenly over the symbols that
+            the queries of its episode have. The metric `loss` is without it. Regression has none.
+    """
     loss = mean_loss(prediction, target, spec)
     name = "accuracy" if spec.classification else "mse"
-    return MetaLoss(loss, {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()})
+    metrics = {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()}
+    if smoothing and spec.classification:
+        loss = (1 - smoothing) * loss + smoothing * _spread_loss(_wide(prediction), target)
+    return MetaLoss(loss, metrics)
+
+
+def _spread_loss(logits_BMV: Tensor, y_BM: Tensor) -> Tensor:
+    """The cross-entropy of targets that are spread evenly over the symbols which are asked in an episode."""
+    asked_BV = torch.zeros_like(logits_BMV[:, 0]).scatter(1, y_BM, 1.0)
+    log_p_BMV = logits_BMV.log_softmax(-1).where(asked_BV[:, None] > 0, 0.0)
+    return -(log_p_BMV.sum(-1) / asked_BV.sum(-1, keepdim=True)).mean()
 
 
 def query_score(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:

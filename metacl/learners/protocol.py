@@ -57,6 +57,8 @@ class Learner(nn.Module):
     """Its meta-gradient is a way to go (Reptile): the outer optimiser is plain SGD, without momentum or weight decay."""
     step = 0
     """The meta-training step, set by the outer loop: schedules inside a learner read it."""
+    smoothing = 0.0
+    """Label smoothing of the meta-loss in training, set by the outer loop."""
     encodes = True
     """`encode` does not depend on the state: the features of an example may be kept. False: the encoder is what learns."""
     has_rate = False
@@ -199,7 +201,11 @@ class Learner(nn.Module):
         if self.distributed and self.training:
             return self._distributed_loss(episode, z_stream, z_query)
         state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
-        return query_loss(self.predict_features(state, z_query), episode.queries.y, self.spec)
+        return self.query_loss(self.predict_features(state, z_query), episode.queries.y)
+
+    def query_loss(self, prediction: Tensor, target: Tensor) -> MetaLoss:
+        """The loss of all queries (B, M, ...), in training with label smoothing."""
+        return query_loss(prediction, target, self.spec, self.smoothing if self.training else 0.0)
 
     def shaped(self, answers: Tensor) -> Tensor:
         """(..., outputs) -> logits as they are, or targets (..., *y_shape)."""
@@ -238,7 +244,7 @@ class Learner(nn.Module):
                 predictions.append(self.predict_features(state, z_query[:, asked_M]))
         after_A, query_A = asked_TM.nonzero().unbind(1)
         prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, query_A]
-        loss = query_loss(prediction, target, self.spec)
+        loss = self.query_loss(prediction, target)
         late_A = after_A > own_M[query_A]
         score_A = query_score(prediction.detach(), target, self.spec).mean(0)
         lost = (score_A[~late_A].mean() - score_A[late_A].mean()).nan_to_num()

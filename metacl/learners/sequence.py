@@ -12,7 +12,9 @@ from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.attention import ATTENTION, Attention, make_attention
 from metacl.attention.backends import BACKENDS
-from metacl.learners.losses import MetaLoss, query_loss
+from metacl.learners.losses import MetaLoss
+from metacl.learners.matching import start_matching
+from metacl.learners.paired import InputNorm, Target
 from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.symbols import SYMBOLS
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
@@ -33,12 +35,17 @@ class SequenceConfig:
     """Attention mechanism. `softmax` keeps every key and value, the others keep a state of constant size (`log-linear`: of
     logarithmic size)."""
     layout: Literal["paired", "interleaved"] = "paired"
-    """Tokens of an example. `paired`: one token that holds x and y. `interleaved`: one for x, then one for y, as published."""
+    """Tokens of an example. `paired`: one token, x in its first half, y in its second. `interleaved`: one for x, then one for
+    y, as published."""
+    start: Literal["matching", "alike", "random"] | None = None
+    """Weights at the start. `matching`: those of a matching network, which has no plateau to leave; for paired tokens. `alike`:
+    random, queries and keys with one projection. `random`: as published. None: `matching` where tokens are paired, else
+    `alike`."""
     width: int = 128
     """Width of a token (D)."""
     layers: int = 2
     """Blocks of attention and MLP."""
-    heads: int = 4
+    heads: int = 1
     """Heads of attention in each block (H)."""
     head_width: int | None = None
     """Width of a value in a head. None: width / heads."""
@@ -57,9 +64,8 @@ class SequenceConfig:
     attention_dropout: float = 0.0
     """Dropout of the attention weights in `softmax`, of the outputs of the heads in all other mechanisms."""
     norm: bool = True
-    """Put LayerNorm before attention, before the MLP and at the end. The published model has none."""
-    start_alike: bool = True
-    """Start queries and keys with one projection: a token first attends to those like it. The published model does not."""
+    """Put LayerNorm before attention, before the MLP and, where tokens are interleaved, at the end. In paired tokens it is over
+    the first half: how much is said of a token is not normalised away. The published model has none."""
     positions: Literal["none", "sinusoidal"] = "none"
     """Code for its place that is added to a token. With `none` a stream may be longer than those of meta-training."""
     symbols: Literal["random", "learned"] = "random"
@@ -75,6 +81,10 @@ class SequenceConfig:
         at_least(1, self, "learner.", "width", "layers", "heads", "hidden", "head_width", "key_width")
         at_least(0, self, "learner.", "auxiliary_steps")
         at_least(0, self, "learner.", "dropout", "attention_dropout", most=1)
+        if self.layout == "paired" and self.width % 2:
+            raise UserError(f"learner.width {self.width} must be even: a paired token has two halves.")
+        if self.layout == "interleaved" and self.start == "matching":
+            raise UserError("learner.start matching needs learner.layout paired. Take learner.start alike, or paired tokens.")
         if self.head_width is None and self.width % self.heads:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:
@@ -106,8 +116,7 @@ class Block(nn.Module):
     def __init__(self, config: SequenceConfig):
         super().__init__()
         width = config.width
-        norm = nn.LayerNorm if config.norm else nn.Identity
-        self.norm_attention, self.norm_mlp = norm(width), norm(width)
+        self.norm_attention, self.norm_mlp = make_norm(config), make_norm(config)
         self.attention = make_attention(
             config.attention,
             width,
@@ -126,38 +135,43 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
+def make_norm(config: SequenceConfig) -> nn.Module:
+    if not config.norm:
+        return nn.Identity()
+    return InputNorm(config.width) if config.layout == "paired" else nn.LayerNorm(config.width)
+
+
 class SequenceLearner(Learner):
     """A causal transformer whose keys and values, or whose running sums, are the learner's state."""
 
-    question: Tensor
-    """(D,), added to a paired token whose y is asked for. Zeros where tokens are interleaved."""
-
     def __init__(self, config: SequenceConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
-        self.config = config
-        self.encoder = build_encoder(config.encoder, spec, config.width)
+        self.config, self.paired = config, config.layout == "paired"
+        part = config.width // 2 if self.paired else config.width
+        self.encoder = build_encoder(config.encoder, spec, part)
         if spec.classification:
-            self.symbols = SYMBOLS[config.symbols](spec.symbols, config.width)
+            self.symbols = SYMBOLS[config.symbols](spec.symbols, part, config.width)
         else:
-            self.target_encoder = VectorEncoder(spec.y_shape, config.width)
+            self.target_encoder = Target(spec.y_shape, part) if self.paired else VectorEncoder(spec.y_shape, part)
             self.answer = nn.Linear(config.width, spec.outputs)
-        if config.layout == "paired":
-            self.question = nn.Parameter(torch.zeros(config.width))
-        else:
-            self.register_buffer("question", torch.zeros(config.width), persistent=False)
+        if self.paired:
+            self.question = nn.Parameter(torch.zeros(part))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        if config.start_alike:
+        self.norm = nn.LayerNorm(config.width) if config.norm and not self.paired else nn.Identity()
+        self.constant_state = all(block.attention.constant_state for block in self._blocks())
+        start = config.start or ("matching" if self.paired else "alike")
+        if start == "matching":
+            start_matching(self)
+        elif start == "alike":
             for block in self._blocks():
                 block.attention.start_alike()
-        self.norm = nn.LayerNorm(config.width) if config.norm else nn.Identity()
-        self.constant_state = all(block.attention.constant_state for block in self._blocks())
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x)
 
     def init_state(self, batch_size: int) -> SequenceState:
         layers = tuple(block.attention.init_state(batch_size) for block in self._blocks())
-        return SequenceState(layers, torch.zeros(batch_size, dtype=torch.long, device=self.question.device))
+        return SequenceState(layers, torch.zeros(batch_size, dtype=torch.long, device=next(self.parameters()).device))
 
     def learn_features(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> SequenceState:
         return self._learn(state, z_BND, examples)[0]
@@ -171,19 +185,26 @@ class SequenceLearner(Learner):
         z_stream, z_query = self.encode_episode(episode)
         state, stream_inputs = self._learn(self.init_state(len(z_stream)), z_stream, episode.stream)
         prediction, query_inputs = self._predict(state, z_query)
-        result = query_loss(prediction, episode.queries.y, self.spec)
+        result = self.query_loss(prediction, episode.queries.y)
         auxiliary = self._auxiliary_loss(stream_inputs, query_inputs, episode)
         return MetaLoss(result.loss + auxiliary, result.metrics | {"auxiliary": auxiliary.detach()})
 
+    def tokens(self, z_BNE: Tensor, y: Tensor) -> Tensor:
+        """Features of inputs and their targets -> the tokens of a stream (B, N or 2 N, D)."""
+        label_BNE = self.symbols.embed(y) if self.spec.classification else self.target_encoder(y)
+        if self.paired:
+            return torch.cat([z_BNE, label_BNE], dim=-1)
+        return rearrange([z_BNE, label_BNE], "two b n d -> b (n two) d")
+
+    def query_tokens(self, z_BME: Tensor) -> Tensor:
+        """(B, M, D): in place of a target a paired token has the learnt code of a question, at first zeros."""
+        return torch.cat([z_BME, self.question.to(z_BME).expand_as(z_BME)], dim=-1) if self.paired else z_BME
+
     def _learn(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> tuple[SequenceState, list[Tensor]]:
         """The new state, and what enters the attention of each layer (B, tokens, D)."""
-        label = self.symbols.embed(examples.y) if self.spec.classification else self.target_encoder(examples.y)
-        valid = examples.valid
-        if self.config.layout == "paired":
-            tokens = z_BND + label
-        else:
-            tokens = rearrange(torch.stack([z_BND, label]), "two b n d -> b (n two) d")
-            valid = None if valid is None else valid.repeat_interleave(2, dim=1)
+        tokens, valid = self.tokens(z_BND, examples.y), examples.valid
+        if valid is not None and not self.paired:
+            valid = valid.repeat_interleave(2, dim=1)
         counted = torch.ones_like(tokens[..., 0], dtype=torch.long) if valid is None else valid.long()
         h = self._place(tokens, state.length[:, None] + counted.cumsum(1) - 1)
         layers, inputs = [], []
@@ -196,7 +217,7 @@ class SequenceLearner(Learner):
 
     def _predict(self, state: SequenceState, z_BMD: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The predictions, and what enters the attention of each layer (B, M, D)."""
-        h = self._place(z_BMD + self.question, state.length[:, None].expand(z_BMD.shape[:2]))
+        h = self._place(self.query_tokens(z_BMD), state.length[:, None].expand(z_BMD.shape[:2]))
         inputs = []
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             inputs.append(block.norm_attention(h))

@@ -71,6 +71,8 @@ class TrainConfig:
     """Episodes in a step (B), shared among the processes."""
     seed: tyro.conf.Suppress[int] = 0
     """The seed of the episodes, the initial weights and dropout."""
+    smoothing: float = 0.0
+    """Label smoothing of the meta-loss: the share of a target that is spread over all symbols of its episode."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
     workers: int | None = None
@@ -80,6 +82,7 @@ class TrainConfig:
         at_least(1, self, "", "steps")
         at_least(1, self, "", "batch_size", most=MOST_TOGETHER)
         at_least(0, self, "", "curriculum")
+        at_least(0, self, "", "smoothing", most=1)
         at_least(0, self, "", "workers", most=256)
 
 

@@ -70,7 +70,7 @@ def _cl_seq(attention: str) -> Recipe:
         dropout=0.1,
         norm=False,
         head_width=512 if attention == "linear" else None,
-        start_alike=False,
+        start="random",
         positions="sinusoidal",
         symbols="learned",
         auxiliary_steps=10_000,

@@ -43,6 +43,7 @@ def meta_train(run: Run, benchmark: Benchmark, accelerator: Accelerator, resume:
     config = run.config
     torch.manual_seed(config.seed)
     learner = config.learner.build(benchmark.train.spec)
+    learner.smoothing = config.smoothing
     optimiser = make_optimiser(learner, config.optimiser)
     first = run.last() if resume else 0
     pending = run.restore(first, learner, optimiser) if resume else []

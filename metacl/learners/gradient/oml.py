@@ -9,7 +9,7 @@ from episodes.errors import at_least
 from metacl.learners.gradient import fast_mlp
 from metacl.learners.gradient.inner_loop import Fast, InnerConfig, InnerRates, initial_fast
 from metacl.learners.inputs import check_symbols
-from metacl.learners.losses import MetaLoss, query_loss
+from metacl.learners.losses import MetaLoss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
 from metacl.nets.fast import mlp, predict_batch
@@ -71,7 +71,7 @@ class OML(Learner):
         rates = self.rates()
         layers = fast_mlp.as_layers(dict(self.head.named_parameters()), rates)
         updates = fast_mlp.run(layers, rates, z_stream, self._flat(episode.stream), self.config)
-        return query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, self.spec)
+        return self.query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y)
 
     def _flat(self, examples: Examples) -> Examples:
         """The examples with flat targets (B, N, F)."""

@@ -10,7 +10,7 @@ from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import above_zero, at_least
 from metacl.learners.gradient.inner_loop import Fast, InnerConfig, initial_fast, sgd
 from metacl.learners.inputs import check_symbols
-from metacl.learners.losses import MetaLoss, mean_loss, query_loss
+from metacl.learners.losses import MetaLoss, mean_loss
 from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig
 from metacl.nets.fast import PredictionNetwork, predict_batch
@@ -69,7 +69,7 @@ class Reptile(Learner):
         with torch.no_grad():
             z_stream, z_query = self.encode_episode(episode)
             end = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
-            result = query_loss(self.predict_features(end, z_query), episode.queries.y, self.spec)
+            result = self.query_loss(self.predict_features(end, z_query), episode.queries.y)
         ways = [(p * (p.detach() - end[name].mean(0))).sum() for name, p in self.network.named_parameters()]
         surrogate = torch.stack(ways).sum()
         return MetaLoss(result.loss + surrogate - surrogate.detach(), result.metrics)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from episodes import Episode, EpisodeSpec, Examples
 from episodes.errors import at_least
-from metacl.learners.losses import MetaLoss, mean_loss, query_loss
+from metacl.learners.losses import MetaLoss, mean_loss
 from metacl.learners.protocol import Learner
 from metacl.learners.symbols import RandomSymbols
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
@@ -141,7 +141,7 @@ class SequentialBayes(Learner):
         prior, stream = self.init_state(len(z_stream)), episode.stream
         state = self.learn_features(prior, z_stream, stream)
         latent_BSD = (state.mean + randn_like(state.mean) * state.precision.rsqrt())[:, None]
-        asked = query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y, self.spec)
+        asked = self.query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y)
         told = self._stream_loss(self._decode(z_stream, latent_BSD)[:, 0], stream)
         N = len(stream) if stream.valid is None else stream.valid.sum() / len(z_stream)
         numbers = 1 if self.spec.classification else self.spec.outputs

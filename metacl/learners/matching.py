@@ -1,0 +1,54 @@
+"""The matching start: whatever its mechanism, a sequence learner begins as a matching network (Vinyals 2016, eq. 1).
+
+A paired token has an input half, which the encoder writes, and a label half, which holds the code of a label or of a target. In
+the first layer queries and keys read the input half, through one rotation; values read the label half, and what was read goes
+back there. The answer reads the label half through the transpose of the map that wrote it. All that other layers and MLPs add
+is zero at first. So at step 0 an answer is a vote of the labels seen, each with the weight of its similarity to the query, and
+meta-training has a slope from the first step on: no learner has to find out first that labels belong to what they stand beside.
+From there on all weights are trained; none is frozen, none is added.
+
+What the similarity is, the mechanism says: the votes of `softmax`, `linear` and `performer` are weighted means, those of other
+recurrences sums that decay and that their norm scales, and delta rules and `mesa` tell the votes of like examples apart.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from metacl.learners.sequence import SequenceLearner
+
+UNANIMOUS = 16.0
+"""The logit, at the start, of a symbol that all votes are for; the others have 0."""
+
+
+@torch.no_grad()
+def start_matching(learner: "SequenceLearner") -> None:
+    """Gives a learner of paired tokens the weights of a matching network."""
+    for i, block in enumerate(learner.blocks):
+        attention, mlp = block.attention, block.mlp
+        if i == 0:
+            attention.start_matching()
+        else:
+            attention.start_alike()
+            silence(attention.out)
+        silence(mlp[-1])
+    if learner.spec.classification:
+        learner.symbols.start_matching(UNANIMOUS)
+    else:
+        answer_by_transpose(learner.target_encoder.linear, learner.answer)
+
+
+def answer_by_transpose(write: nn.Linear, answer: nn.Linear, gain: float = 1.0) -> None:
+    """`write` becomes a rotation into the label half, `answer` reads it back from there, times `gain`, and nothing else."""
+    nn.init.orthogonal_(write.weight)
+    nn.init.zeros_(write.bias)
+    silence(answer)
+    answer.weight[:, -write.out_features :] = gain * write.weight.mT
+
+
+def silence(layer: nn.Linear) -> None:
+    """What it adds is nothing, at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

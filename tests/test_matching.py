@@ -1,0 +1,107 @@
+"""The matching start: at step 0 a sequence learner is a matching network."""
+
+import pytest
+import torch
+from tiny import IMAGES, VECTORS, sequence
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from episodes import Episode, EpisodeSpec, UserError
+from metacl.attention import ATTENTION
+from metacl.attention.recurrent import Recurrent
+from metacl.evaluation.check import random_episode
+from metacl.learners.sequence import SequenceLearner
+
+WEIGHTS = [name for name, mechanism in ATTENTION.items() if mechanism.has_weights]
+SUMS = [name for name in ATTENTION if issubclass(ATTENTION[name], Recurrent) and name not in WEIGHTS]
+"""Recurrences whose votes are no weighted mean, but sums that decay, before the norm of the head."""
+
+
+@pytest.fixture(autouse=True)
+def doubles(float64):
+    """The learner's arithmetic and that of five lines may differ in the last bits."""
+
+
+def start(mechanism: str, spec: EpisodeSpec, **options) -> tuple[SequenceLearner, Episode, Tensor, Tensor, Tensor]:
+    """A fresh learner, an episode, its normalised inputs (stream and queries), and the prediction of the queries."""
+    learner, episode = sequence(spec, attention=mechanism, heads=1, width=32, **options), random_episode(spec, 3)
+    z_stream, z_query = learner.encode_episode(episode)
+    state = learner.learn_features(learner.init_state(2), z_stream, episode.stream)
+    inputs = (F.layer_norm(z, z.shape[-1:]) for z in (z_stream, z_query))
+    return learner, episode, *inputs, learner.predict_features(state, z_query)
+
+
+def values(episode: Episode) -> Tensor:
+    y = episode.stream.y
+    return F.one_hot(y, episode.spec.symbols).double() if episode.spec.classification else y.flatten(2)
+
+
+@pytest.mark.parametrize("spec", [IMAGES, VECTORS], ids=["symbols", "targets"])
+def test_softmax_starts_as_a_matching_network(spec):
+    learner, episode, stream, query, prediction = start("softmax", spec)
+    similarity = torch.cat([query @ stream.mT, query.square().sum(-1, keepdim=True)], dim=-1) * 12 / 16
+    votes = similarity.softmax(-1)[..., :-1] @ values(episode)  # the last similarity is that of a query with itself
+    assert_close(prediction, learner.shaped(votes * (16 if spec.classification else 1)))
+
+
+@pytest.mark.parametrize("spec", [IMAGES, VECTORS], ids=["symbols", "targets"])
+@pytest.mark.parametrize("mechanism", WEIGHTS)
+def test_a_mechanism_with_weights_votes_by_them(mechanism, spec):
+    """Vinyals 2016, eq. 1: a(query, x_i) is what the mechanism has in the place of softmax."""
+    learner, episode, stream, query, prediction = start(mechanism, spec)
+    attention = learner.blocks[0].attention
+    one, eye = torch.zeros(2, 12, 16), torch.eye(12).expand(2, -1, -1)
+    attention.qkv.weight.data[-32:] = 0  # values are the place of a token in the stream: outputs are the weights
+    attention.qkv.weight.data[-32:-20, 16:28] = torch.eye(12)
+    attention.out.weight.data = torch.eye(32)
+    state = attention.learn(torch.cat([stream, F.pad(eye, (0, 4))], dim=-1), attention.init_state(2))[1]
+    weight = attention.read(torch.cat([query, one], dim=-1), state)[..., :12]
+    assert_close(prediction, learner.shaped(weight @ values(episode) * (16 if spec.classification else 1)))
+
+
+@pytest.mark.parametrize("mechanism", SUMS)
+def test_a_recurrence_votes_by_products_that_decay(mechanism):
+    """In the direction of the votes; how long they are, the norm of the head says."""
+    learner, episode, _, _, prediction = start(mechanism, IMAGES)
+    block, z = learner.blocks[0], learner.encode_episode(episode)
+    tokens, asked = (
+        block.attention.tokens(block.norm_attention(t))
+        for t in (learner.tokens(z[0], episode.stream.y), learner.query_tokens(z[1]))
+    )
+    if tokens.beta is not None:
+        pytest.skip("a delta rule does not add")
+    decay, own = (t.log_decay if t.log_decay.ndim == 4 else t.log_decay[..., None] for t in (tokens, asked))
+    left = decay.flip(2).cumsum(2).flip(2) - decay  # what is forgotten after a token, until the end of the stream
+    written = tokens.v @ block.attention.out.weight[16:].mT
+    votes = torch.einsum("bhme,bhne->bmn", asked.q * own.exp(), tokens.k * left.exp()) @ written[:, 0]
+    expected = learner.symbols.logits(F.pad(votes, (16, 0)))
+    assert_close(F.normalize(prediction, dim=-1), F.normalize(expected, dim=-1))
+
+
+@pytest.mark.parametrize("mechanism", ATTENTION)
+@pytest.mark.parametrize("symbols", ["random", "learned"])
+def test_every_mechanism_recognises_what_it_has_seen(mechanism, symbols):
+    """At once, before any meta-training: there is no plateau to leave."""
+    learner, episode = sequence(IMAGES, attention=mechanism, heads=1, width=64, symbols=symbols), random_episode(IMAGES, 4)
+    z = torch.randn(2, 12, 32)
+    state = learner.learn_features(learner.init_state(2), z, episode.stream)
+    right = learner.predict_features(state, z + 0.1 * torch.randn_like(z)).argmax(-1) == episode.stream.y
+    assert right.double().mean() > 0.6
+
+
+def test_all_weights_are_trained_from_there():
+    learner = sequence(IMAGES, attention="softmax", heads=1).train()
+    for step in range(2):  # what is silent at first stands before what has no slope until then
+        learner.zero_grad()
+        learner.meta_loss(random_episode(IMAGES, step)).loss.backward()
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter -= 0.1 * parameter.grad
+    without = [name for name, parameter in learner.named_parameters() if parameter.grad.abs().max() == 0]
+    assert not without
+
+
+def test_interleaved_tokens_cannot_start_so():
+    with pytest.raises(UserError, match=r"learner\.layout paired"):
+        sequence(IMAGES, layout="interleaved", start="matching")
