@@ -16,6 +16,7 @@ from episodes.augment.config import AugmentConfig, MapConfig
 from episodes.augment.episodes import augmented, with_rotations
 from episodes.augment.images import coloured, warped
 from episodes.augment.maps import affine, mirrored, shifted
+from episodes.data.pool import ClassPool
 from episodes.generator import numbers_in
 from episodes.tasks.classification import Classification
 from metacl.commands.parse_train import parse_train
@@ -36,7 +37,7 @@ def generator(pool=None, config=ALL, shape=SHAPE) -> EpisodeGenerator:
     return EpisodeGenerator(with_rotations(family, shape, config), shape, "noise", "train", 0)
 
 
-def flat(values, each=6, side=8) -> Classification:
+def flat(values, each=6, side=8) -> ClassPool:
     """Classes of images that are all alike: a class has one image, `each` times."""
     images = [np.broadcast_to(np.asarray(value, np.uint8), (1, side, side)) for value in values]
     labels = np.repeat(np.arange(len(images)), each)
@@ -212,7 +213,7 @@ def test_colours_are_those_of_pillow():
 
 def test_what_cannot_be_augmented():
     grey, wide, shape = small_pool((6,) * 5, (1, 8, 8)), small_pool((6,) * 5, (1, 6, 8)), replace(SHAPE, tasks=2)
-    with pytest.raises(UserError, match=r"inputs of these episodes are vectors: leave out --augment"):
+    with pytest.raises(UserError, match=r"inputs of these episodes are vectors: leave out the options --augment"):
         with_rotations(sine().train, SHAPE, AugmentConfig(mix=0.5))
     with pytest.raises(UserError, match=r"rotations 4 needs square images, and those of small are 6 x 8.*--data.size 6"):
         generator(wide, AugmentConfig(rotations=4))
@@ -226,8 +227,8 @@ def test_what_cannot_be_augmented():
     for wrong in ({"rotations": 3}, {"mix": 1.1}, {"mix_by": "thirds"}, {"crop": -1}, {"contrast": 2.0}):
         with pytest.raises(UserError, match=f"augment.{next(iter(wrong)).replace('_', '-')} must be"):
             AugmentConfig(**wrong)
-    with pytest.raises(UserError, match=r"augment.*degrees must be at most 180"):
-        MapConfig(degrees=200)
+    with pytest.raises(UserError, match=r"augment.per-class.degrees must be at most 180, not 200"):
+        AugmentConfig(per_class=MapConfig(degrees=200))
 
 
 def test_a_resumed_run_is_augmented_as_if_it_had_never_stopped(tmp_path, monkeypatch):

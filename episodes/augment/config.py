@@ -19,10 +19,11 @@ class MapConfig:
     shift: float = 0.0
     """Shift along each axis: at most this part of the side, to either side."""
 
-    def __post_init__(self) -> None:
-        at_least(0, self, "augment.*.", "scale", "shear")
-        at_least(0, self, "augment.*.", "degrees", most=180)
-        at_least(0, self, "augment.*.", "shift", most=1)
+    def check(self, prefix: str) -> None:
+        """Raises `UserError` where a number is too small or too large."""
+        at_least(0, self, prefix, "degrees", most=180)
+        at_least(0, self, prefix, "scale", "shear", most=10)
+        at_least(0, self, prefix, "shift", most=1)
 
     @property
     def moves(self) -> bool:
@@ -57,6 +58,8 @@ class AugmentConfig:
     """`pixels`: the mean of two images. `halves`: the upper half of one above the lower half of the other."""
 
     def __post_init__(self) -> None:
+        self.per_class.check("augment.per-class.")
+        self.per_image.check("augment.per-image.")
         at_least(0, self, "augment.", "crop")
         at_least(0, self, "augment.", "brightness", "contrast", "saturation", "mix", most=1)
         if self.rotations not in (1, 2, 4):

@@ -30,7 +30,9 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
     if not config.changes:
         return family
     if not isinstance(family, Classification):
-        raise UserError("Only images can be augmented, and the inputs of these episodes are vectors: leave out --augment.*")
+        raise UserError(
+            "Only images can be augmented, and the inputs of these episodes are vectors: leave out the options --augment."
+        )
     source, (channels, height, width) = family.pool.source, family.pool.x_shape
     if config.rotations == 4 and height != width:
         raise UserError(

@@ -17,10 +17,9 @@ def warped(x_ICHW: Tensor, map_I33: Tensor) -> Tensor:
     """Images whose pixels come from where the maps say (`episodes.augment.maps`), bilinear between four pixels; what lies
     beyond an edge has the value of the edge. Floats."""
     H, W = x_ICHW.shape[-2:]
-    like = {"dtype": map_I33.dtype, "device": map_I33.device}
-    right_W, down_H = (torch.arange(side, **like) - (side - 1) / 2 for side in (W, H))
+    right_W, down_H = (torch.arange(side, dtype=map_I33.dtype, device=map_I33.device) - (side - 1) / 2 for side in (W, H))
     # From edge to edge grid_sample counts from -1 to 1. No matrix product: its last bits may depend on the number of images.
-    map_I23 = map_I33[:, :2] * torch.tensor([[2 / W], [2 / H]], **like)
+    map_I23 = map_I33[:, :2] * map_I33.new_tensor([[2 / W], [2 / H]])
     along_I2W = map_I23[..., 0, None] * right_W + map_I23[..., 2, None]
     down_I2H = map_I23[..., 1, None] * down_H
     grid_I2HW = along_I2W[:, :, None, :] + down_I2H[:, :, :, None]
