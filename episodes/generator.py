@@ -69,14 +69,19 @@ class _Batches:
     """The indices of the batches from `first` on, for one of several processes."""
 
     def __init__(self, batch_size: int, first: int, last: int | None, rank: int, processes: int):
-        self.batch_size, self.first, self.last = batch_size, first, last
-        self.share = range(rank * batch_size // processes, (rank + 1) * batch_size // processes)
+        self.batch_size, self.first, self.last, self.part = batch_size, first, last, (rank, processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         batch = self.first
         while self.last is None or batch < self.last:
-            yield [batch * self.batch_size + i for i in self.share]
+            yield list(numbers_in(batch, self.batch_size, self.part))
             batch += 1
+
+
+def numbers_in(batch: int, batch_size: int, part: tuple[int, int] = (0, 1)) -> range:
+    """The numbers of the episodes of a batch; `part` (rank, processes): of one process's share of it."""
+    (rank, processes), first = part, batch * batch_size
+    return range(first + rank * batch_size // processes, first + (rank + 1) * batch_size // processes)
 
 
 def _flat(y: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
 """Episodes of classification: a task is a class."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from episodes.data.pool import ClassPool
@@ -10,19 +11,27 @@ from episodes.types import EpisodeShape, EpisodeSpec
 
 
 class Classification:
-    """A task is a class of the pool; in each episode it gets a random symbol that means nothing elsewhere."""
+    """A task is a class of the pool; in each episode it gets a random symbol that means nothing elsewhere.
 
-    def __init__(self, pool: ClassPool, vocabulary: int):
-        self.pool = pool
+    Arguments:
+        pool: the classes and their images.
+        vocabulary: label symbols (V).
+        rotations: ways in which each class stands there, each a class of its own (Santoro et al. 2016, Vinyals et al. 2016):
+            4 by quarter turns, of square images; 2 upside down. Class c of n is class c % n of the pool, turned c // n times.
+    """
+
+    def __init__(self, pool: ClassPool, vocabulary: int, rotations: int = 1):
+        self.pool, self.rotations = pool, rotations
         self.spec = EpisodeSpec("image", pool.x_shape, "cross_entropy", symbols=vocabulary)
-        self.most_tasks = len(pool.names)
+        self.most_tasks = rotations * len(pool.names)
 
     def check(self, shape: EpisodeShape) -> None:
-        classes, needed = len(self.pool.names), shape.shots + shape.queries
-        if shape.tasks > classes:
+        classes, most, needed = len(self.pool.names), self.most_tasks, shape.shots + shape.queries
+        if shape.tasks > most:
+            turned = f", turned {self.rotations} ways" if self.rotations > 1 else ""
             raise UserError(
-                f"{shape.tasks} tasks are asked, but {self.pool.source} has {classes} classes. Ask for {classes} or fewer: "
-                f"--tasks {classes} of evaluate.py, --episodes.tasks {classes} of train.py."
+                f"{shape.tasks} tasks are asked, but {self.pool.source} has {classes} classes{turned}. Ask for {most} or "
+                f"fewer: --tasks {most} of evaluate.py, --episodes.tasks {most} of train.py."
             )
         if shape.tasks > self.spec.symbols:
             raise UserError(
@@ -37,18 +46,26 @@ class Classification:
             )
 
     def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw:
-        classes = _distinct(rng, len(self.pool.names), shape.tasks)
+        numbers = _distinct(rng, self.most_tasks, shape.tasks)
+        turns, classes = np.divmod(numbers, len(self.pool.names))
         symbols = _distinct(rng, self.spec.symbols, shape.tasks)
         counts = self.pool.counts[classes]
         lots = rng.random((shape.tasks, counts.max()))
         lots[np.arange(counts.max()) >= counts[:, None]] = 2.0  # places past a class's last image lose every draw
         chosen = np.argsort(lots, axis=1)[:, : shape.shots + shape.queries] + self.pool.starts[classes][:, None]
+        chosen += turns[:, None] * len(self.pool.images)
         labels = np.broadcast_to(symbols[:, None], chosen.shape)
         K = shape.shots
-        return Draw(chosen[:, :K], labels[:, :K], chosen[:, K:], labels[:, K:], classes)
+        return Draw(chosen[:, :K], labels[:, :K], chosen[:, K:], labels[:, K:], numbers)
 
     def fetch(self, x: np.ndarray) -> Tensor:
-        return self.pool.fetch(x)
+        """The images (B, N, C, H, W) at x (B, N): the place of an image in the pool, plus all of them for each turn."""
+        turns, places = np.divmod(x, len(self.pool.images))
+        images = self.pool.fetch(places)
+        for turn in range(1, self.rotations):
+            which = torch.from_numpy(turns == turn).to(images.device)
+            images[which] = images[which].rot90(turn * 4 // self.rotations, (-2, -1))
+        return images
 
 
 def _distinct(rng: np.random.Generator, choices: int, size: int) -> np.ndarray:

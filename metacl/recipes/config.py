@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from episodes import DataConfig, EpisodeShape, Schedule, StreamConfig, UserError
+from episodes.augment.config import AugmentConfig
 from episodes.errors import MOST, above_zero, at_least
 from metacl.evaluation.questions import EPISODES, Questions
 from metacl.learners import LearnerConfig
@@ -61,6 +62,7 @@ class TrainConfig:
     """A name of the table of learners."""
     learner: LearnerConfig
     episodes: EpisodeShape = field(default_factory=EpisodeShape)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     steps: int = 1000

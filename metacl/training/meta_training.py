@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from episodes import Benchmark, EpisodeGenerator, UserError
+from episodes import Benchmark, Episode, EpisodeGenerator, UserError
+from episodes.augment.episodes import augmented, with_rotations
+from episodes.generator import numbers_in
 from metacl.evaluation.episodes import validate
 from metacl.learners import Learner
 from metacl.nets.shared_batch import shared_batch
@@ -97,7 +99,7 @@ class _Loop:
                     return stop
         return 0
 
-    def _step(self, step: int, episode: Any) -> dict[str, Tensor]:
+    def _step(self, step: int, episode: Episode) -> dict[str, Tensor]:
         config = self.config
         torch.manual_seed(_step_seed(config.seed, step))
         self.model.train()
@@ -105,20 +107,28 @@ class _Loop:
         rate = learning_rate(config.optimiser, step, config.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        episode = self._augmented(step, episode.to(self.accelerator.device, non_blocking=True))
         episode = episode.first_tasks(curriculum_tasks(config, step)) if step < config.curriculum else episode
-        with shared_batch(self.accelerator.process_index, self.accelerator.num_processes):
-            result = self.model(episode.to(self.accelerator.device, non_blocking=True))
+        with shared_batch(*self._part()):
+            result = self.model(episode)
             self.optimiser.zero_grad()
             self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimiser.clip or math.inf)
         self.optimiser.step()
         return result.metrics | {"gradient_norm": norm, "rate": torch.tensor(rate)}
 
-    def _batches(self, first: int) -> Iterator[Any]:
+    def _batches(self, first: int) -> Iterator[Episode]:
         config, accelerator = self.config, self.accelerator
         workers = config.workers if config.workers is not None else 2 * (accelerator.device.type == "cuda")
-        part = accelerator.process_index, accelerator.num_processes
-        return self.train.batches(config.batch_size, first, config.steps, part, workers)
+        return self.train.batches(config.batch_size, first, config.steps, self._part(), workers)
+
+    def _augmented(self, step: int, episode: Episode) -> Episode:
+        numbers = numbers_in(step, self.config.batch_size, self._part())
+        return augmented(episode, numbers, self.train, self.config.augment)
+
+    def _part(self) -> tuple[int, int]:
+        """Which of the processes this is, and their number."""
+        return self.accelerator.process_index, self.accelerator.num_processes
 
     def _average(self, done: int) -> dict[str, Any]:
         """The mean of the pending metrics over steps and processes, which are pending no more."""
@@ -183,10 +193,11 @@ def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenera
     """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes.
 
     Raises:
-        UserError: meta-train has too few classes, or a class too few images.
+        UserError: meta-train has too few classes, or a class too few images, or cannot be augmented.
     """
     shape, most = config.episodes, benchmark.validation.most_tasks
     shorter = replace(shape, tasks=shape.tasks if most is None else min(shape.tasks, most))
+    benchmark = replace(benchmark, train=with_rotations(benchmark.train, shape, config.augment))
     return benchmark.generator("train", shape, config.seed), benchmark.generator("validation", shorter, config.seed)
 
 

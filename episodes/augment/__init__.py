@@ -1,0 +1,1 @@
+"""Augmentation of meta-training episodes."""
