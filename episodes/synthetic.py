@@ -1,7 +1,7 @@
 """Named benchmarks without a data set: their tasks are drawn from nothing, and for each episode anew."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from episodes.tasks.family import TaskFamily
@@ -22,7 +22,7 @@ class Synthetic:
     """From the label symbols of an episode to the family of meta-validation and meta-test."""
     train: Callable[[int], TaskFamily] | None = None
     """The same of meta-train; None: it is of the same family."""
-    shape: EpisodeShape = EpisodeShape()
+    shape: EpisodeShape = field(default_factory=EpisodeShape)
     """How large its episodes are where nothing is said."""
 
     def families(self, vocabulary: int) -> tuple[TaskFamily, TaskFamily]:

@@ -9,12 +9,14 @@ from episodes.types import EpisodeShape, EpisodeSpec
 
 
 class Recall:
-    """Multi-query associative recall (MQAR: Arora et al., Zoology, ICLR 2024) as an episode: how many pairs a state has room for.
+    """How many pairs a state has room for: multi-query associative recall (MQAR: Arora et al., Zoology, ICLR 2024).
 
     A task is a pair: a key of 32 normal random numbers, drawn for it alone, and one of V symbols, which other keys may have
     too. The stream tells the pairs (a shot is the key with its symbol), and a query asks for the symbol of one of its keys. So
     an episode has as many pairs as tasks, and one shot and one query of each say all there is where there is no noise.
-    Nothing of a pair means anything in another episode: there is nothing to remember but the stream.
+    Nothing of a pair means anything in another episode: there is nothing to remember but the stream. Keys share symbols, so a
+    later pair can stand in the way of an earlier one whose symbol it has: a learner that keeps symbols apart may have
+    interference, too.
 
     Arguments:
         vocabulary: V, the symbols, of which each pair draws one.

@@ -10,24 +10,27 @@ from episodes.types import EpisodeShape, EpisodeSpec
 
 
 class Tracking:
-    """Which thing is where, after many swaps: the word problem of the permutation group S_n, whose order matters.
+    """Which thing is where, after many swaps: a word problem of the permutation group S_n, in which order matters.
 
     A task is a tray of n places, each with one of n things, which are the symbols. The first n shots tell what lies where at
-    first (x: the place, y: the thing), in random order; each further shot is a swap of what lies in two places (x: both
-    places and a mark; y is 0 and says nothing). A query asks what lies in a place after all swaps of its tray (x: the place, as
-    in the first shots). All random choices are uniform. Swaps do not commute: who only counts them knows after many of them no
-    more than chance, 1 in n; n = 3 is the least of which this is so.
+    first (x: the place, y: the thing), in random order. Each further shot is a swap of what lies in two places (x: both places
+    and a mark; y is 0 and says nothing). A query asks what lies in a place after all swaps of its tray (x: the place, as in the
+    first shots). All random choices are uniform. Swaps do not commute: who only counts them knows after many of them no more
+    than chance, 1 in n. n = 3 is the least of which this is so.
 
-    An episode of one task with many shots is the problem of state tracking (Merrill et al. 2024, who ask after each swap; Grazzi
-    et al. 2025; Siems et al. 2025). Of several tasks each is a tray of its own: a code, random for each tray, tells its x from
-    those of others, and what happened to a tray stays so. So a question has the same answer whenever it is asked once its task
-    is over, and interference and forgetting mean what they mean elsewhere.
+    An episode of one task with many shots is the problem of state tracking (Merrill et al. 2024, Grazzi et al. 2025, Siems et
+    al. 2025, who ask after each move, and so give more to learn from). Of several tasks each is a tray of its own: a code that
+    is drawn for each tray tells its x from those of others, and later tasks do not touch it. So a question has the same answer
+    whenever it is asked once its task is over, and interference and forgetting mean what they mean elsewhere.
 
     x is n numbers, 1 at the places that are meant and 0 elsewhere; 1 for a swap, else 0; and the code of the tray, 8 numbers on
     the unit sphere.
 
     Arguments:
         places: n, the places of a tray, and the things.
+        rests: some of the steps after the first n are rests, at which nothing happens (x: the mark alone): any number of them,
+            at random steps. So there are easy episodes to begin with: with four swaps in each and no rests, small learners
+            learnt nothing in 600 steps.
     """
 
     code, most_tasks = 8, None
