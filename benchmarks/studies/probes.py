@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +145,19 @@ def results(probe: str, folder: Path = FOLDER) -> str:
 
 def draw(path: Path) -> None:
     """Error against the number of pairs, and of swaps: a line for each mechanism that was run."""
-    picture = figure(11, 4.8)
+    picture, shown = figure(11, 4.8), dict[str, Any]()
     for axes, (name, probe) in zip(picture.subplots(1, 2), PROBES.items(), strict=True):
-        for number, (line, marker) in enumerate(zip(LINES, cycle("os^vDPX*<>"), strict=False)):
+        for number, line in enumerate(LINES):
             found = [errors(name, line, length, path.parent) for length in probe.lengths]
             if all(found):
                 means, widths = map(statistics.mean, found), map(deviation, found)
-                look = {"color": f"C{number % 10}", "marker": marker, "markersize": 4, "linewidth": 1, "label": line}
+                look = {
+                    "color": f"C{number % 10}",
+                    "marker": "os^D"[number // 10 % 4],
+                    "markersize": 4,
+                    "linewidth": 1,
+                    "label": line,
+                }
                 axes.errorbar(probe.lengths, list(means), yerr=list(widths), **look)
         axes.axhline(100 * probe.chance, **CHANCE, label="chance")
         axes.axvline(probe.trained, color="0.8", linewidth=1, zorder=0)
@@ -160,7 +165,8 @@ def draw(path: Path) -> None:
         axes.set_xticks(probe.lengths, map(str, probe.lengths))
         axes.set(title=name, xlabel=f"{probe.length} (meta-trained on {probe.trained})", ylabel="error in %", ylim=(-3, 103))
         axes.grid(alpha=0.3)
-    picture.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize="small")
+        shown |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    picture.legend(shown.values(), shown, loc="outside right center", fontsize="small")
     picture.savefig(path, dpi=120)
 
 
