@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import learner_runs, mechanisms, plateau, recipes, streams
+from studies import learner_runs, mechanisms, plateau, probes, recipes, streams
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
@@ -25,6 +25,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "learners": learner_runs.cells,
     "mechanisms": mechanisms.cells,
     "plateau": plateau.cells,
+    "probes": probes.cells,
     "recipes": recipes.cells,
     "streams": streams.cells,
 }
@@ -35,7 +36,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
 class Arguments:
     """Run a study, and keep its raw figures."""
 
-    study: Annotated[Literal["learners", "mechanisms", "plateau", "recipes", "streams"], tyro.conf.Positional]
+    study: Annotated[Literal["learners", "mechanisms", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional]
     data: Path = Path("data")
     """Folder with the data sets: omniglot, mnist, tiny-imagenet."""
     part: str = "1/1"

@@ -13,6 +13,7 @@ from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule
 from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
 from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
+from episodes.synthetic import usual_shape
 from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "load_benchmark",
     "shared_images",
     "side_by_side",
+    "usual_shape",
 ]

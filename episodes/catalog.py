@@ -25,10 +25,9 @@ from episodes.data.sources import with_columns
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
 from episodes.rng import random_numbers
+from episodes.synthetic import SYNTHETIC
 from episodes.tasks.classification import Classification
 from episodes.tasks.family import TaskFamily
-from episodes.tasks.regression import RegressionEpisodes
-from episodes.tasks.sine import Sine
 from episodes.types import EpisodeShape
 
 Split = Literal["train", "validation", "test"]
@@ -128,15 +127,12 @@ def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
     return _classification(config, "glyphs", vocabulary, [pools[split] for split in SPLITS])
 
 
-def _sine(config: DataConfig, vocabulary: int) -> Benchmark:
+def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
+    """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
     _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
-    return Benchmark("sine", Sine(), Sine(), Sine(), fingerprint="sine-1")
-
-
-def _regression(config: DataConfig, vocabulary: int) -> Benchmark:
-    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
-    family = RegressionEpisodes()
-    return Benchmark("slowly-changing-regression", family, family, family, fingerprint="slowly-changing-regression-episodes-1")
+    named = SYNTHETIC[config.name]
+    train, held_out = named.families(vocabulary)
+    return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
 
 
 def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
@@ -186,8 +182,7 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
 
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
     "glyphs": _glyphs,
-    "sine": _sine,
-    "slowly-changing-regression": _regression,
+    **dict.fromkeys(SYNTHETIC, _synthetic),
     "omniglot": _omniglot,
     "cifar100": _cifar100,
 }

@@ -20,13 +20,15 @@ class EpisodeShape:
     """How large an episode is: T tasks one after another, K stream examples and Q queries of each."""
 
     tasks: int = 5
-    """Tasks of an episode (T), one after another. In classification a task is one class."""
+    """Tasks of an episode (T), one after another. A task is one class of a data set; in recall a key with its symbol, in
+    tracking a tray."""
     shots: int = 5
     """Examples of each task (K) that an episode has to learn from, in a row."""
     queries: int = 5
     """Queries of each task (Q), which an episode asks after its last task."""
     vocabulary: int = 64
-    """Label symbols from which an episode draws one for each of its classes; V is this number, or T where T is larger."""
+    """Label symbols from which an episode draws one for each of its classes, or keys; V is this number, or T where T is larger.
+    In regression and in tracking it means nothing."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "episodes.", "tasks", "shots", "queries", "vocabulary")

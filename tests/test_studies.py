@@ -3,13 +3,14 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import run as runner
 import tyro
 from accelerate.state import AcceleratorState
-from studies import cells, learner_runs, learners, mechanisms, plateau, recipes, stream_groups, streams
+from studies import cells, learner_runs, learners, mechanisms, plateau, probes, recipes, stream_groups, streams
 from studies.cells import Cell, Command
 from studies.words import BENCHMARKS
 
@@ -18,6 +19,7 @@ from metacl import cli
 from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.commands.parse_train import parse_train
 from metacl.runs.folder import Run
+from metacl.runs.following import Following
 
 SMALL = "--learner.width 16 --learner.hidden 16 --learner.heads 2 --learner.encoder.channels 4 --learner.encoder.strides 4"
 SMALL += " --validation.episodes 2"
@@ -61,6 +63,9 @@ def one_of_each(study: str) -> list[Cell]:
     every = runner.STUDIES[study](Path("data"))
     if study == "mechanisms":
         return [cell for cell in every if cell.name.endswith("-0")]
+    if study == "probes":
+        wanted = ("recall-softmax-0", "tracking-delta-0", "tracking-delta-negative-0")
+        return [cell for cell in every if cell.name in wanted]
     first = (*(f"sine-5/{learner}/0" for learner in learner_runs.LEARNERS["sine"]), "omniglot-5/pn/0", "omniglot-5/gemcl/0")
     return [cell for cell in every if study != "learners" or cell.name in first]
 
@@ -78,9 +83,9 @@ def test_cells_are_command_lines(study, tmp_path):
             assert all(config.learner_name in command.words or config.run for config in read(command))
 
 
-@pytest.mark.parametrize("study", runner.STUDIES)
+@pytest.mark.parametrize("study", runner.STUDIES.keys() - {"probes"})
 def test_what_is_there_is_known(study):
-    """But for what the page of the streams says was not run."""
+    """But for what the page of the streams says was not run, and for the probes, whose page shows what was."""
     missing = [cell.name.rsplit("/", 1)[-1] for cell in runner.STUDIES[study](Path("data")) if not cell.kept()]
     assert set(missing) <= {"online-maml", "bp-same-buffer", "bp-one", "knn"}
 
@@ -146,6 +151,23 @@ def test_an_aid_against_the_plateau(tmp_path, here):
     cells.make(cell, tmp_path / "runs")
     found = json.loads((tmp_path / "linear-curriculum-longer.json").read_text())
     assert found["steps"] == 2 and found["validation_accuracy"].keys() == {"1", "2"} and "left_plateau_at" in found
+
+
+@pytest.mark.parametrize("probe", probes.PROBES)
+def test_a_probe_is_tested_at_each_length(probe, tmp_path, here, monkeypatch):
+    about = replace(probes.PROBES[probe], lengths=(2, 4))
+    monkeypatch.setitem(probes.PROBES, probe, about)
+    cell = probes.cell(probe, "delta", 1, [*SMALL.split(), "--steps", "2", "--batch-size", "2"], tmp_path)
+    cells.make(cell, tmp_path / "runs")
+    found = json.loads((tmp_path / f"{probe}-delta-1.json").read_text())
+    assert found["accuracy"].keys() == found["state_bytes"].keys() == {"2", "4"} and found["configuration"]["seed"] == 1
+    sizes = [Following.open(words.folder).config.shape(1) for words in cell.commands(tmp_path / "runs")[1:]]
+    assert [size.shots for size in sizes] == ([1] if probe == "recall" else [3 + 2, 3 + 4])
+    error = 100 * (1 - found["accuracy"]["4"]["mean"])
+    rows = probes.results(probe, tmp_path).splitlines()
+    assert len(rows) == 3 and rows[0].endswith(f"4 {about.length} |") and rows[2].endswith(f" {error:.1f} |")
+    probes.draw(tmp_path / "errors.png")
+    assert (tmp_path / "errors.png").is_file()
 
 
 def test_variants_of_a_recipe_share_a_file(tmp_path, here):

@@ -17,9 +17,9 @@ class DataConfig:
     """Which data set, and how it is read."""
 
     name: str = "glyphs"
-    """A named benchmark (glyphs, sine, slowly-changing-regression, omniglot, cifar100), a folder (a sub-folder of images for
-    each class, or parquet files), a parquet file, a zip or tar archive of such a folder, or a Hugging Face hub name like
-    owner/data-set."""
+    """A named benchmark (glyphs, sine, slowly-changing-regression, recall, noisy-recall, tracking, tracking-5, omniglot,
+    cifar100), a folder (a sub-folder of images for each class, or parquet files), a parquet file, a zip or tar archive of such
+    a folder, or a Hugging Face hub name like owner/data-set."""
     path: str | None = None
     """The folder (or file) of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from episodes import BENCHMARKS, STREAMS, UserError
+from episodes import BENCHMARKS, STREAMS, EpisodeShape, UserError, usual_shape
 from episodes.errors import unknown
 from metacl.commands.options import NamedData, check_order, offered, parse, plain
 from metacl.commands.words import new_folder, recipe_words, split_words, take
@@ -137,20 +137,19 @@ def _check_trained(source: str, name: str) -> None:
 
 def _episodes(data: str, recipe: str | None) -> Any:
     """Short streams, few episodes; the published size has streams of 20 tasks."""
-    tasks = (20,) if recipe == "paper" else (5,)
-    return lambda **about: EpisodesConfig(NamedData(data), **about, tasks=tasks, episodes=128)
+    own = _shaped(usual_shape(data)) | ({"tasks": (20,)} if recipe == "paper" else {})
+    return lambda **about: EpisodesConfig(NamedData(data), **about, **own, episodes=128)
 
 
 def _episodes_of(run: Run) -> Any:
     """As in meta-training."""
-    shape, data = run.config.episodes, NamedData(**vars(run.config.data))
-    own: dict[str, Any] = {
-        "tasks": (shape.tasks,),
-        "shots": shape.shots,
-        "queries": shape.queries,
-        "vocabulary": shape.vocabulary,
-    }
+    own, data = _shaped(run.config.episodes), NamedData(**vars(run.config.data))
     return lambda **about: EpisodesConfig(data, **about, **own)
+
+
+def _shaped(shape: EpisodeShape) -> dict[str, Any]:
+    """The fields of an evaluation that say how large its episodes are."""
+    return vars(shape) | {"tasks": (shape.tasks,)}
 
 
 def _stream(name: str) -> Any:

@@ -14,8 +14,9 @@ Meta-train a continual learner on episodes made from a data set.
     python train.py DATA LEARNER --help         every option, with its default
     python train.py --resume RUN                go on where a run stopped (or with its data in --data.path)
 
-DATA     {benchmarks}; a folder (a sub-folder of images for each class,
-         or parquet files), a zip or tar archive of it, a parquet file; or a Hugging Face hub name like owner/data-set.
+DATA     {benchmarks};
+         a folder (a sub-folder of images for each class, or parquet files), a zip or tar archive of it, a parquet file; or a
+         Hugging Face hub name like owner/data-set.
          --data.path names a local copy of a named one.
 LEARNER  each with a size: --recipe small (the default) or another that is named here
 {meta_trained}
@@ -23,6 +24,7 @@ LEARNER  each with a size: --recipe small (the default) or another that is named
 Examples
     python train.py glyphs transformer
     python train.py sine linear-transformer --steps 1000
+    python train.py recall linear-transformer --learner.attention delta --episodes.tasks 64
     python train.py omniglot transformer --episodes.tasks 20 --steps 5000 --seeds 0 1 2 --run runs/omniglot-20
     python train.py path/to/images pn --data.size 32
 """
@@ -39,7 +41,8 @@ Follow tasks with a learner, and ask it questions in between.
     --recipe paper                                      the size of online, replay and offline
 
 RUN      the folder that train.py wrote
-DATA     {benchmarks}; a folder of images; or a Hugging Face hub name
+DATA     {benchmarks};
+         a folder of images; or a Hugging Face hub name
 STREAM   {streams}
          (slowly-changing-regression is followed as a stream; it is DATA for train.py)
 LEARNER  one, or several to be compared; those that are meta-trained first are listed by python train.py

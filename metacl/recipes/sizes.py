@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from episodes import DataConfig, EpisodeShape
+from episodes import DataConfig, EpisodeShape, usual_shape
 from metacl.learners import LearnerConfig
 from metacl.learners.sequence import SequenceConfig
 from metacl.nets.encoders import EncoderConfig
@@ -29,13 +29,13 @@ HALVING = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, wei
 def small(learner: LearnerConfig, **options: Any) -> Recipe:
     """Trains in minutes on two cores, with the light encoder; `options` are fields of the configuration."""
     light = _with_encoder(learner, LIGHT)
-    return lambda data, name: TrainConfig(data, name, light, **options)
+    return lambda data, name: TrainConfig(data, name, light, **{"episodes": usual_shape(data.name)} | options)
 
 
 def paper(learner: LearnerConfig, **options: Any) -> Recipe:
     """The published encoder, streams of 20 tasks and 50 000 steps, with this project's outer loop. For a GPU."""
     whole = _with_encoder(learner, PUBLISHED)
-    return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **options)
+    return lambda data, name: replace(_long(TrainConfig(data, name, whole, usual_shape(data.name))), **options)
 
 
 def published(learner: LearnerConfig, **options: Any) -> Recipe:

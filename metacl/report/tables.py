@@ -20,10 +20,10 @@ MEASURES = {
 }
 LOST = "lost since just after its task"
 DEFINED = {
-    "interference": f"interference: {LOST}, among the classes known then",
+    "interference": f"interference: {LOST}, among the {{labels}} known then",
     "forgetting": f"forgetting: {LOST}",
 }
-"""Of the measures whose names do not say it; in full in `metrics`."""
+"""Of the measures whose names do not say it; in full in `metrics`. `labels` are called classes where each task is one."""
 
 FEW = 8
 """Classes below which an interval over them is said to be rough."""
@@ -145,9 +145,11 @@ def _fewest_classes(group: Sequence[Result]) -> int:
 def _matrix_caption(groups: Sequence[Sequence[Result]], asked: set[str]) -> str:
     classes = classes_of([result for group in groups for result in group])
     spreads = dict.fromkeys(_spread(group, classes) for group in groups)
-    told = [f"{_unit(groups[0][0])}, {', or '.join(spreads)}", *(words for name, words in DEFINED.items() if name in asked)]
+    labels = "classes" if all(_with_classes(group) for group in groups) else "labels"
+    defined = [words.format(labels=labels) for name, words in DEFINED.items() if name in asked]
+    told = [f"{_unit(groups[0][0])}, {', or '.join(spreads)}", *defined]
     if asked >= DEFINED.keys():
-        told[-1] = "forgetting: the same among all classes, as it was asked"
+        told[-1] = f"forgetting: the same among all {labels}, as it was asked"
     return "\n".join(told)
 
 
