@@ -42,6 +42,29 @@ def test_gla_keeps_each_feature_by_its_own_gate():
     assert module.tokens(1e6 * x).log_decay.min() < -1e3
 
 
+def test_hgrn2_writes_what_it_forgets():
+    """f is never below its bound, and with a value that stays the state goes to it: a weighted mean of values."""
+    module, x = build("hgrn2"), stream(40)
+    tokens, bound = module.tokens(x), module.bound_logit.sigmoid()
+    q, k, _ = module.project(x)
+    assert_close(tokens.log_decay.exp(), bound + (1 - bound) * (-k).sigmoid())
+    assert_close(tokens.k, 1 - tokens.log_decay.exp())
+    assert_close(tokens.q, F.silu(q))
+    state = scan(tokens._replace(v=torch.ones_like(tokens.v)), 1 + module.init_state(1).sums)[1]
+    assert_close(state, torch.ones_like(state))
+    extreme = module.tokens(1e4 * x)
+    assert (extreme.log_decay.exp() >= bound - 1e-12).all() and extreme.log_decay.isfinite().all()
+
+
+def test_hgrn2_starts_with_memories_of_all_lengths():
+    module = build("hgrn2", 64, 1)
+    with torch.no_grad():
+        module.qkv.weight.zero_()
+        module.qkv.bias.zero_()
+    half = -math.log(2) / module.tokens(stream(1, 64)).log_decay.flatten()
+    assert 2 < half.min() < 3 and 340 < half.max() < 360
+
+
 def test_mamba2_writes_dt_and_keeps_exp_of_minus_a_dt():
     module, x = build("mamba2"), stream(5)
     tokens = module.tokens(x)

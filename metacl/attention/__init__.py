@@ -5,7 +5,7 @@ import inspect
 from episodes import UserError
 from episodes.errors import unknown
 from metacl.attention.delta import DeltaNet, GatedDeltaNet
-from metacl.attention.gated import GatedLinearAttention, Longhorn, Mamba2, Retention
+from metacl.attention.gated import HGRN2, GatedLinearAttention, Longhorn, Mamba2, Retention
 from metacl.attention.interface import Attention
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
@@ -22,6 +22,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "retention": Retention,
     "gla": GatedLinearAttention,
     "mamba2": Mamba2,
+    "hgrn2": HGRN2,
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
     "longhorn": Longhorn,
