@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, int]] = {
     "gated-delta": {"key_width": 5, "head_width": 2},
     "ttt-linear": {"batch": 5},
     "mesa": {"iterations": 0},
+    "gsa": {"slots": 5},
     "log-linear": {"levels": 3},
     "gated-delta with its block": {"short_conv": 4, "gate": 1},
     "mamba2 with its block": {"short_conv": 2, "gate": 1},

@@ -26,7 +26,7 @@ KERNELS = [kind for kind in KINDS if kind != ("vector", "delta")]
 each_kernel = pytest.mark.parametrize(("decay", "rule"), KERNELS)
 HOPPER, AMPERE = (9, torch.bfloat16), (8, torch.float16)
 PACKAGES = ("flash_attn", "flash_attn.cute", "fla")
-MODULES = {kernel.module: kernel.function for kernel in backends.FLA.values()}
+MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), backends.GSA)}
 OWN_FORM = ("ttt-linear", "mesa", "log-linear")
 """Mechanisms that are not one recurrence: PyTorch does them all."""
 
@@ -85,6 +85,15 @@ def chunk_delta_rule(q, k, v, beta, scale=None, initial_state=None, output_final
 def chunk_gated_delta_rule(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False):
     assert g.shape == beta.shape == q.shape[:3]
     return recurrence(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def chunk_gsa(q, k, v, s, g=None, scale=None, initial_state=None, output_final_state=False):
+    """All sizes multiples of 16, but scores that are far below the others."""
+    assert s.shape == g.shape == (*q.shape[:3], initial_state[0].shape[3]) and s.dtype == q.dtype
+    assert all(t.shape[-1] % 16 == 0 for t in (q, k, v, s)) and all(t.is_contiguous() for t in initial_state)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    out, *state = naive.gated_slots(*(t.transpose(1, 2) for t in (q, k, v, s, g)), *initial_state)
+    return out.transpose(1, 2), state if output_final_state else (None, None)
 
 
 def recurrence(q, k, v, g, beta, scale, initial_state, output_final_state):
@@ -174,6 +183,16 @@ def test_keys_may_be_wide_where_the_rule_is_add(install, decay):
     install("fla-core")
     tokens, state = tokens_of(decay, "add", E=257)
     assert_close(backends.scan(tokens, state, "fla"), naive.recurrence(tokens, state))
+
+
+@pytest.mark.parametrize("slots", [16, 20])
+def test_slots_by_their_kernel(install, slots):
+    """A number of slots that the kernel takes, and one that is filled up."""
+    install("fla-core")
+    torch.manual_seed(0)
+    module, x = make_attention("gsa", 20 * H, H, slots=slots, backend="fla").double(), noise(B, N, 20 * H).requires_grad_()
+    got, right = module.learn(x, module.init_state(B)), module.learn_naive(x, module.init_state(B))
+    assert_same(got, right, [x, *module.parameters()])
 
 
 @pytest.mark.parametrize("key_heads", [1, H])

@@ -65,6 +65,31 @@ def test_hgrn2_starts_with_memories_of_all_lengths():
     assert 2 < half.min() < 3 and 340 < half.max() < 360
 
 
+def test_a_slot_of_gsa_is_a_decayed_mean_of_keys_and_of_values():
+    """Written out for one slot after another: how much each token has of the slot, and what a query reads of them."""
+    module, x = build("gsa", slots=4), stream(30)
+    q, k, v = (F.silu(t) for t in module.project(x))
+    kept = module.forget.linear(x).unflatten(-1, (2, 4)).transpose(1, 2).sigmoid() ** (1 / 8)
+    share = (1 - kept) * kept.flip(2).cumprod(2).flip(2) / kept  # of each token in the slots after the last
+    K, V = (torch.einsum("bhnm,bhne->bhme", share, t) for t in (k, v))
+    read = torch.einsum("bhme,bhe->bhm", K, q[:, :, -1]).softmax(-1)[..., None].mul(V).sum(2)
+    out, state = module.learn(x, module.init_state(1))
+    assert_close((state.keys.mT, state.values), (K, V))
+    assert_close(out[:, -1:], module.merge(module.norm(read[:, :, None]), x))
+
+
+def test_gsa_takes_gates_of_any_strength():
+    """What a slot forgets at once leaves nothing but the token, and no factor overflows in float32."""
+    torch.manual_seed(0)
+    module, x = make_attention("gsa", 6, 2), torch.randn(1, 150, 6)
+    with torch.no_grad():
+        module.forget.linear.weight.mul_(1e4)
+    x.requires_grad_()
+    fast, right = (learn(x, module.init_state(1)) for learn in (module.learn, module.learn_naive))
+    assert_close(fast, right, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(fast[0].sum(), x)[0].isfinite().all()
+
+
 def test_mamba2_writes_dt_and_keeps_exp_of_minus_a_dt():
     module, x = build("mamba2"), stream(5)
     tokens = module.tokens(x)

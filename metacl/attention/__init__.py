@@ -12,6 +12,7 @@ from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
 from metacl.attention.recurrent import Shell
 from metacl.attention.short_conv import convolved
+from metacl.attention.slots import GatedSlots
 from metacl.attention.softmax import SoftmaxAttention
 from metacl.attention.ttt import TestTimeTraining
 
@@ -23,6 +24,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "gla": GatedLinearAttention,
     "mamba2": Mamba2,
     "hgrn2": HGRN2,
+    "gsa": GatedSlots,
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
     "longhorn": Longhorn,

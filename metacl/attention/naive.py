@@ -69,6 +69,23 @@ def least_squares(
     return torch.stack(outputs, dim=2), keys, values
 
 
+def gated_slots(
+    q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """K_m <- a_m K_m + write_m k, V_m <- a_m V_m + write_m v for each slot m, out = sum_m softmax_m(K_m . q) V_m.
+
+    K = keys (B, H, E, M), V = values (B, H, M, F), log a and write (B, H, N, M).
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        kept = log_decay[:, :, n].exp()
+        keys = keys * kept[:, :, None] + torch.einsum("bhe,bhm->bhem", k[:, :, n], write[:, :, n])
+        values = values * kept[..., None] + torch.einsum("bhm,bhf->bhmf", write[:, :, n], v[:, :, n])
+        share = torch.einsum("bhem,bhe->bhm", keys, q[:, :, n]).softmax(-1)
+        outputs.append(torch.einsum("bhm,bhmf->bhf", share, values))
+    return torch.stack(outputs, dim=2), keys, values
+
+
 def log_linear(
     tokens: Tokens, weights: Tensor, buckets: list[tuple[int, Tensor]], count: int
 ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
