@@ -109,24 +109,31 @@ class GatedSlots(Shell[SlotState]):
 def score_slots(tokens: SlotTokens, state_BHEM: Tensor) -> tuple[Tensor, Tensor]:
     """K q for each token, (B, H, N, M), and the state after them; float32 at least.
 
-    With b the sums of log decays from the start of a chunk, and S the state there:
+    With b the sums of log decays from the middle of a chunk of C tokens (below 0 after it), and S the state before the chunk:
 
-        score_i = exp(b_i) (q_i S + sum over j <= i of (q_i . k_j) exp(-b_j) write_j)
+        score_i = exp(b_i) (sum over j <= i of (q_i . k_j) exp(-b_j) write_j + exp(b before the chunk) q_i S)
 
     Here decay is along what is read, where `scan` has it along the keys. All chunks are worked through at once.
     """
     q, k, _, write, log_decay = tokens
-    N, least = q.shape[2], float(log_decay.detach().amin())
-    chunk = _short_enough(log_decay.detach(), least, CHUNK)
+    N, chunk = q.shape[2], _short_enough(log_decay.detach(), float(log_decay.detach().amin()), CHUNK)
     with torch.autocast(q.device.type, enabled=False):
-        q, k, write, log_decay = (pad(t, (0, 0, 0, -N % chunk)).unflatten(2, (-1, chunk)) for t in (q, k, write, log_decay))
-        b = log_decay.cumsum(3)
-        middle, last = b[..., chunk // 2, None, :].detach(), b[..., -1:, :]  # the middle cancels, and so does its gradient
-        within = (q @ k.mT).tril() @ ((middle - b).exp() * write).to(q)
-        added = wide(k.mT @ ((last - b).exp() * write).to(k))
-        before, state = [], state_BHEM
-        for kept, new in zip(last.exp().unbind(2), added.unbind(2), strict=True):
-            before.append(state)
-            state = kept * state + new
-        score = (b - middle).exp() * within + b.exp() * (q @ torch.stack(before, dim=2).to(q))
+        q, k, write, log_decay = (_in_chunks(t, chunk) for t in (q, k, write, log_decay))
+        from_start = log_decay.cumsum(3)
+        before = from_start[..., chunk // 2, None, :].detach()  # it cancels, and so does its gradient
+        b, kept = from_start - before, from_start[..., -1, None, :].exp()
+        told = ((-b).exp() * write).to(q)
+        added = wide(k.mT @ told) * b[..., -1, None, :].exp()
+        states, state = [], state_BHEM
+        for part_kept, part_added in zip(kept.unbind(2), added.unbind(2), strict=True):
+            states.append(state)
+            state = part_kept * state + part_added
+        start = (torch.stack(states, dim=2) * before.exp()).to(q)
+        score = b.exp() * ((q @ k.mT).tril_() @ told + q @ start)
     return score.flatten(2, 3)[:, :, :N], state
+
+
+def _in_chunks(t_BHNX: Tensor, chunk: int) -> Tensor:
+    """(B, H, chunks, chunk, X), zeros behind the last token."""
+    missing = -t_BHNX.shape[2] % chunk
+    return (pad(t_BHNX, (0, 0, 0, missing)) if missing else t_BHNX).unflatten(2, (-1, chunk)).contiguous()
