@@ -46,7 +46,11 @@ class ShortConvolution(nn.Linear):
         N, past = x_BND.shape[1], self.kernel.shape[1] - 1
         padded = F.pad(F.linear(x_BND, self.weight), (0, 0, past, 0))
         kernel = self.kernel.to(padded)
-        p_BNP = self.bias.to(padded) + sum(padded[:, j : j + N] * kernel[:, j] for j in range(past + 1))
+        p_BNP = self.bias.to(padded).expand_as(padded[:, :N])
+        for j in range(past + 1):
+            p_BNP = torch.addcmul(p_BNP, padded[:, j : j + N], kernel[:, j])
+        if not self.plain:
+            return F.silu(p_BNP)
         return torch.cat([p_BNP[..., : self.plain], F.silu(p_BNP[..., self.plain :])], dim=-1)
 
 
@@ -81,15 +85,14 @@ class Convolved(Shell[ConvolvedState]):
         self, extend: Learn, x_BND: Tensor, state: ConvolvedState, valid_BN: Tensor | None
     ) -> tuple[Tensor, ConvolvedState]:
         """The tokens behind those before them, valid ones first: then what is seen is a neighbour, whatever the padding."""
-        B, N, past = *x_BND.shape[:2], self.places - 1
-        valid_BN = torch.ones(B, N, dtype=torch.bool, device=x_BND.device) if valid_BN is None else valid_BN
-        order_BN = (~valid_BN).long().argsort(dim=1, stable=True)
-        count_B1 = valid_BN.sum(1, keepdim=True)
-        whole = torch.cat([state.recent.to(x_BND), _taken(x_BND, order_BN)], dim=1)
-        seen_BN = torch.arange(N, device=x_BND.device) < count_B1
-        out, inner = extend(whole, state.inner, F.pad(seen_BN, (past, 0)))
-        recent = _taken(whole, count_B1 + torch.arange(past, device=x_BND.device))
-        return _taken(out[:, past:], order_BN.argsort(dim=1)), ConvolvedState(inner, wide(recent))
+        N, past, place = x_BND.shape[1], self.places - 1, torch.arange(x_BND.shape[1] + self.places, device=x_BND.device)
+        count_B1 = place.new_full((len(x_BND), 1), N) if valid_BN is None else valid_BN.sum(1, keepdim=True)
+        order_BN = None if valid_BN is None else (~valid_BN).long().argsort(dim=1, stable=True)
+        x_BND = x_BND if order_BN is None else _taken(x_BND, order_BN)
+        whole = torch.cat([state.recent.to(x_BND), x_BND], dim=1)
+        out, inner = extend(whole, state.inner, F.pad(place[:N] < count_B1, (past, 0)))
+        out, recent = out[:, past:], _taken(whole, count_B1 + place[:past])
+        return out if order_BN is None else _taken(out, order_BN.argsort(dim=1)), ConvolvedState(inner, wide(recent))
 
 
 @functools.cache
