@@ -140,6 +140,50 @@ def test_longhorn_never_forgets_more_than_half():
     assert tokens.log_decay.min() >= math.log(0.5) - 1e-12 and tokens.log_decay.max() <= 0
 
 
+def test_palimpsa_is_the_posterior_of_a_regression_where_its_diagonal_is_exact():
+    """With one key feature and no forgetting: the mean of ridge regression, examples weighted by beta, ridge the prior."""
+    module, x = build("palimpsa", 4, 2, key_width=1), stream(20, 4)
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(-100.0)
+        module.log_prior.copy_(torch.tensor([0.5, -2.0])[:, None, None])
+    state = module.learn(x, module.init_state(1))[1]
+    (_, k, told, *_), beta = module._tokens(x, None)
+    prior, v = module.log_prior.exp(), told / beta[..., None]
+    for h in range(2):
+        weight = torch.cat([beta[0, h], prior[h, 0]]).sqrt()[:, None]
+        keys, values = torch.cat([k[0, h], torch.ones(1, 1).double()]), torch.cat([v[0, h], torch.zeros(1, 2).double()])
+        mean = torch.linalg.lstsq(weight * keys, weight * values).solution
+        assert_close((state.sums / (state.precision + prior[..., 0])[..., None])[0, h], mean)
+
+
+def test_palimpsa_learns_less_the_more_it_was_told_and_forgets_to_its_prior():
+    """Told one pair again and again, each time the mean moves less; after much else nothing of the precision is left."""
+    module, x = build("palimpsa", 4, 1), stream(1, 4)
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(-100.0)
+    state, means = module.init_state(1), []
+    for _ in range(6):
+        state = module.learn(x, state)[1]
+        means.append(state.sums / (state.precision[..., None] + 1))
+    steps = torch.stack(means).diff(dim=0).flatten(1).norm(dim=1)
+    assert (steps.diff() < 0).all() and steps[-1] > 0
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(100.0)
+        forgotten = module.read(x, state), module.read(x, module.init_state(1))
+    assert_close(*forgotten)
+
+
+def test_palimpsa_is_mamba2_where_forgetting_dominates():
+    """A prior far above all that was told: the outputs are those of the sums alone, but for their size."""
+    module, x = build("palimpsa"), stream(30)
+    module.norm = torch.nn.Identity()
+    with torch.no_grad():
+        module.log_prior.fill_(20.0)
+        module.out.bias.zero_()
+    sums = naive.recurrence(module._tokens(x, None)[0], module.init_state(1).sums)[0]
+    assert_close(module.learn(x, module.init_state(1))[0] * math.exp(20), module.merge(sums, x), rtol=1e-6, atol=0)
+
+
 def test_mesa_is_weighted_ridge_regression():
     """Each example counts with beta, times gamma for each token since; ridge as further examples: sqrt(ridge) e_i with 0."""
     module, x = build("mesa", iterations=0), stream(25)

@@ -10,6 +10,7 @@ from metacl.attention.interface import Attention
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
+from metacl.attention.palimpsa import Palimpsa
 from metacl.attention.recurrent import Shell
 from metacl.attention.short_conv import convolved
 from metacl.attention.slots import GatedSlots
@@ -28,6 +29,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
     "longhorn": Longhorn,
+    "palimpsa": Palimpsa,
     "ttt-linear": TestTimeTraining,
     "mesa": Mesa,
     "log-linear": LogLinear,

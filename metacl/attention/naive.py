@@ -69,6 +69,23 @@ def least_squares(
     return torch.stack(outputs, dim=2), keys, values
 
 
+def diagonal_posterior(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, prior: Tensor, sums: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """M <- a M + k v^T, I <- a I + beta k^2, out = sum_e q_e M_e / (I_e + prior).
+
+    M = sums (B, H, E, F), I = precision (B, H, E), log a and beta (B, H, N), prior (H, 1); v is beta times a value.
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        kept = log_decay[:, :, n, None].exp()
+        sums = kept[..., None] * sums + torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
+        precision = kept * precision + beta[:, :, n, None] * k[:, :, n] ** 2
+        mean = sums / (precision + prior)[..., None]
+        outputs.append(torch.einsum("bhe,bhef->bhf", q[:, :, n], mean))
+    return torch.stack(outputs, dim=2), sums, precision
+
+
 def gated_slots(
     q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
