@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from torch.nn.functional import pad
 
 from metacl.attention import backends, naive
+from metacl.attention.decay import MOST
 from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Shell
-from metacl.attention.scan import NOTHING, Tokens, _short_enough, look
+from metacl.attention.scan import Tokens, _short_enough, look
 
 CHUNK = 64
 """Tokens that are worked through together where slots are scored; less where a stream forgets so much that factors would leave
@@ -100,7 +101,7 @@ class GatedSlots(Shell[SlotState]):
 
     def _tokens(self, x_BND: Tensor, valid_BN: Tensor | None) -> SlotTokens:
         q, k, v = (F.silu(t) for t in self.project(x_BND))
-        log_decay = (F.logsigmoid(self.forget(x_BND)) / 8).clamp_min(NOTHING)
+        log_decay = (F.logsigmoid(self.forget(x_BND)) / 8).clamp_min(-2 * MOST)
         if valid_BN is not None:
             log_decay = log_decay * valid_BN[:, None, :, None]
         return SlotTokens(q, k, v, -log_decay.expm1(), log_decay)
@@ -109,9 +110,9 @@ class GatedSlots(Shell[SlotState]):
 def score_slots(tokens: SlotTokens, state_BHEM: Tensor) -> tuple[Tensor, Tensor]:
     """K q for each token, (B, H, N, M), and the state after them; float32 at least.
 
-    With b the sums of log decays from the middle of a chunk of C tokens (below 0 after it), and S the state before the chunk:
+    With c the sum of log decays over a chunk, b_i that up to and with token i, less c / 2, and S the state before the chunk:
 
-        score_i = exp(b_i) (sum over j <= i of (q_i . k_j) exp(-b_j) write_j + exp(b before the chunk) q_i S)
+        score_i = exp(b_i) (sum over j <= i of (q_i . k_j) exp(-b_j) write_j + exp(c / 2) q_i S)
 
     Here decay is along what is read, where `scan` has it along the keys. All chunks are worked through at once.
     """
@@ -120,15 +121,16 @@ def score_slots(tokens: SlotTokens, state_BHEM: Tensor) -> tuple[Tensor, Tensor]
     with torch.autocast(q.device.type, enabled=False):
         q, k, write, log_decay = (_in_chunks(t, chunk) for t in (q, k, write, log_decay))
         from_start = log_decay.cumsum(3)
-        before = from_start[..., chunk // 2, None, :].detach()  # it cancels, and so does its gradient
-        b, kept = from_start - before, from_start[..., -1, None, :].exp()
+        whole = from_start[..., -1, None, :]
+        half = whole.detach() / 2  # it cancels, and so does its gradient
+        b = from_start - half
         told = ((-b).exp() * write).to(q)
-        added = wide(k.mT @ told) * b[..., -1, None, :].exp()
+        added = wide(k.mT @ told) * (whole - half).exp()
         states, state = [], state_BHEM
-        for part_kept, part_added in zip(kept.unbind(2), added.unbind(2), strict=True):
+        for part_kept, part_added in zip(whole.exp().unbind(2), added.unbind(2), strict=True):
             states.append(state)
             state = part_kept * state + part_added
-        start = (torch.stack(states, dim=2) * before.exp()).to(q)
+        start = (torch.stack(states, dim=2) * half.exp()).to(q)
         score = b.exp() * ((q @ k.mT).tril_() @ told + q @ start)
     return score.flatten(2, 3)[:, :, :N], state
 
