@@ -102,7 +102,9 @@ def recurrence(q, k, v, g, beta, scale, initial_state, output_final_state):
     assert q.shape[-1] % 16 == v.shape[-1] % 16 == 0
     assert initial_state.shape == (len(q), H, q.shape[-1], v.shape[-1])
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    out, state = naive.recurrence([None if t is None else t.transpose(1, 2) for t in (q, k, v, g, beta)], initial_state)
+    out, state = naive.recurrence(
+        Tokens(*(None if t is None else t.transpose(1, 2) for t in (q, k, v, g, beta))), initial_state
+    )
     return out.transpose(1, 2), state if output_final_state else None
 
 
@@ -445,7 +447,7 @@ def test_real_recurrences(decay, rule, E, V, dtype):
     there = [None if t is None else t.detach().cuda() for t in (*tokens, state)]
     narrow = [None if t is None else t.to(dtype if i < 3 else torch.float32).requires_grad_() for i, t in enumerate(there)]
     right = [None if t is None else t.detach().double().requires_grad_() for t in narrow]
-    got, expected = backends.scan(Tokens(*narrow[:5]), narrow[5], "fla"), naive.recurrence(right[:5], right[5])
+    got, expected = backends.scan(Tokens(*narrow[:-1]), narrow[-1], "fla"), naive.recurrence(Tokens(*right[:-1]), right[-1])
     assert got[0].dtype == dtype and got[1].dtype == torch.float32
     near(got, expected, 0.02)
     near(*(gradients(of, [t for t in by if t is not None]) for of, by in ((got, narrow), (expected, right))), 0.02)

@@ -13,18 +13,20 @@ from metacl.attention.scan import Tokens
 
 
 def recurrence(tokens: Tokens, state: Tensor) -> tuple[Tensor, Tensor]:
-    """S <- exp(g) S; u = v or beta (v - S^T k); S <- S + k u^T; out = S^T q, for `Tokens` and S (B, H, E, F)."""
+    """S <- exp(g) S; then n times u = v or beta (v - S^T k) or v - S^T e, S <- S + k u^T; then out = S^T q. S (B, H, E, F)."""
     q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in tokens[:3])
-    _, _, _, log_decay, beta = tokens
-    outputs = []
+    log_decay, beta, erase, outputs = tokens.log_decay, tokens.beta, tokens.erase, []
     for n in range(q.shape[2]):
         if log_decay is not None:
             rate = log_decay[:, :, n].exp()
             state = state * (rate[..., None] if rate.ndim == 3 else rate[..., None, None])
-        written = v[:, :, n]
-        if beta is not None:
-            written = beta[:, :, n, None] * (written - torch.einsum("bhef,bhe->bhf", state, k[:, :, n]))
-        state = state + torch.einsum("bhe,bhf->bhef", k[:, :, n], written)
+        for i in range(n * tokens.writes, (n + 1) * tokens.writes):
+            written = v[:, :, i]
+            if beta is not None:
+                written = beta[:, :, i, None] * (written - torch.einsum("bhef,bhe->bhf", state, k[:, :, i]))
+            if erase is not None:
+                written = written - torch.einsum("bhef,bhe->bhf", state, erase[:, :, i].to(state))
+            state = state + torch.einsum("bhe,bhf->bhef", k[:, :, i], written)
         outputs.append(torch.einsum("bhef,bhe->bhf", state, q[:, :, n]))
     return torch.stack(outputs, dim=2), state
 
@@ -113,7 +115,7 @@ def log_linear(
         weights: (B, H, N, L); levels from L on have the last.
         buckets: (level, S (B, H, E, F)) for the `count` tokens before these; level l + 1 holds 2^l of them.
     """
-    q, k, v, log_decay, _ = tokens
+    q, k, v, log_decay, *_ = tokens
     assert log_decay is not None
     outputs = []
     for n in range(q.shape[2]):
