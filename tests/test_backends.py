@@ -26,7 +26,7 @@ KERNELS = [kind for kind in KINDS if kind != ("vector", "delta")]
 each_kernel = pytest.mark.parametrize(("decay", "rule"), KERNELS)
 HOPPER, AMPERE = (9, torch.bfloat16), (8, torch.float16)
 PACKAGES = ("flash_attn", "flash_attn.cute", "fla")
-MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), backends.GSA)}
+MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), backends.GSA, backends.PRECONDITIONED)}
 OWN_FORM = ("ttt-linear", "mesa", "log-linear")
 """Mechanisms that are not one recurrence: PyTorch does them all."""
 
@@ -85,6 +85,24 @@ def chunk_delta_rule(q, k, v, beta, scale=None, initial_state=None, output_final
 def chunk_gated_delta_rule(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False):
     assert g.shape == beta.shape == q.shape[:3]
     return recurrence(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def chunk_precond_gated_delta_rule(
+    q, k, v, g_atk, g, beta_atk, beta, scale=None, initial_state=None, initial_A_state=None, output_final_state=False,
+    use_qk_l2norm_in_kernel=True, x=1.5, eps=1e-6, log_atk_scale=None,
+):  # fmt: skip
+    assert g.shape == beta.shape == g_atk.shape == beta_atk.shape == q.shape[:3] and log_atk_scale.shape == (H,)
+    assert not use_qk_l2norm_in_kernel and output_final_state and q.shape[-1] % 16 == v.shape[-1] % 16 == 0
+    assert initial_A_state.shape == (len(q), H, q.shape[-1]) and initial_state.shape == (*initial_A_state.shape, v.shape[-1])
+
+    def steps(moment):
+        r = (moment + eps).log() - log_atk_scale[:, None]
+        return x ** -(r / (1 + r.abs()))
+
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    tokens = (t.transpose(1, 2) for t in (q, k, v, g, beta, g_atk, beta_atk))
+    out, *state = naive.preconditioned_delta(*tokens, steps, initial_state, initial_A_state)
+    return out.transpose(1, 2), *state
 
 
 def chunk_gsa(q, k, v, s, g=None, scale=None, initial_state=None, output_final_state=False):

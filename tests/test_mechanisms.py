@@ -184,6 +184,45 @@ def test_palimpsa_is_mamba2_where_forgetting_dominates():
     assert_close(module.learn(x, module.init_state(1))[0] * math.exp(20), module.merge(sums, x), rtol=1e-6, atol=0)
 
 
+def test_the_steps_of_the_preconditioned_delta_rule_are_bounded_and_shrink_with_what_was_told():
+    module = build("preconditioned-delta")
+    told = torch.tensor([0.0, 1e-3, math.exp(-0.2) - 1e-6, 10.0, 1e30]).double()[:, None].expand(2, 5, 3)[None]
+    steps = module._steps(told)[0, 0, :, 0]
+    assert (steps.diff() < 0).all() and steps[0] < 1.5 and steps[-1] > 1 / 1.5
+    assert_close(steps[2], torch.tensor(1.0).double())
+    assert_close(steps[1].log() / math.log(1.5), -(r := math.log(1e-3 + 1e-6) + 0.2) / (1 + abs(torch.tensor(r).double())))
+
+
+def test_the_preconditioned_delta_rule_without_preconditioning_is_gated_delta():
+    """With a usual moment so far off that all steps are the same, x of the delta rule's, beta divided by x."""
+    module, plain, x = build("preconditioned-delta"), build("gated-delta"), stream(30)
+    plain.load_state_dict(module.state_dict(), strict=False)
+    with torch.no_grad():
+        module.usual_H.fill_(1e12)
+    tokens = plain.tokens(x)
+    out, _ = naive.recurrence(tokens._replace(k=1.5**0.5 * tokens.k, v=1.5**0.5 * tokens.v), plain.init_state(1).sums)
+    expected = plain.merge(plain.norm(out), x)
+    assert_close(module.learn(x, module.init_state(1))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_preconditioning_comes_nearer_to_least_squares():
+    """A stream of keys that lie mostly along few features: what the state says of the keys is nearer to their values."""
+    errors = []
+    for usual in (-2.0, 1e12):  # the second: no preconditioning, but the same steps for all features
+        module = build("preconditioned-delta", 16, 1)
+        x = stream(200, 16)
+        with torch.no_grad():
+            for gate in (module.decay, module.moment_decay):
+                gate.log_rate_H.fill_(-100.0)
+            module.usual_H.fill_(usual)
+            scale = torch.linspace(1, 0.05, 16).double()[:, None]
+            module.qkv.weight[16:32] *= scale
+        tokens = module._tokens(x, None)
+        state = module.learn(x, module.init_state(1))[1]
+        errors.append((tokens.k @ state.sums - tokens.v).square().mean().item())
+    assert errors[0] < errors[1]
+
+
 def test_mesa_is_weighted_ridge_regression():
     """Each example counts with beta, times gamma for each token since; ridge as further examples: sqrt(ridge) e_i with 0."""
     module, x = build("mesa", iterations=0), stream(25)

@@ -11,6 +11,7 @@ from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
 from metacl.attention.palimpsa import Palimpsa
+from metacl.attention.preconditioned import PreconditionedDelta
 from metacl.attention.recurrent import Shell
 from metacl.attention.short_conv import convolved
 from metacl.attention.slots import GatedSlots
@@ -29,6 +30,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
     "longhorn": Longhorn,
+    "preconditioned-delta": PreconditionedDelta,
     "palimpsa": Palimpsa,
     "ttt-linear": TestTimeTraining,
     "mesa": Mesa,

@@ -48,6 +48,8 @@ FLA = {
 }
 """The kernel for each decay and rule (see `scan.py`)."""
 GSA = Kernel("fla-core", "fla.ops.gsa", "chunk_gsa")
+PRECONDITIONED = Kernel("fla-core", "fla.ops.precond_gated_delta_rule", "chunk_precond_gated_delta_rule")
+"""Of fla-core 0.6 and newer."""
 FAR = 1e4
 """How far below 0 the score of a slot lies that is not there: nothing of it is read."""
 INSTALL = {
@@ -84,6 +86,16 @@ def slots(v: Tensor, backend: str = "auto") -> Run | None:
         UserError: `backend` is asked for by name and is not installed or cannot take the tensors.
     """
     return choose("gated slot attention", backend, [(GSA, obstacle_of(v))])
+
+
+def preconditioned(v: Tensor, width: int, backend: str = "auto") -> Run | None:
+    """The kernel for the preconditioned delta rule with keys of `width` features; None: PyTorch is to do it.
+
+    Raises:
+        UserError: `backend` is asked for by name and is not installed or cannot take the tensors.
+    """
+    obstacle = obstacle_of(v) or too_wide(width, 256)
+    return choose("preconditioned delta rule", backend, [(PRECONDITIONED, obstacle)])
 
 
 def softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, backend: str = "auto") -> Tensor:
@@ -202,6 +214,20 @@ def slots_by_fla(run: Run, tokens: Sequence[Tensor], keys_BHEM: Tensor, values_B
     with torch.autocast(q.device.type, enabled=False):
         out, (keys, values) = run(q, k, v, write, log_decay, scale=1.0, initial_state=start, output_final_state=True)
     return out[..., :width].transpose(1, 2), keys[:, :, :E, :M].contiguous(), values[:, :, :M, :width].contiguous()
+
+
+def preconditioned_by_fla(
+    run: Run, tokens: Sequence[Tensor], sums_BHEF: Tensor, moment_BHE: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs and both states after `PreconditionedTokens`."""
+    E, width = sums_BHEF.shape[2:]
+    q, k, v = (filled(t.transpose(1, 2), 16) for t in tokens[:3])
+    gates = dict(zip(("g", "beta", "g_atk", "beta_atk"), (t.transpose(1, 2).contiguous() for t in tokens[3:]), strict=True))
+    start = {"initial_state": filled(filled(sums_BHEF, 16).mT, 16).mT.contiguous(), "initial_A_state": filled(moment_BHE, 16)}
+    asked = {"scale": 1.0, "output_final_state": True, "use_qk_l2norm_in_kernel": False}
+    with torch.autocast(v.device.type, enabled=False):
+        out_BNHF, sums, moment = run(q, k, v, **gates, **start, **asked, **options)
+    return out_BNHF[..., :width].transpose(1, 2), sums[:, :, :E, :width].contiguous(), moment[..., :E].contiguous()
 
 
 def softmax_by_flash(run: Run, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

@@ -88,6 +88,33 @@ def diagonal_posterior(
     return torch.stack(outputs, dim=2), sums, precision
 
 
+def preconditioned_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    moment_decay: Tensor,
+    moment_weight: Tensor,
+    steps: Callable[[Tensor], Tensor],
+    sums: Tensor,
+    moment: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A <- a' A + weight k^2, S <- a S, S <- S + (steps(A) k) beta (v - S^T k)^T, out = S^T q.
+
+    S = sums (B, H, E, F), A = moment (B, H, E), log a, log a', beta and weight (B, H, N).
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        moment = moment_decay[:, :, n, None].exp() * moment + moment_weight[:, :, n, None] * k[:, :, n] ** 2
+        sums = log_decay[:, :, n, None, None].exp() * sums
+        error = v[:, :, n] - torch.einsum("bhef,bhe->bhf", sums, k[:, :, n])
+        written = steps(moment) * k[:, :, n]
+        sums = sums + torch.einsum("bhe,bhf->bhef", written, beta[:, :, n, None] * error)
+        outputs.append(torch.einsum("bhef,bhe->bhf", sums, q[:, :, n]))
+    return torch.stack(outputs, dim=2), sums, moment
+
+
 def gated_slots(
     q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
