@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from episodes import UserError
-from metacl.attention import ATTENTION, backends, make_attention, naive
+from metacl.attention import ATTENTION, backends, fused, make_attention, naive
 from metacl.attention.scan import Tokens
 
 B, H, N = 2, 3, 9
@@ -26,9 +26,14 @@ KERNELS = [kind for kind in KINDS if kind != ("vector", "delta")]
 each_kernel = pytest.mark.parametrize(("decay", "rule"), KERNELS)
 HOPPER, AMPERE = (9, torch.bfloat16), (8, torch.float16)
 PACKAGES = ("flash_attn", "flash_attn.cute", "fla")
-MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), backends.GSA, backends.PRECONDITIONED)}
+MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), fused.GSA, fused.PRECONDITIONED)}
 OWN_FORM = ("ttt-linear", "mesa", "log-linear")
 """Mechanisms that are not one recurrence: PyTorch does them all."""
+OWN_KERNEL = {
+    "softmax": (backends.FLASH_4, backends.FLASH_2),
+    "gsa": (fused.GSA,),
+    "preconditioned-delta": (fused.PRECONDITIONED,),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -427,7 +432,7 @@ def near(got: Any, right: Any, tolerance: float = 0.03) -> None:
 @pytest.mark.parametrize("mechanism", ATTENTION)
 def test_real_kernels_are_near_every_mechanism(caplog, mechanism, N):
     """Under bf16 autocast, from the start and (but for softmax, which then has a mask) from a state, against float64."""
-    need(*((backends.FLASH_4, backends.FLASH_2) if mechanism == "softmax" else backends.FLA.values()))
+    need(*OWN_KERNEL.get(mechanism, tuple(backends.FLA.values())))
     caplog.set_level(logging.INFO, "metacl")
     torch.manual_seed(0)
     module = make_attention(mechanism, 132, 4).cuda()  # heads 33 wide

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metacl.attention import backends, naive
+from metacl.attention import fused, naive
 from metacl.attention.gated import ScalarDecayGate
 from metacl.attention.interface import Width, wide
 from metacl.attention.moments import moments, moments_alone
@@ -81,10 +81,10 @@ class PreconditionedDelta(Shell[PreconditionedState]):
 
     def extend(self, x_BND: Tensor, state: PreconditionedState, valid_BN: Tensor | None) -> tuple[Tensor, PreconditionedState]:
         tokens = self._tokens(x_BND, valid_BN)
-        run = backends.preconditioned(tokens.v, self.key_width, self.backend)
+        run = fused.preconditioned(tokens.v, self.key_width, self.backend)
         if run is not None:
             options = {"x": MOST_STEP, "eps": LEAST_MOMENT, "log_atk_scale": wide(self.usual_H)}
-            out, *new = backends.preconditioned_by_fla(run, tokens, *state, options)
+            out, *new = fused.preconditioned_by_fla(run, tokens, *state, options)
             return self._outputs(out, x_BND), PreconditionedState(*new)
         told, moment = moments(tokens.k, tokens.moment_weight, tokens.moment_decay, state.moment)
         out, sums = scan(tokens.stepping(self._steps(told)), state.sums)

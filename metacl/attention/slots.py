@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import pad
 
-from metacl.attention import backends, naive
+from metacl.attention import fused, naive
 from metacl.attention.decay import MOST
 from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Shell
-from metacl.attention.scan import Tokens, _short_enough, look
+from metacl.attention.scan import Tokens, _short_enough, look, scan
 
 CHUNK = 64
 """Tokens that are worked through together where slots are scored; less where a stream forgets so much that factors would leave
@@ -80,12 +80,12 @@ class GatedSlots(Shell[SlotState]):
 
     def extend(self, x_BND: Tensor, state: SlotState, valid_BN: Tensor | None) -> tuple[Tensor, SlotState]:
         tokens = self._tokens(x_BND, valid_BN)
-        run = backends.slots(tokens.v, self.backend)
+        run = fused.slots(tokens.v, self.backend)
         if run is not None:
-            out, keys, values = backends.slots_by_fla(run, tokens, state.keys, state.values)
+            out, keys, values = fused.slots_by_fla(run, tokens, state.keys, state.values)
         else:
             score, keys = score_slots(tokens, state.keys)
-            out, values = backends.scan(tokens.reading(score), state.values, "torch")
+            out, values = scan(tokens.reading(score), state.values)
         return self._outputs(out, x_BND), SlotState(keys, values)
 
     def extend_naive(self, x_BND: Tensor, state: SlotState, valid_BN: Tensor | None) -> tuple[Tensor, SlotState]:
