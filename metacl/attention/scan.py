@@ -184,7 +184,7 @@ def _chunk_back(x: Tokens, state: Tensor, solved: list[Tensor], dout: Tensor, dS
 
 
 def _solve_back(x: Tokens, decay: NoDecay, solved: list[Tensor], du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """From the gradient of u those of v - rows(e) S, and through T and beta those of k, of e (or the k in its place) and beta."""
+    """From the gradient of u those of v - rows(e) S, and through T and beta of k, of e (or the k in its place) and of beta."""
     assert x.taken is not None
     (error, inverse), u, dbeta = solved, _written(x, solved[0]), None
     mixed = decay.pair(x.taken, x.k).tril_(-1)
