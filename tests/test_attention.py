@@ -26,7 +26,10 @@ OPTIONS: dict[str, dict[str, int]] = {
     "gated-delta": {"key_width": 5, "head_width": 2},
     "ttt-linear": {"batch": 5},
     "mesa": {"iterations": 0},
+    "gsa": {"slots": 5, "short_conv": 2, "gate": 1},
     "log-linear": {"levels": 3},
+    "gated-delta with its block": {"short_conv": 4, "gate": 1},
+    "mesa with its block": {"short_conv": 3, "iterations": 0},
 }
 CASES: list[tuple[str, dict[str, int]]] = [(name, {}) for name in ATTENTION] + [
     (case.split(" ")[0], options) for case, options in OPTIONS.items()

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from episodes import UserError
-from metacl.attention import ATTENTION, backends, make_attention, naive
+from metacl.attention import ATTENTION, backends, fused, make_attention, naive
 from metacl.attention.scan import Tokens
 
 B, H, N = 2, 3, 9
@@ -26,9 +26,14 @@ KERNELS = [kind for kind in KINDS if kind != ("vector", "delta")]
 each_kernel = pytest.mark.parametrize(("decay", "rule"), KERNELS)
 HOPPER, AMPERE = (9, torch.bfloat16), (8, torch.float16)
 PACKAGES = ("flash_attn", "flash_attn.cute", "fla")
-MODULES = {kernel.module: kernel.function for kernel in backends.FLA.values()}
+MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), fused.GSA, fused.PRECONDITIONED)}
 OWN_FORM = ("ttt-linear", "mesa", "log-linear")
 """Mechanisms that are not one recurrence: PyTorch does them all."""
+OWN_KERNEL = {
+    "softmax": (backends.FLASH_4, backends.FLASH_2),
+    "gsa": (fused.GSA,),
+    "preconditioned-delta": (fused.PRECONDITIONED,),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +92,42 @@ def chunk_gated_delta_rule(q, k, v, g, beta, scale=None, initial_state=None, out
     return recurrence(q, k, v, g, beta, scale, initial_state, output_final_state)
 
 
+def chunk_precond_gated_delta_rule(
+    q, k, v, g_atk, g, beta_atk, beta, scale=None, initial_state=None, initial_A_state=None, output_final_state=False,
+    use_qk_l2norm_in_kernel=True, x=1.5, eps=1e-6, log_atk_scale=None,
+):  # fmt: skip
+    assert g.shape == beta.shape == g_atk.shape == beta_atk.shape == q.shape[:3] and log_atk_scale.shape == (H,)
+    assert not use_qk_l2norm_in_kernel and output_final_state and q.shape[-1] % 16 == v.shape[-1] % 16 == 0
+    assert initial_A_state.shape == (len(q), H, q.shape[-1]) and initial_state.shape == (*initial_A_state.shape, v.shape[-1])
+
+    def steps(moment):
+        r = (moment + eps).log() - log_atk_scale[:, None]
+        return x ** -(r / (1 + r.abs()))
+
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    tokens = (t.transpose(1, 2) for t in (q, k, v, g, beta, g_atk, beta_atk))
+    out, *state = naive.preconditioned_delta(*tokens, steps, initial_state, initial_A_state)
+    return out.transpose(1, 2), *state
+
+
+def chunk_gsa(q, k, v, s, g=None, scale=None, initial_state=None, output_final_state=False):
+    """All sizes multiples of 16, but scores that are far below the others."""
+    assert s.shape == g.shape == (*q.shape[:3], initial_state[0].shape[3]) and s.dtype == q.dtype
+    assert all(t.shape[-1] % 16 == 0 for t in (q, k, v, s)) and all(t.is_contiguous() for t in initial_state)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    out, *state = naive.gated_slots(*(t.transpose(1, 2) for t in (q, k, v, s, g)), *initial_state)
+    return out.transpose(1, 2), state if output_final_state else (None, None)
+
+
 def recurrence(q, k, v, g, beta, scale, initial_state, output_final_state):
     """As fla has it: tokens before heads, the scale 1 / sqrt(E) where none is given, no state where none is asked for."""
     assert q.shape[1] == v.shape[1] == N and q.shape[2] == H and not torch.is_autocast_enabled("cpu")
     assert q.shape[-1] % 16 == v.shape[-1] % 16 == 0
     assert initial_state.shape == (len(q), H, q.shape[-1], v.shape[-1])
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    out, state = naive.recurrence([None if t is None else t.transpose(1, 2) for t in (q, k, v, g, beta)], initial_state)
+    out, state = naive.recurrence(
+        Tokens(*(None if t is None else t.transpose(1, 2) for t in (q, k, v, g, beta))), initial_state
+    )
     return out.transpose(1, 2), state if output_final_state else None
 
 
@@ -174,6 +208,16 @@ def test_keys_may_be_wide_where_the_rule_is_add(install, decay):
     install("fla-core")
     tokens, state = tokens_of(decay, "add", E=257)
     assert_close(backends.scan(tokens, state, "fla"), naive.recurrence(tokens, state))
+
+
+@pytest.mark.parametrize("slots", [16, 20])
+def test_slots_by_their_kernel(install, slots):
+    """A number of slots that the kernel takes, and one that is filled up."""
+    install("fla-core")
+    torch.manual_seed(0)
+    module, x = make_attention("gsa", 20 * H, H, slots=slots, backend="fla").double(), noise(B, N, 20 * H).requires_grad_()
+    got, right = module.learn(x, module.init_state(B)), module.learn_naive(x, module.init_state(B))
+    assert_same(got, right, [x, *module.parameters()])
 
 
 @pytest.mark.parametrize("key_heads", [1, H])
@@ -388,7 +432,7 @@ def near(got: Any, right: Any, tolerance: float = 0.03) -> None:
 @pytest.mark.parametrize("mechanism", ATTENTION)
 def test_real_kernels_are_near_every_mechanism(caplog, mechanism, N):
     """Under bf16 autocast, from the start and (but for softmax, which then has a mask) from a state, against float64."""
-    need(*((backends.FLASH_4, backends.FLASH_2) if mechanism == "softmax" else backends.FLA.values()))
+    need(*OWN_KERNEL.get(mechanism, tuple(backends.FLA.values())))
     caplog.set_level(logging.INFO, "metacl")
     torch.manual_seed(0)
     module = make_attention(mechanism, 132, 4).cuda()  # heads 33 wide
@@ -426,7 +470,7 @@ def test_real_recurrences(decay, rule, E, V, dtype):
     there = [None if t is None else t.detach().cuda() for t in (*tokens, state)]
     narrow = [None if t is None else t.to(dtype if i < 3 else torch.float32).requires_grad_() for i, t in enumerate(there)]
     right = [None if t is None else t.detach().double().requires_grad_() for t in narrow]
-    got, expected = backends.scan(Tokens(*narrow[:5]), narrow[5], "fla"), naive.recurrence(right[:5], right[5])
+    got, expected = backends.scan(Tokens(*narrow[:-1]), narrow[-1], "fla"), naive.recurrence(Tokens(*right[:-1]), right[-1])
     assert got[0].dtype == dtype and got[1].dtype == torch.float32
     near(got, expected, 0.02)
     near(*(gradients(of, [t for t in by if t is not None]) for of, by in ((got, narrow), (expected, right))), 0.02)

@@ -39,6 +39,7 @@ MECHANISMS = {name: {"attention": name} for name in ATTENTION} | {
     "window": {"options": {"window": 3}},
     "mesa, exact": {"attention": "mesa", "options": {"iterations": 0}},
     "narrow keys": {"attention": "gated-delta", "key_width": 3},
+    "with its block": {"attention": "gated-delta", "options": {"short_conv": 3, "gate": 1}},
 }
 ALL = {
     "softmax": lambda spec=IMAGES: sequence(spec),

@@ -42,6 +42,54 @@ def test_gla_keeps_each_feature_by_its_own_gate():
     assert module.tokens(1e6 * x).log_decay.min() < -1e3
 
 
+def test_hgrn2_writes_what_it_forgets():
+    """f is never below its bound, and with a value that stays the state goes to it: a weighted mean of values."""
+    module, x = build("hgrn2"), stream(40)
+    tokens, bound = module.tokens(x), module.bound_logit.sigmoid()
+    q, k, _ = module.project(x)
+    assert_close(tokens.log_decay.exp(), bound + (1 - bound) * (-k).sigmoid())
+    assert_close(tokens.k, 1 - tokens.log_decay.exp())
+    assert_close(tokens.q, F.silu(q))
+    state = scan(tokens._replace(v=torch.ones_like(tokens.v)), 1 + module.init_state(1).sums)[1]
+    assert_close(state, torch.ones_like(state))
+    extreme = module.tokens(1e4 * x)
+    assert (extreme.log_decay.exp() >= bound - 1e-12).all() and extreme.log_decay.isfinite().all()
+
+
+def test_hgrn2_starts_with_memories_of_all_lengths():
+    module = build("hgrn2", 64, 1)
+    with torch.no_grad():
+        module.qkv.weight.zero_()
+        module.qkv.bias.zero_()
+    half = -math.log(2) / module.tokens(stream(1, 64)).log_decay.flatten()
+    assert 2 < half.min() < 3 and 340 < half.max() < 360
+
+
+def test_a_slot_of_gsa_is_a_decayed_mean_of_keys_and_of_values():
+    """Written out for one slot after another: how much each token has of the slot, and what a query reads of them."""
+    module, x = build("gsa", slots=4), stream(30)
+    q, k, v = (F.silu(t) for t in module.project(x))
+    kept = module.forget.linear(x).unflatten(-1, (2, 4)).transpose(1, 2).sigmoid() ** (1 / 8)
+    share = (1 - kept) * kept.flip(2).cumprod(2).flip(2) / kept  # of each token in the slots after the last
+    K, V = (torch.einsum("bhnm,bhne->bhme", share, t) for t in (k, v))
+    read = torch.einsum("bhme,bhe->bhm", K, q[:, :, -1]).softmax(-1)[..., None].mul(V).sum(2)
+    out, state = module.learn(x, module.init_state(1))
+    assert_close((state.keys.mT, state.values), (K, V))
+    assert_close(out[:, -1:], module.merge(module.norm(read[:, :, None]), x))
+
+
+def test_gsa_takes_gates_of_any_strength():
+    """What a slot forgets at once leaves nothing but the token, and no factor overflows in float32."""
+    torch.manual_seed(0)
+    module, x = make_attention("gsa", 6, 2), torch.randn(1, 150, 6)
+    with torch.no_grad():
+        module.forget.linear.weight.mul_(1e4)
+    x.requires_grad_()
+    fast, right = (learn(x, module.init_state(1)) for learn in (module.learn, module.learn_naive))
+    assert_close(fast, right, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(fast[0].sum(), x)[0].isfinite().all()
+
+
 def test_mamba2_writes_dt_and_keeps_exp_of_minus_a_dt():
     module, x = build("mamba2"), stream(5)
     tokens = module.tokens(x)
@@ -90,6 +138,89 @@ def test_longhorn_is_the_closed_form_where_the_diagonal_is_exact():
 def test_longhorn_never_forgets_more_than_half():
     tokens = build("longhorn").tokens(1e3 * stream(50))
     assert tokens.log_decay.min() >= math.log(0.5) - 1e-12 and tokens.log_decay.max() <= 0
+
+
+def test_palimpsa_is_the_posterior_of_a_regression_where_its_diagonal_is_exact():
+    """With one key feature and no forgetting: the mean of ridge regression, examples weighted by beta, ridge the prior."""
+    module, x = build("palimpsa", 4, 2, key_width=1), stream(20, 4)
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(-100.0)
+        module.log_prior.copy_(torch.tensor([0.5, -2.0])[:, None, None])
+    state = module.learn(x, module.init_state(1))[1]
+    (_, k, told, *_), beta = module._tokens(x, None)
+    prior, v = module.log_prior.exp(), told / beta[..., None]
+    for h in range(2):
+        weight = torch.cat([beta[0, h], prior[h, 0]]).sqrt()[:, None]
+        keys, values = torch.cat([k[0, h], torch.ones(1, 1).double()]), torch.cat([v[0, h], torch.zeros(1, 2).double()])
+        mean = torch.linalg.lstsq(weight * keys, weight * values).solution
+        assert_close((state.sums / (state.precision + prior[..., 0])[..., None])[0, h], mean)
+
+
+def test_palimpsa_learns_less_the_more_it_was_told_and_forgets_to_its_prior():
+    """Told one pair again and again, each time the mean moves less; after much else nothing of the precision is left."""
+    module, x = build("palimpsa", 4, 1), stream(1, 4)
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(-100.0)
+    state, means = module.init_state(1), []
+    for _ in range(6):
+        state = module.learn(x, state)[1]
+        means.append(state.sums / (state.precision[..., None] + 1))
+    steps = torch.stack(means).diff(dim=0).flatten(1).norm(dim=1)
+    assert (steps.diff() < 0).all() and steps[-1] > 0
+    with torch.no_grad():
+        module.decay.log_rate_H.fill_(100.0)
+        forgotten = module.read(x, state), module.read(x, module.init_state(1))
+    assert_close(*forgotten)
+
+
+def test_palimpsa_is_mamba2_where_forgetting_dominates():
+    """A prior far above all that was told: the outputs are those of the sums alone, but for their size."""
+    module, x = build("palimpsa"), stream(30)
+    module.norm = torch.nn.Identity()
+    with torch.no_grad():
+        module.log_prior.fill_(20.0)
+        module.out.bias.zero_()
+    sums = naive.recurrence(module._tokens(x, None)[0], module.init_state(1).sums)[0]
+    assert_close(module.learn(x, module.init_state(1))[0] * math.exp(20), module.merge(sums, x), rtol=1e-6, atol=0)
+
+
+def test_the_steps_of_the_preconditioned_delta_rule_are_bounded_and_shrink_with_what_was_told():
+    module = build("preconditioned-delta")
+    told = torch.tensor([0.0, 1e-3, math.exp(-0.2) - 1e-6, 10.0, 1e30]).double()[:, None].expand(2, 5, 3)[None]
+    steps = module._steps(told)[0, 0, :, 0]
+    assert (steps.diff() < 0).all() and steps[0] < 1.5 and steps[-1] > 1 / 1.5
+    assert_close(steps[2], torch.tensor(1.0).double())
+    assert_close(steps[1].log() / math.log(1.5), -(r := math.log(1e-3 + 1e-6) + 0.2) / (1 + abs(torch.tensor(r).double())))
+
+
+def test_the_preconditioned_delta_rule_without_preconditioning_is_gated_delta():
+    """With a usual moment so far off that all steps are the same, x of the delta rule's, beta divided by x."""
+    module, plain, x = build("preconditioned-delta"), build("gated-delta"), stream(30)
+    plain.load_state_dict(module.state_dict(), strict=False)
+    with torch.no_grad():
+        module.usual_H.fill_(1e12)
+    tokens = plain.tokens(x)
+    out, _ = naive.recurrence(tokens._replace(k=1.5**0.5 * tokens.k, v=1.5**0.5 * tokens.v), plain.init_state(1).sums)
+    expected = plain.merge(plain.norm(out), x)
+    assert_close(module.learn(x, module.init_state(1))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_preconditioning_comes_nearer_to_least_squares():
+    """A stream of keys that lie mostly along few features: what the state says of the keys is nearer to their values."""
+    errors = []
+    for usual in (-2.0, 1e12):  # the second: no preconditioning, but the same steps for all features
+        module = build("preconditioned-delta", 16, 1)
+        x = stream(200, 16)
+        with torch.no_grad():
+            for gate in (module.decay, module.moment_decay):
+                gate.log_rate_H.fill_(-100.0)
+            module.usual_H.fill_(usual)
+            scale = torch.linspace(1, 0.05, 16).double()[:, None]
+            module.qkv.weight[16:32] *= scale
+        tokens = module._tokens(x, None)
+        state = module.learn(x, module.init_state(1))[1]
+        errors.append((tokens.k @ state.sums - tokens.v).square().mean().item())
+    assert errors[0] < errors[1]
 
 
 def test_mesa_is_weighted_ridge_regression():

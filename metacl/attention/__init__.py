@@ -5,11 +5,16 @@ import inspect
 from episodes import UserError
 from episodes.errors import unknown
 from metacl.attention.delta import DeltaNet, GatedDeltaNet
-from metacl.attention.gated import GatedLinearAttention, Longhorn, Mamba2, Retention
+from metacl.attention.gated import HGRN2, GatedLinearAttention, Longhorn, Mamba2, Retention
 from metacl.attention.interface import Attention
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
+from metacl.attention.palimpsa import Palimpsa
+from metacl.attention.preconditioned import PreconditionedDelta
+from metacl.attention.recurrent import Shell
+from metacl.attention.short_conv import convolved
+from metacl.attention.slots import GatedSlots
 from metacl.attention.softmax import SoftmaxAttention
 from metacl.attention.ttt import TestTimeTraining
 
@@ -20,9 +25,13 @@ ATTENTION: dict[str, type[Attention]] = {
     "retention": Retention,
     "gla": GatedLinearAttention,
     "mamba2": Mamba2,
+    "hgrn2": HGRN2,
+    "gsa": GatedSlots,
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
     "longhorn": Longhorn,
+    "preconditioned-delta": PreconditionedDelta,
+    "palimpsa": Palimpsa,
     "ttt-linear": TestTimeTraining,
     "mesa": Mesa,
     "log-linear": LogLinear,
@@ -36,27 +45,41 @@ def make_attention(
     """A mechanism by name, on D = `width` and H = `heads`.
 
     Arguments:
-        options: head_width, key_width, and options that only this mechanism has; None: its default.
+        options: head_width, key_width, and options that only this mechanism has; None: its default. Recurrences without
+            attention weights, and mesa, have short_conv, the tokens of a short convolution (see `short_conv.py`; 0: none), and
+            gate (1: an output gate; see `Shell`).
 
     Raises:
         UserError: there is no such mechanism, or it has no such option or kernels.
     """
     if name not in ATTENTION:
         raise unknown("mechanism", name, ATTENTION)
-    has = list(inspect.signature(ATTENTION[name]).parameters)[3:]
+    kind = ATTENTION[name]
     given = {option: value for option, value in options.items() if value is not None}
-    for option, value in given.items():
-        if option not in has:
-            own = [word for word in has if word not in ("head_width", "key_width")]
-            raise UserError(f"{name} has no option {option}. Of its own it has: {', '.join(own) or 'none'}.")
-        if value < (option != "iterations"):
-            raise UserError(f"The option {option} of {name} must be at least {int(option != 'iterations')}, not {value}.")
-    mechanism = ATTENTION[name](width, heads, dropout, **given)
+    _check_options(name, kind, given)
+    short_conv, gate = given.pop("short_conv", 0), given.pop("gate", 0)
+    mechanism = (convolved(kind, short_conv) if short_conv else kind)(width, heads, dropout, **given)  # type: ignore[arg-type]
+    if gate:
+        mechanism.add_gate()  # type: ignore[operator]
     if backend not in ("auto", "torch", *mechanism.kernels):
         there = ", ".join([*mechanism.kernels, "auto"])
         raise UserError(f"{name}{' in a window' * ('window' in given)} has no kernels of {backend}. Take {there} or torch.")
     mechanism.backend = backend
     return mechanism
+
+
+def _check_options(name: str, kind: type[Attention], given: dict[str, int]) -> None:
+    around = ["short_conv", "gate"] if issubclass(kind, Shell) and not kind.has_weights else []
+    has = [*list(inspect.signature(kind).parameters)[3:], *around]
+    for option, value in given.items():
+        if option not in has:
+            own = [word for word in has if word not in ("head_width", "key_width")]
+            raise UserError(f"{name} has no option {option}. Of its own it has: {', '.join(own) or 'none'}.")
+        least = int(option not in ("iterations", *around))
+        if value < least:
+            raise UserError(f"The option {option} of {name} must be at least {least}, not {value}.")
+        if option == "gate" and value > 1:
+            raise UserError(f"The option gate of {name} is 0 or 1, not {value}.")
 
 
 __all__ = ["ATTENTION", "Attention", "make_attention"]

@@ -8,6 +8,9 @@ and with token i, C the last token, G = B * H streams and heads side by side:
     over(S)   = S * exp(b_C)                       the state before the chunk, seen at its end
     pair(x, k)_ij = x_i . (k_j * exp(b_i - b_j))   token i looks at what token j wrote (only j <= i has a meaning)
 
+Where a token writes n times (see `Tokens` in scan.py) it decays before the first: then its b is that of n rows, x may have one
+row or n of a token, and k has n.
+
 `..._back` makes the gradient of an argument from the gradient of the result, and adds the part that belongs to the decays to
 a running sum.
 """
@@ -50,15 +53,15 @@ class NoDecay:
 class ScalarDecay(NoDecay):
     """Log decays g (G, C), at most 0: differences are taken before exp, so nothing overflows."""
 
-    def __init__(self, g_GC: Tensor, dtype: torch.dtype):
-        b_GC = g_GC.cumsum(1)
+    def __init__(self, g_GC: Tensor, dtype: torch.dtype, writes: int = 1):
+        b_GC, self.writes = _repeated(g_GC.cumsum(1), writes), writes
         self.row, self.end = b_GC.exp()[..., None].to(dtype), (b_GC[:, -1:] - b_GC).exp()[..., None].to(dtype)
         self.total = b_GC[:, -1:].exp()[..., None]
         self.between = (b_GC[:, :, None] - b_GC[:, None]).clamp_max_(0).exp_().to(dtype)
         self.b_back, self.last_back = torch.zeros_like(b_GC), torch.zeros_like(b_GC[:, 0])
 
     def rows(self, x_GCE: Tensor) -> Tensor:
-        return x_GCE * self.row
+        return x_GCE * _of(x_GCE, self.row)
 
     def ends(self, k_GCE: Tensor) -> Tensor:
         return k_GCE * self.end
@@ -67,11 +70,11 @@ class ScalarDecay(NoDecay):
         return state_GEF * self.total
 
     def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
-        return (x_GCE @ k_GCE.mT).mul_(self.between)
+        return (x_GCE @ k_GCE.mT).mul_(_of(x_GCE, self.between))
 
     def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
-        self.b_back += _dot(grad, rows_GCE)
-        return grad * self.row
+        _of(grad, self.b_back).add_(_dot(grad, rows_GCE))
+        return grad * _of(grad, self.row)
 
     def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
         due_GC = _dot(grad, ends_GCE)
@@ -85,12 +88,13 @@ class ScalarDecay(NoDecay):
 
     def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
         due_GCC = (grad_GCC * pair_GCC).to(self.b_back.dtype)
-        self.b_back += due_GCC.sum(2) - due_GCC.sum(1)
-        return super().pair_back(grad_GCC * self.between, pair_GCC, x_GCE, k_GCE)
+        _of(x_GCE, self.b_back).add_(due_GCC.sum(2))
+        self.b_back -= due_GCC.sum(1)
+        return super().pair_back(grad_GCC * _of(x_GCE, self.between), pair_GCC, x_GCE, k_GCE)
 
     def gradient(self) -> Tensor:
         self.b_back[:, -1] += self.last_back
-        return self.b_back.flip(1).cumsum(1).flip(1)
+        return _summed(self.b_back, self.writes).flip(1).cumsum(1).flip(1)
 
 
 class VectorDecay(NoDecay):
@@ -99,8 +103,8 @@ class VectorDecay(NoDecay):
     From there to either end of the chunk the sum of log decays must not be below -MOST.
     """
 
-    def __init__(self, g_GCE: Tensor, dtype: torch.dtype):
-        b_GCE = g_GCE.cumsum(1)
+    def __init__(self, g_GCE: Tensor, dtype: torch.dtype, writes: int = 1):
+        b_GCE, self.writes = _repeated(g_GCE.cumsum(1), writes), writes
         middle_G1E, last_G1E = b_GCE[:, b_GCE.shape[1] // 2, None], b_GCE[:, -1:]
         self.row, self.end, self.total = b_GCE.exp(), (last_G1E - b_GCE).exp(), last_G1E.mT.exp()
         self.left, self.right = (b_GCE - middle_G1E).exp(), (middle_G1E - b_GCE).exp()
@@ -108,7 +112,7 @@ class VectorDecay(NoDecay):
         self.dtype = dtype
 
     def rows(self, x_GCE: Tensor) -> Tensor:
-        return (x_GCE * self.row).to(self.dtype)
+        return (x_GCE * _of(x_GCE, self.row)).to(self.dtype)
 
     def ends(self, k_GCE: Tensor) -> Tensor:
         return (k_GCE * self.end).to(self.dtype)
@@ -117,11 +121,11 @@ class VectorDecay(NoDecay):
         return state_GEF * self.total
 
     def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
-        return (x_GCE * self.left).to(self.dtype) @ (k_GCE * self.right).to(self.dtype).mT
+        return (x_GCE * _of(x_GCE, self.left)).to(self.dtype) @ (k_GCE * self.right).to(self.dtype).mT
 
     def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
-        self.b_back += grad * rows_GCE
-        return grad * self.row
+        _of(grad, self.b_back).add_(grad * rows_GCE)
+        return grad * _of(grad, self.row)
 
     def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
         due_GCE = (grad * ends_GCE).to(self.b_back.dtype)
@@ -134,21 +138,41 @@ class VectorDecay(NoDecay):
         return grad * self.total
 
     def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
-        left_GCE, right_GCE = x_GCE * self.left, k_GCE * self.right
+        factor_GCE = _of(x_GCE, self.left)
+        left_GCE, right_GCE = x_GCE * factor_GCE, k_GCE * self.right
         to_left, to_right = super().pair_back(grad_GCC, pair_GCC, left_GCE.to(self.dtype), right_GCE.to(self.dtype))
-        self.b_back += to_left * left_GCE - to_right * right_GCE
-        return to_left * self.left, to_right * self.right
+        _of(x_GCE, self.b_back).add_(to_left * left_GCE)
+        self.b_back -= to_right * right_GCE
+        return to_left * factor_GCE, to_right * self.right
 
     def gradient(self) -> Tensor:
         self.b_back[:, -1] += self.last_back
-        return self.b_back.flip(1).cumsum(1).flip(1)
+        return _summed(self.b_back, self.writes).flip(1).cumsum(1).flip(1)
 
 
-def decay_of(log_decay: Tensor | None, dtype: torch.dtype) -> NoDecay:
-    """The decay of a chunk with log decays None, (G, C) or (G, C, E), for products in `dtype`."""
+def decay_of(log_decay: Tensor | None, dtype: torch.dtype, writes: int = 1) -> NoDecay:
+    """The decay of a chunk with log decays None, (G, C) or (G, C, E), for products in `dtype`.
+
+    Arguments:
+        writes: n, how often a token writes.
+    """
     if log_decay is None:
         return NoDecay()
-    return ScalarDecay(log_decay, dtype) if log_decay.ndim == 2 else VectorDecay(log_decay, dtype)
+    return (ScalarDecay if log_decay.ndim == 2 else VectorDecay)(log_decay, dtype, writes)
+
+
+def _of(x: Tensor, t: Tensor) -> Tensor:
+    """The rows of t, n a token, that belong to those of x: all of them, or one of each token."""
+    return t if t.shape[1] == x.shape[1] else t[:, :: t.shape[1] // x.shape[1]]
+
+
+def _repeated(t: Tensor, writes: int) -> Tensor:
+    return t if writes == 1 else t.repeat_interleave(writes, dim=1)
+
+
+def _summed(t: Tensor, writes: int) -> Tensor:
+    """The gradient of what was repeated."""
+    return t if writes == 1 else t.unflatten(1, (-1, writes)).sum(2)
 
 
 def _dot(a_GCE: Tensor, b_GCE: Tensor) -> Tensor:

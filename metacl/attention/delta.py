@@ -11,6 +11,8 @@ from metacl.attention.scan import Tokens
 class DeltaNet(Recurrent):
     """S <- S + beta k (v - S^T k)^T, keys of length 1, beta = sigmoid(w x) (DeltaNet: Schlag 2021; in chunks: Yang 2024)."""
 
+    activated = 2
+
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.beta = Gate(width, heads)

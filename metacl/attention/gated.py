@@ -45,6 +45,28 @@ class GatedLinearAttention(Recurrent):
         return Tokens(*self.project(x_BND), F.logsigmoid(self.gate(x_BND)) / 16)
 
 
+class HGRN2(Recurrent):
+    """S <- Diag(f) S + (1 - f) v^T, read by SiLU(q): what a key feature forgets is what it writes (HGRN2, Qin 2024).
+
+    f = bound + (1 - bound) sigmoid(-k), k a projection of the token, so that 1 - f grows with k. The bounds are learnt. In the
+    paper those of a layer are sums of a softmax over all layers, so that later layers remember longer; here each key feature
+    of each head has its own in each layer, and at first half of what is told is forgotten after 2 to 350 tokens.
+    """
+
+    activated = 2
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        start_E = (2 ** torch.linspace(1, 8, self.key_width) - 1).log()  # 1 - bound is from 1/2 to 1/256
+        self.bound_logit = nn.Parameter(start_E.repeat(heads, 1, 1))
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        bound = wide(self.bound_logit)
+        log_decay = torch.logaddexp(F.logsigmoid(bound), F.logsigmoid(-bound) + F.logsigmoid(-wide(k)))
+        return Tokens(F.silu(q), -log_decay.expm1().to(k.dtype), v, log_decay)
+
+
 class Mamba2(Recurrent):
     """S <- exp(-dt A) S + dt k v^T, dt = softplus(w x + b) a scalar of each head and token (SSD form, Dao 2024, section 6)."""
 

@@ -66,7 +66,7 @@ class Attention(nn.Module, Generic[State]):
         """How many rows of `qkv` make queries, keys and values."""
         self.qkv = nn.Linear(width, sum(self.parts))
         self.out = nn.Linear(heads * self.head_width, width)
-        self._fresh: tuple[type, list[torch.Size]] | None = None
+        self._fresh: NamedTuple | None = None
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""
@@ -115,7 +115,7 @@ class Attention(nn.Module, Generic[State]):
     def start_alike(self) -> None:
         """Gives keys the projection that queries have, so that a token first attends to those that are like it."""
         share = self.heads // self.key_heads
-        for parameter in (self.qkv.weight, self.qkv.bias):
+        for parameter in self.qkv.parameters():
             queries, keys, _ = parameter.split(self.parts)
             keys.copy_(queries.unflatten(0, (self.key_heads, share, self.key_width))[:, 0].flatten(0, 1))
 
@@ -164,9 +164,8 @@ class Attention(nn.Module, Generic[State]):
 
     def _checked(self, extend: Learn[State], x_BND: Tensor, state: State, valid_BN: Tensor | None) -> tuple[Tensor, State]:
         if self._fresh is None:
-            fresh = self.init_state(1)
-            self._fresh = type(fresh), [t.shape for t in fresh]
-        _check_state(type(self).__name__, state, *self._fresh, len(x_BND))
+            self._fresh = pytree.tree_map(lambda t: torch.empty_like(t, device="meta"), self.init_state(1))
+        _check_state(type(self).__name__, state, self._fresh, len(x_BND))
         if x_BND.shape[1] == 0:
             return x_BND, state
         if not self.training and not x_BND.isfinite().all():
@@ -205,13 +204,16 @@ def _heads(t_BNX: Tensor, heads: int) -> Tensor:
     return rearrange(t_BNX, "b n (h e) -> b h n e", h=heads)
 
 
-def _check_state(name: str, state: NamedTuple, kind: type, shapes: list[torch.Size], batch_size: int) -> None:
+def _check_state(name: str, state: NamedTuple, fresh: NamedTuple, batch_size: int) -> None:
     """Raises UserError, with the field, where a state is of another type or shape than a fresh one (an empty axis may grow)."""
-    if type(state) is not kind:
-        raise UserError(f"{name} was given a {type(state).__name__} as state; its own is a {kind.__name__}.")
-    for field, found, own in zip(state._fields, state, shapes, strict=True):
-        sizes = (batch_size, *own[1:])
-        if found.ndim != len(own) or any(size not in (0, there) for size, there in zip(sizes, found.shape, strict=True)):
+    if type(state) is not type(fresh):
+        raise UserError(f"{name} was given a {type(state).__name__} as state; its own is a {type(fresh).__name__}.")
+    for field, found, own in zip(state._fields, state, fresh, strict=True):
+        if isinstance(own, tuple):
+            _check_state(name, found, own, batch_size)  # type: ignore[arg-type]
+            continue
+        sizes = (batch_size, *own.shape[1:])
+        if found.ndim != own.ndim or any(size not in (0, there) for size, there in zip(sizes, found.shape, strict=True)):
             raise UserError(
                 f"{name}: the state's field {field} has shape {tuple(found.shape)}, but {sizes} is needed "
                 "(batch size first). The state is of another batch or configuration."

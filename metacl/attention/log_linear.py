@@ -73,7 +73,7 @@ class LogLinear(Attention[LogLinearState]):
     def extend(self, x_BND: Tensor, state: LogLinearState, valid_BN: Tensor | None) -> tuple[Tensor, LogLinearState]:
         if valid_BN is not None or (state.seen != state.seen[0]).any():
             return self._apart(self.extend, x_BND, state, valid_BN)
-        ((q, k, v, decay, _), weights), count = self._tokens(x_BND), int(state.seen[0])
+        ((q, k, v, decay, *_), weights), count = self._tokens(x_BND), int(state.seen[0])
         buckets, outputs = _unpack(state.buckets, count), []
         sizes = aligned_sizes(count, x_BND.shape[1], CHUNK)
         with torch.autocast(x_BND.device.type, enabled=False):
@@ -99,7 +99,7 @@ class LogLinear(Attention[LogLinearState]):
         if (state.seen != state.seen[0]).any():
             rows = (slice(b, b + 1) for b in range(len(x_BMD)))
             return torch.cat([self.read(x_BMD[row], LogLinearState(*(t[row] for t in state))) for row in rows])
-        (q, k, v, log_decay, _), weights = self._tokens(x_BMD)
+        (q, k, v, log_decay, *_), weights = self._tokens(x_BMD)
         rate = log_decay.exp()  # type: ignore[union-attr]
         with torch.autocast(x_BMD.device.type, enabled=False):
             out = weights[..., :1].to(v) * (q * k).sum(-1, keepdim=True) * v
@@ -130,7 +130,7 @@ class LogLinear(Attention[LogLinearState]):
 
 def _chunk(tokens: Tokens, weights_BHCL: Tensor, buckets: list[_Bucket], begin: int) -> tuple[Tensor, list[_Bucket]]:
     """The outputs of tokens number begin, begin + 1, ..., all in one aligned chunk, and the buckets after them."""
-    q, k, v, log_decay, _ = tokens
+    q, k, v, log_decay, *_ = tokens
     place = torch.arange(begin, begin + q.shape[2], device=q.device)
     b_BHC = log_decay.cumsum(2)  # type: ignore[union-attr]
     between = (b_BHC[..., None] - b_BHC[..., None, :]).clamp_max(0).exp()

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from metacl.attention import naive
 from metacl.attention.decay import ScalarDecay
-from metacl.attention.interface import Attention, Width, wide
-from metacl.attention.recurrent import Gate, HeadNorm, unit
+from metacl.attention.interface import Width, wide
+from metacl.attention.recurrent import Gate, Shell, unit
 from metacl.attention.scan import Tokens, look, scan
-from metacl.nets.shared_batch import dropout
 
 CHUNK = 64
 """Tokens that are worked through together."""
@@ -54,7 +53,7 @@ class MesaTokens(NamedTuple):
         return Tokens(read, self.k, self.beta[..., None] * told, self.log_decay)
 
 
-class Mesa(Attention[MesaState]):
+class Mesa(Shell[MesaState]):
     """out = G^T (R + Diag(ridge))^-1 q with R <- gamma R + beta k k^T, G <- gamma G + beta k v^T.
 
     Source: MesaNet (von Oswald 2025, eq. 6). Queries and keys have length 1; gamma (what stays) and beta (how strongly a token
@@ -66,6 +65,8 @@ class Mesa(Attention[MesaState]):
     Arguments: see `Attention`; iterations: most iterations of conjugate gradients, which need no matrix but R. 0: exact
     solutions, for which an E x E matrix is factorised at each token.
     """
+
+    activated = 2
 
     def __init__(
         self,
@@ -83,7 +84,6 @@ class Mesa(Attention[MesaState]):
         nn.init.constant_(self.forget.linear.bias, REMEMBERS)  # type: ignore[arg-type]
         start = math.log(math.expm1(1 - LEAST_RIDGE))  # the inverse of softplus
         self.above_least = nn.Parameter(torch.full((heads, 1, self.key_width), start))
-        self.norm = HeadNorm(self.head_width)
 
     def init_state(self, batch_size: int) -> MesaState:
         return MesaState(
@@ -123,9 +123,6 @@ class Mesa(Attention[MesaState]):
     def _ridge(self) -> Tensor:
         """(H, 1, E)"""
         return F.softplus(wide(self.above_least)) + LEAST_RIDGE
-
-    def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
 
 class _Implicit(torch.autograd.Function):

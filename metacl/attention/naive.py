@@ -13,18 +13,20 @@ from metacl.attention.scan import Tokens
 
 
 def recurrence(tokens: Tokens, state: Tensor) -> tuple[Tensor, Tensor]:
-    """S <- exp(g) S; u = v or beta (v - S^T k); S <- S + k u^T; out = S^T q, for `Tokens` and S (B, H, E, F)."""
+    """S <- exp(g) S; then n times u = v or beta (v - S^T k) or v - S^T e, S <- S + k u^T; then out = S^T q. S (B, H, E, F)."""
     q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in tokens[:3])
-    _, _, _, log_decay, beta = tokens
-    outputs = []
+    log_decay, beta, erase, outputs = tokens.log_decay, tokens.beta, tokens.erase, []
     for n in range(q.shape[2]):
         if log_decay is not None:
             rate = log_decay[:, :, n].exp()
             state = state * (rate[..., None] if rate.ndim == 3 else rate[..., None, None])
-        written = v[:, :, n]
-        if beta is not None:
-            written = beta[:, :, n, None] * (written - torch.einsum("bhef,bhe->bhf", state, k[:, :, n]))
-        state = state + torch.einsum("bhe,bhf->bhef", k[:, :, n], written)
+        for i in range(n * tokens.writes, (n + 1) * tokens.writes):
+            written = v[:, :, i]
+            if beta is not None:
+                written = beta[:, :, i, None] * (written - torch.einsum("bhef,bhe->bhf", state, k[:, :, i]))
+            if erase is not None:
+                written = written - torch.einsum("bhef,bhe->bhf", state, erase[:, :, i].to(state))
+            state = state + torch.einsum("bhe,bhf->bhef", k[:, :, i], written)
         outputs.append(torch.einsum("bhef,bhe->bhf", state, q[:, :, n]))
     return torch.stack(outputs, dim=2), state
 
@@ -69,6 +71,67 @@ def least_squares(
     return torch.stack(outputs, dim=2), keys, values
 
 
+def diagonal_posterior(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, prior: Tensor, sums: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """M <- a M + k v^T, I <- a I + beta k^2, out = sum_e q_e M_e / (I_e + prior).
+
+    M = sums (B, H, E, F), I = precision (B, H, E), log a and beta (B, H, N), prior (H, 1); v is beta times a value.
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        kept = log_decay[:, :, n, None].exp()
+        sums = kept[..., None] * sums + torch.einsum("bhe,bhf->bhef", k[:, :, n], v[:, :, n])
+        precision = kept * precision + beta[:, :, n, None] * k[:, :, n] ** 2
+        mean = sums / (precision + prior)[..., None]
+        outputs.append(torch.einsum("bhe,bhef->bhf", q[:, :, n], mean))
+    return torch.stack(outputs, dim=2), sums, precision
+
+
+def preconditioned_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    moment_decay: Tensor,
+    moment_weight: Tensor,
+    steps: Callable[[Tensor], Tensor],
+    sums: Tensor,
+    moment: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A <- a' A + weight k^2, S <- a S, S <- S + (steps(A) k) beta (v - S^T k)^T, out = S^T q.
+
+    S = sums (B, H, E, F), A = moment (B, H, E), log a, log a', beta and weight (B, H, N).
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        moment = moment_decay[:, :, n, None].exp() * moment + moment_weight[:, :, n, None] * k[:, :, n] ** 2
+        sums = log_decay[:, :, n, None, None].exp() * sums
+        error = v[:, :, n] - torch.einsum("bhef,bhe->bhf", sums, k[:, :, n])
+        written = steps(moment) * k[:, :, n]
+        sums = sums + torch.einsum("bhe,bhf->bhef", written, beta[:, :, n, None] * error)
+        outputs.append(torch.einsum("bhef,bhe->bhf", sums, q[:, :, n]))
+    return torch.stack(outputs, dim=2), sums, moment
+
+
+def gated_slots(
+    q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """K_m <- a_m K_m + write_m k, V_m <- a_m V_m + write_m v for each slot m, out = sum_m softmax_m(K_m . q) V_m.
+
+    K = keys (B, H, E, M), V = values (B, H, M, F), log a and write (B, H, N, M).
+    """
+    outputs = []
+    for n in range(q.shape[2]):
+        kept = log_decay[:, :, n].exp()
+        keys = keys * kept[:, :, None] + torch.einsum("bhe,bhm->bhem", k[:, :, n], write[:, :, n])
+        values = values * kept[..., None] + torch.einsum("bhm,bhf->bhmf", write[:, :, n], v[:, :, n])
+        share = torch.einsum("bhem,bhe->bhm", keys, q[:, :, n]).softmax(-1)
+        outputs.append(torch.einsum("bhm,bhmf->bhf", share, values))
+    return torch.stack(outputs, dim=2), keys, values
+
+
 def log_linear(
     tokens: Tokens, weights: Tensor, buckets: list[tuple[int, Tensor]], count: int
 ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
@@ -79,7 +142,7 @@ def log_linear(
         weights: (B, H, N, L); levels from L on have the last.
         buckets: (level, S (B, H, E, F)) for the `count` tokens before these; level l + 1 holds 2^l of them.
     """
-    q, k, v, log_decay, _ = tokens
+    q, k, v, log_decay, *_ = tokens
     assert log_decay is not None
     outputs = []
     for n in range(q.shape[2]):

@@ -1,5 +1,6 @@
 """Mechanisms that are one recurrence. A subclass says only what q, k, v, decay and beta are."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, Width, wide
+from metacl.attention.interface import Attention, State, Width, wide
 from metacl.attention.scan import Tokens, divided, look
 from metacl.nets.shared_batch import dropout
 
@@ -19,19 +20,45 @@ class RecurrentState(NamedTuple):
     """(B, H, E, F): S. A query reads S^T q."""
 
 
-class Recurrent(Attention[RecurrentState]):
-    """S <- decay(S) + k u^T, out = RMSNorm(S^T q), in each head (see `scan.py`). Arguments: see `Attention`.
+class Shell(Attention[State]):
+    """What is around a recurrence: RMSNorm of what each head reads. Arguments: see `Attention`.
 
-    A subclass writes `tokens`. Where a mechanism `has_weights`, the output is divided by their sum. Published models put output
-    gates and short convolutions around their recurrence. Here all mechanisms have the same surroundings, so that they differ
-    in their recurrence alone.
+    Published blocks have more: most put a short convolution before q, k and v, and multiply what was read by a gate. Here all
+    mechanisms have the same surroundings, so that they differ in their recurrence alone, and a name like `gated-delta` means
+    the recurrence of that paper, not its block. The options short_conv and gate of `make_attention` add these two: with
+    `short_conv 4 gate 1` a `gated-delta` is the token mixer of Gated DeltaNet (Yang 2025), but for its widths and for the bias
+    of its projections. Where no other is said, the gate is SiLU.
     """
 
-    kernels = ("fla",)
+    activated = 0
+    """How many of queries, keys and values the mechanism itself puts SiLU on: those a short convolution leaves without."""
+    gate_function: Callable[[Tensor], Tensor] = staticmethod(F.silu)
+    """What the option gate makes of a projection of the token: a factor of each output of a head."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.norm: nn.Module = HeadNorm(self.head_width)
+        self.output_gate: Gate | None = None
+
+    def add_gate(self) -> None:
+        """The option gate: what heads read is multiplied, after the norm, by `gate_function` of a projection of the token."""
+        self.output_gate = Gate(self.qkv.in_features, self.heads, self.head_width)
+
+    def _outputs(self, out_BHNF: Tensor, x_BND: Tensor) -> Tensor:
+        out_BHNF = self.norm(out_BHNF)
+        if self.output_gate is not None:
+            out_BHNF = out_BHNF * self.gate_function(self.output_gate(x_BND))
+        return self.merge(dropout(out_BHNF, self.dropout, self.training), x_BND)
+
+
+class Recurrent(Shell[RecurrentState]):
+    """S <- decay(S) + k u^T, out = RMSNorm(S^T q), in each head (see `scan.py`). Arguments: see `Attention`.
+
+    A subclass writes `tokens`. Where a mechanism `has_weights`, the output is divided by their sum. What published blocks have
+    around their recurrence: see `Shell`.
+    """
+
+    kernels = ("fla",)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         """What the recurrence takes in: the tokens x (B, N, D) as q, k, v, decay and beta."""
@@ -53,9 +80,6 @@ class Recurrent(Attention[RecurrentState]):
 
     def _weighted(self, out_BHNF: Tensor) -> Tensor:
         return divided(out_BHNF) if self.has_weights else out_BHNF
-
-    def _outputs(self, out_BHNF: Tensor, like_BND: Tensor) -> Tensor:
-        return self.merge(dropout(self.norm(out_BHNF), self.dropout, self.training), like_BND)
 
 
 class HeadNorm(nn.Module):

@@ -2,22 +2,25 @@
 
     S <- Diag(exp(g)) S                          decay: none, a scalar or a vector over the key features
     u  = v                  (rule add)   or   beta (v - S^T k)   (rule delta: only what the state does not say yet)
+                                         or   v - S^T e          (rule erase: what is taken back has a key of its own)
     S <- S + k u^T,   out = S^T q
+
+A token may write n times, as if it were n tokens of which the first decays and the last is read.
 
 A chunk of C tokens is a few matrix products. With b the sums of log decays (see decay.py):
 
-    u   = v   or   beta * e,  e = T (v - rows(k) S),  T = (I + tril(pair(k, k), -1) Diag(beta))^-1   (the UT transform)
+    u   = v   or   beta * r,  r = T (v - rows(k) S),  T = (I + tril(pair(k, k), -1) Diag(beta))^-1   (the UT transform)
     out = rows(q) S + tril(pair(q, k)) u
     S  <- over(S) + ends(k)^T u
 
-The chunks are worked through in order by one autograd function, wide heads a few at a time, so that what it touches stays in
-the processor's cache. For add it keeps nothing but its inputs, for delta e, T and the state before each chunk; the rest is
-computed again in the backward pass.
+and for erase, without beta, rows(e) and pair(e, k) in T. The chunks are worked through in order by one autograd function, wide
+heads a few at a time, so that what it touches stays in the processor's cache. For add it keeps nothing but its inputs, else the
+errors, T and the state before each chunk; the rest is computed again in the backward pass.
 Sources: Yang et al., "Gated linear attention" (2024) and "Parallelizing linear transformers with the delta rule" (2024).
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +28,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from metacl.attention.decay import MOST, NoDecay, decay_of
+from metacl.attention.interface import wide
+from metacl.attention.tokens import Tokens, divided, look, normaliser
+
+__all__ = ["Tokens", "divided", "look", "scan"]
 
 NOTHING = -200.0
 """Log decay below which nothing is left, in float32 or in float64: what is lower, -inf too, counts as this."""
@@ -32,44 +39,20 @@ ROOM = 2**19
 """How many numbers the states of those heads may have that are worked through together: 2 MiB of float32."""
 
 
-class Tokens(NamedTuple):
-    """What a mechanism makes of N tokens. q, k and v have one dtype, and products are made in it."""
-
-    q: Tensor
-    """(B, H, N, E)"""
-    k: Tensor
-    """(B, H, N, E)"""
-    v: Tensor
-    """(B, H, N, F)"""
-    log_decay: Tensor | None = None
-    """(B, H, N), or (B, H, N, E); at most 0, float32 at least. None: nothing is forgotten."""
-    beta: Tensor | None = None
-    """(B, H, N), float32 at least: how strongly the delta rule writes. None: the rule is add."""
-
-    def masked(self, valid_BN: Tensor | None) -> "Tokens":
-        """The tokens with padding (not valid) that neither writes into the state nor lets it decay."""
-        if valid_BN is None:
-            return self
-        seen = valid_BN[:, None]
-        decay, beta = self.log_decay, self.beta
-        if decay is not None:
-            decay = decay * (seen if decay.ndim == 3 else seen[..., None])
-        return Tokens(self.q, self.k * seen[..., None], self.v, decay, None if beta is None else beta * seen)
-
-
 def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: bool = False) -> tuple[Tensor, Tensor]:
     """The outputs (B, H, N, F) of all tokens and the state after them, float32 at least.
 
-    It takes N * (C + E) * F products a head. For the backward pass add keeps only its inputs, delta N / C states; `divide`
-    keeps the quotients too.
+    It takes N * (C + E) * F products a head. For the backward pass add keeps only its inputs, delta and erase N / C states;
+    `divide` keeps the quotients too.
 
     Arguments:
         divide: the outputs are `divided`, chunk by chunk.
-        chunk: C. None: by width; a state of E x F numbers is read and written once a chunk, so wide states want long ones.
-            With vector decays at most 64, and less where a stream forgets so much that factors would leave float32.
+        chunk: C. None: by width, so that n C is of that size; a state of E x F numbers is read and written once a chunk, so
+            wide states want long ones. With vector decays at most 64, and less where a stream forgets so much that factors
+            would leave float32.
     """
     if chunk is None:
-        chunk = min(256, max(64, tokens.q.shape[-1] // 2))
+        chunk = max(1, min(256, max(64, tokens.q.shape[-1] // 2)) // tokens.writes)
     log_decay = tokens.log_decay
     if log_decay is not None:
         vector = log_decay.ndim == 4 and log_decay.numel() > 0
@@ -96,72 +79,58 @@ def _short_enough(log_decay_BHNE: Tensor, least: float, chunk: int) -> int:
     return chunk
 
 
-def divided(sums: Tensor) -> Tensor:
-    """(..., F) -> (..., F - 1): sums divided by their last feature, the normaliser. Sums over no token at all give 0."""
-    return sums[..., :-1] / _normaliser(sums)
-
-
-def look(tokens: Tokens, state_BHEF: Tensor) -> Tensor:
-    """(B, H, M, F): the output of each token if it alone came next."""
-    q, k, v, log_decay, beta = tokens
-    with torch.autocast(q.device.type, enabled=False):
-        state = state_BHEF.to(v)
-        rate = 1 if log_decay is None else (log_decay if log_decay.ndim == 4 else log_decay[..., None]).exp().to(v)
-        written = v if beta is None else beta[..., None].to(v) * (v - (k * rate) @ state)
-        return (q * rate) @ state + (q * k).sum(-1, keepdim=True) * written
-
-
 class _Scan(torch.autograd.Function):
     """`scan`, with the gradients written out."""
 
     @staticmethod
-    def forward(ctx: Any, q, k, v, log_decay, beta, state, chunk, divide) -> tuple[Tensor, Tensor]:
-        B, H, N, F = v.shape
+    def forward(ctx: Any, q, k, v, log_decay, beta, erase, state, chunk, divide) -> tuple[Tensor, Tensor]:
+        (B, H, N, _), F, tokens = q.shape, v.shape[-1], Tokens(q, k, v, log_decay, beta, erase)
         out, final = v.new_empty(B, N, H, F - divide).transpose(1, 2), torch.empty_like(state)
         bottom = v.new_empty(B, H, N, 1) if divide else None
         solved: list[Tensor] = []
         for group in _groups(state):
-            own, S = _take(Tokens(q, k, v, log_decay, beta), group), state[group].flatten(0, 1)
+            own, S = _take(tokens, group), state[group].flatten(0, 1)
             for part in _parts(N, chunk):
                 x = _chunk(own, part)
-                decay, before = decay_of(x.log_decay, v.dtype), S.to(v.dtype)
+                decay, before = decay_of(x.log_decay, v.dtype, x.writes), S.to(v.dtype)
                 u = x.v
-                if x.beta is not None:
+                if x.taken is not None:
                     error, inverse = _solve(x, decay, before)
                     solved += (S, error, inverse)
-                    u = error * x.beta[..., None].to(v.dtype)
-                paired = decay.pair(x.q, x.k).tril_()
-                read = torch.baddbmm(paired @ u, decay.rows(x.q), before).view(v[group][:, :, part].shape)
+                    u = _written(x, error)
+                paired = _seen(decay.pair(x.q, x.k))
+                read = torch.baddbmm(paired @ u, decay.rows(x.q), before).unflatten(0, (-1, own.q.shape[1]))
                 if bottom is not None:
-                    bottom[group][:, :, part] = _normaliser(read)
+                    bottom[group][:, :, part] = normaliser(read)
                     read = read[..., :-1] / bottom[group][:, :, part]
                 out[group][:, :, part] = read
                 S = decay.over(S) + decay.ends(x.k).mT @ u
             final[group] = S.view_as(final[group])
         ctx.chunk = chunk
-        ctx.save_for_backward(q, k, v, log_decay, beta, state, out if divide else None, bottom, *solved)
+        ctx.save_for_backward(*tokens, state, out if divide else None, bottom, *solved)
         return out, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, log_decay, beta, state, out, bottom, *solved = ctx.saved_tensors
-        tokens, parts = Tokens(q, k, v, log_decay, beta), list(_parts(v.shape[2], ctx.chunk))
+        tokens = Tokens(*ctx.saved_tensors[:6])
+        state, out, bottom, *solved = ctx.saved_tensors[6:]
+        parts = list(_parts(tokens.q.shape[2], ctx.chunk))
         grads = Tokens(*(None if t is None else _like(t) for t in tokens))  # type: ignore[arg-type]
         first = torch.empty_like(state)
         for i, group in enumerate(_groups(state)):
             own, dS = _take(tokens, group), grad_state[group].flatten(0, 1)
             kept = [solved[j : j + 3] for j in range(3 * i * len(parts), 3 * (i + 1) * len(parts), 3)]
-            kept = kept if beta is not None else [[S] for S in _states(own, state[group].flatten(0, 1), parts)]
+            kept = kept if tokens.taken is not None else [[S] for S in _states(own, state[group].flatten(0, 1), parts)]
             for part in reversed(parts):
                 before, *others = kept.pop()
                 dout = grad_out[group][:, :, part]
                 if bottom is not None:
                     dout = _divided_back(dout, out[group][:, :, part], bottom[group][:, :, part])
                 due, dS = _chunk_back(_chunk(own, part), before, others, dout.flatten(0, 1), dS)
-                for whole, piece in zip(grads, due, strict=True):
+                for whole, piece, rows in zip(grads, due, _rows(part, tokens.writes), strict=True):
                     if whole is not None and piece is not None:
-                        place = whole[group][:, :, part]
+                        place = whole[group][:, :, rows]
                         place.copy_(piece.view_as(place))
             first[group] = dS.view_as(first[group])
         return *grads, first, None, None
@@ -173,47 +142,67 @@ def _states(tokens: Tokens, S: Tensor, parts: list[slice]) -> list[Tensor]:
     for part in parts:
         states.append(S)
         x = _chunk(tokens, part)
-        decay = decay_of(x.log_decay, x.v.dtype)
+        decay = decay_of(x.log_decay, x.v.dtype, x.writes)
         S = decay.over(S) + decay.ends(x.k).mT @ x.v
     return states
 
 
 def _solve(x: Tokens, decay: NoDecay, state_GEF: Tensor) -> tuple[Tensor, Tensor]:
-    """The errors e (G, C, F) that the delta rule writes, and the inverse T (G, C, C)."""
-    assert x.beta is not None
-    mixed = decay.pair(x.k, x.k).tril_(-1).to(x.beta.dtype) * x.beta[:, None]
+    """The errors e (G, C, F) that the rules delta and erase write, and the inverse T (G, C, C)."""
+    assert x.taken is not None
+    mixed = wide(decay.pair(x.taken, x.k).tril_(-1))
+    if x.beta is not None:
+        mixed = mixed * x.beta[:, None]
     unit = torch.eye(mixed.shape[1], dtype=mixed.dtype, device=mixed.device)
     inverse = torch.linalg.solve_triangular(mixed + unit, unit.expand_as(mixed), upper=False, unitriangular=True).to(x.v)
-    return inverse @ torch.baddbmm(x.v, decay.rows(x.k), state_GEF, alpha=-1), inverse
+    return inverse @ torch.baddbmm(x.v, decay.rows(x.taken), state_GEF, alpha=-1), inverse
+
+
+def _written(x: Tokens, error_GCF: Tensor) -> Tensor:
+    """u, from the errors."""
+    return error_GCF if x.beta is None else error_GCF * x.beta[..., None].to(error_GCF)
 
 
 def _chunk_back(x: Tokens, state: Tensor, solved: list[Tensor], dout: Tensor, dS: Tensor) -> tuple[Tokens, Tensor]:
     """The gradients of a chunk's tokens, and of the state before it, from those of its outputs and the state after it."""
-    before, after, decay = state.to(x.v), dS.to(x.v), decay_of(x.log_decay, x.v.dtype)
-    rows, ends, paired = decay.rows(x.q), decay.ends(x.k), decay.pair(x.q, x.k).tril_()
-    u = x.v if x.beta is None else solved[0] * x.beta[..., None].to(x.v)
+    before, after, decay = state.to(x.v), dS.to(x.v), decay_of(x.log_decay, x.v.dtype, x.writes)
+    rows, ends, paired = decay.rows(x.q), decay.ends(x.k), _seen(decay.pair(x.q, x.k))
+    u = _written(x, solved[0]) if solved else x.v
     du = torch.baddbmm(paired.mT @ dout, ends, after)
-    dq, dk = decay.pair_back((dout @ u.mT).tril_(), paired, x.q, x.k)
+    dq, dk = decay.pair_back(_seen(dout @ u.mT), paired, x.q, x.k)
     dq = dq + decay.rows_back(dout @ before.mT, rows)
     dk = dk + decay.ends_back(u @ after.mT, ends)
     dS = decay.over_back(dS, decay.over(state)) + rows.mT @ dout
-    dbeta = None
-    if x.beta is not None:
-        error, inverse = solved
-        mixed = decay.pair(x.k, x.k).tril_(-1)
-        dbeta = (error * du).sum(2, dtype=x.beta.dtype)
-        du = inverse.mT @ (du * x.beta[..., None].to(du))  # from here the gradient of v - rows(k) S
-        dbeta -= (error * (mixed.mT @ du)).sum(2, dtype=x.beta.dtype)
-        left, right = decay.pair_back(-(du @ u.mT).tril_(-1), mixed, x.k, x.k)
-        rows = decay.rows(x.k)
-        dk = dk + left + right + decay.rows_back(-du @ before.mT, rows)
-        dS = dS - rows.mT @ du
-    return Tokens(dq, dk, du, decay.gradient(), dbeta), dS
+    dbeta = derase = None
+    if x.taken is not None:
+        rows = decay.rows(x.taken)
+        du, right, left, dbeta = _solve_back(x, decay, solved, du)
+        left = left + decay.rows_back(-du @ before.mT, rows)
+        dS, dk = dS - rows.mT @ du, dk + right
+        dk, derase = (dk + left, None) if x.erase is None else (dk, left)
+    return Tokens(dq, dk, du, decay.gradient(), dbeta, derase), dS
 
 
-def _normaliser(sums: Tensor) -> Tensor:
-    bottom = sums[..., -1:]
-    return bottom + (bottom == 0)
+def _solve_back(x: Tokens, decay: NoDecay, solved: list[Tensor], du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """From the gradient of u those of v - rows(e) S, and through T and beta of k, of e (or the k in its place) and of beta."""
+    assert x.taken is not None
+    (error, inverse), u, dbeta = solved, _written(x, solved[0]), None
+    mixed = decay.pair(x.taken, x.k).tril_(-1)
+    if x.beta is None:
+        due = inverse.mT @ du
+    else:
+        due = inverse.mT @ (du * x.beta[..., None].to(du))
+        dbeta = (error * (du - mixed.mT @ due)).sum(2, dtype=x.beta.dtype)
+    left, right = decay.pair_back(-(due @ u.mT).tril_(-1), mixed, x.taken, x.k)
+    return due, right, left, dbeta
+
+
+def _seen(pair_GMC: Tensor) -> Tensor:
+    """What lies on or below the diagonal, where n columns belong to each row."""
+    M, C = pair_GMC.shape[1:]
+    if M == C:
+        return pair_GMC.tril_()
+    return pair_GMC.masked_fill_(torch.ones(M, M, device=pair_GMC.device).triu_(1).bool().repeat_interleave(C // M, 1), 0)
 
 
 def _divided_back(grad: Tensor, out: Tensor, bottom: Tensor) -> Tensor:
@@ -238,9 +227,16 @@ def _parts(N: int, chunk: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, N)) for start in range(0, N, chunk))
 
 
+def _rows(part: slice, writes: int) -> Tokens:
+    """Where the tokens of a part stand in each field of all tokens."""
+    many = slice(part.start * writes, part.stop * writes)
+    return Tokens(part, many, many, part, many, many)  # type: ignore[arg-type]
+
+
 def _chunk(tokens: Tokens, part: slice) -> Tokens:
     """(B, H, N, ...) -> (G, C, ...)."""
-    return Tokens(*(None if t is None else t[:, :, part].flatten(0, 1) for t in tokens))  # type: ignore[arg-type]
+    rows = _rows(part, tokens.writes)
+    return Tokens(*(None if t is None else t[:, :, own].flatten(0, 1) for t, own in zip(tokens, rows, strict=True)))  # type: ignore[arg-type]
 
 
 def _like(t: Tensor) -> Tensor:
