@@ -20,6 +20,7 @@ from metacl.recipes import settings
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.settings import Settings
 from metacl.recipes.sizes import (
+    CALIBRATED,
     INTERPOLATION,
     LIGHT,
     NO_DECAY,
@@ -105,7 +106,7 @@ LEARNERS: dict[str, Preset] = {
     ),
     "pn": Preset(
         "a mean of features for each class",
-        {"small": small(PrototypesConfig()), "paper": paper(PrototypesConfig(width=512))},
+        {"small": small(PrototypesConfig(), **CALIBRATED), "paper": paper(PrototypesConfig(width=512))},
         only="classification",
     ),
     "gemcl": _gemcl("a mean and variance for each class", "student-t"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from episodes import DataConfig, EpisodeShape, usual_shape
+from episodes.augment.config import AugmentConfig, MapConfig
 from metacl.learners import LearnerConfig
 from metacl.learners.sequence import SequenceConfig
 from metacl.nets.encoders import EncoderConfig
@@ -18,6 +19,13 @@ LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
 PUBLISHED = EncoderConfig()
 """The five convolutions of CL-Seq."""
 
+DRAWN = ("omniglot", "glyphs")
+"""Data sets of drawn characters."""
+CHARACTERS = AugmentConfig(rotations=4, per_image=MapConfig(degrees=10, scale=0.13, shear=0.15, shift=0.04))
+"""What keeps a character a character, and what makes it another one."""
+
+CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothing": 0.1}
+"""For learners whose answers are similarities: without label smoothing they grow ever more certain."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
 INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
@@ -29,7 +37,12 @@ HALVING = OptimiserConfig(rate=1e-4, schedule="halving", warmup=0, clip=0.0, wei
 def small(learner: LearnerConfig, **options: Any) -> Recipe:
     """Trains in minutes on two cores, with the light encoder; `options` are fields of the configuration."""
     light = _with_encoder(learner, LIGHT)
-    return lambda data, name: TrainConfig(data, name, light, **{"episodes": usual_shape(data.name)} | options)
+
+    def recipe(data: DataConfig, name: str) -> TrainConfig:
+        augment = CHARACTERS if data.name in DRAWN else AugmentConfig()
+        return TrainConfig(data, name, light, **{"episodes": usual_shape(data.name), "augment": augment} | options)
+
+    return recipe
 
 
 def paper(learner: LearnerConfig, **options: Any) -> Recipe:
@@ -50,7 +63,7 @@ def transformers(attention: str) -> dict[str, Recipe]:
     `published` is CL-Seq's own network and training."""
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
-        "small": small(dropout),
+        "small": small(SequenceConfig(attention), **CALIBRATED),
         "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024)),
         "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048)),
         "published": _cl_seq(attention),
