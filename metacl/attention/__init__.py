@@ -4,12 +4,15 @@ import inspect
 
 from episodes import UserError
 from episodes.errors import unknown
-from metacl.attention.delta import DeltaNet, GatedDeltaNet
+from metacl.attention.delta import DeltaNet, GatedDeltaNet, KimiDelta
+from metacl.attention.delta_product import GatedDeltaProduct
 from metacl.attention.gated import GatedLinearAttention, Longhorn, Mamba2, Retention
+from metacl.attention.gdn2 import GatedDeltaNet2
 from metacl.attention.interface import Attention
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
+from metacl.attention.rwkv7 import RWKV7
 from metacl.attention.softmax import SoftmaxAttention
 from metacl.attention.ttt import TestTimeTraining
 
@@ -22,12 +25,19 @@ ATTENTION: dict[str, type[Attention]] = {
     "mamba2": Mamba2,
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
+    "gated-delta-product": GatedDeltaProduct,
+    "kda": KimiDelta,
+    "gdn2": GatedDeltaNet2,
+    "rwkv7": RWKV7,
     "longhorn": Longhorn,
     "ttt-linear": TestTimeTraining,
     "mesa": Mesa,
     "log-linear": LogLinear,
 }
 """The mechanisms. To add one, write a class like these and name it here: then tests, learners and benchmark.py know it."""
+
+SWITCHES = ("negative",)
+"""Options that are on (1) or off (0)."""
 
 
 def make_attention(
@@ -49,8 +59,11 @@ def make_attention(
         if option not in has:
             own = [word for word in has if word not in ("head_width", "key_width")]
             raise UserError(f"{name} has no option {option}. Of its own it has: {', '.join(own) or 'none'}.")
-        if value < (option != "iterations"):
-            raise UserError(f"The option {option} of {name} must be at least {int(option != 'iterations')}, not {value}.")
+        least = int(option not in ("iterations", *SWITCHES))
+        if value < least:
+            raise UserError(f"The option {option} of {name} must be at least {least}, not {value}.")
+        if option in SWITCHES and value > 1:
+            raise UserError(f"The option {option} of {name} must be 0 or 1, not {value}.")
     mechanism = ATTENTION[name](width, heads, dropout, **given)
     if backend not in ("auto", "torch", *mechanism.kernels):
         there = ", ".join([*mechanism.kernels, "auto"])

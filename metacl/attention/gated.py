@@ -62,13 +62,35 @@ class ScalarDecayGate(nn.Module):
         super().__init__()
         self.gate = Gate(width, heads)
         self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        dt_H = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
-        with torch.no_grad():
-            cast(nn.Linear, self.gate.linear).bias.copy_(dt_H.expm1().log())  # the inverse of softplus
+        _draw_steps(cast(nn.Linear, self.gate.linear).bias)
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         dt_BHN = F.softplus(self.gate(x_BND))
         return dt_BHN, -dt_BHN * wide(self.log_rate_H).exp()[:, None]
+
+
+class VectorDecayGate(nn.Module):
+    """-dt A, (B, H, N, size), with a dt for each feature of a key: one A for a head, both drawn as in `ScalarDecayGate`.
+
+    Arguments:
+        rank: dt comes from a linear map of this rank.
+    """
+
+    def __init__(self, width: int, heads: int, size: int, rank: int):
+        super().__init__()
+        self.gate = Gate(width, heads, size, rank)
+        self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        _draw_steps(cast(nn.Linear, cast(nn.Sequential, self.gate.linear)[-1]).bias)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return -F.softplus(self.gate(x_BND)) * wide(self.log_rate_H).exp()[:, None, None]
+
+
+@torch.no_grad()
+def _draw_steps(bias: Tensor) -> None:
+    """Biases of which softplus makes numbers whose logarithm is uniform between those of 0.001 and 0.1."""
+    dt = torch.empty(len(bias)).uniform_(math.log(0.001), math.log(0.1)).exp()
+    bias.copy_(dt.expm1().log())  # the inverse of softplus
 
 
 class Longhorn(Recurrent):
