@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, int]] = {
     "gated-delta": {"key_width": 5, "head_width": 2},
     "gated-delta-product": {"key_width": 5, "steps": 3},
     "kda": {"key_width": 5, "negative": 1},
-    "rwkv7": {"key_width": 5, "head_width": 2, "negative": 1},
+    "rwkv7": {"key_width": 5, "head_width": 2},
     "ttt-linear": {"batch": 5},
     "mesa": {"iterations": 0},
     "log-linear": {"levels": 3},

@@ -24,22 +24,12 @@ class RWKV7(Recurrent):
     token with the one before it, values that are mixed with those of the first layer, the bonus of a token's own value, the
     output gate; and all start as the first layer.
 
-    Arguments: see `Attention`; negative: 1: twice as much is taken back, so that what a token does to the state may turn it
-    around.
+    Arguments: see `Attention`. There is no option `negative`: what a token does to the state turns it around along r wherever
+    a > w, and twice as much could make it grow.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        negative: int = 0,
-    ):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
-        self.log_most = math.log(1 + negative)
         rank = max(32, 32 * round(2.5 * width**0.5 / 32))
         self.decay, self.rate = (Gate(width, heads, self.key_width, rank) for _ in range(2))
         cast(nn.Sequential, self.decay.linear).insert(1, nn.Tanh())
@@ -56,7 +46,7 @@ class RWKV7(Recurrent):
         log_decay, a = -math.exp(-0.5) * self.decay(x_BND).sigmoid(), self.rate(x_BND).sigmoid()
         r = F.normalize(wide(k) * self.removal, dim=-1)
         replaced = torch.addcmul(1 - self.replacement, a, self.replacement) * k
-        erase = (self.log_most - log_decay).exp() * r
+        erase = (-log_decay).exp() * r
         keys = torch.stack([(a * r).to(k), replaced.to(k)], dim=3).flatten(2, 3)
         return Tokens(q, keys, _between(v, before=1), log_decay, erase=_between(erase.to(k), after=1))
 

@@ -46,8 +46,8 @@ class SequenceConfig:
     """Width of a query and of a key in a head. None: the width of a value."""
     options: dict[str, int] = field(default_factory=dict)
     """Options that only one mechanism has, as in `window 64`. softmax: window, key_heads; performer: features; ttt-linear:
-    batch; mesa: iterations (0: exact); log-linear: levels; gated-delta-product: steps; it and delta, gated-delta, kda, gdn2,
-    rwkv7: negative (1: what a token does to the state may turn it around, 0: not)."""
+    batch; mesa: iterations (0: exact); log-linear: levels; gated-delta-product: steps; it, delta, gated-delta, kda and
+    gdn2: negative (1: what a token does to the state may turn it around, 0: not)."""
     backend: Backend = "auto"
     """Kernels that compute attention: plain PyTorch (`torch`), flash-attn (`flash`, for softmax), `fla` (for recurrences), or
     `auto`, the fastest that are installed and fit."""
