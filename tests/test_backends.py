@@ -22,11 +22,13 @@ from metacl.attention.scan import Tokens
 
 B, H, N = 2, 3, 9
 KINDS = [(decay, rule) for decay in ("no", "fixed", "scalar", "vector") for rule in ("add", "delta")]
-KERNELS = [kind for kind in KINDS if kind != ("vector", "delta")]
+KERNELS = [*KINDS, ("vector", "erase"), ("scalar", "delta twice"), ("vector", "erase twice"), ("scalar", "add thrice")]
 each_kernel = pytest.mark.parametrize(("decay", "rule"), KERNELS)
 HOPPER, AMPERE = (9, torch.bfloat16), (8, torch.float16)
 PACKAGES = ("flash_attn", "flash_attn.cute", "fla")
-MODULES = {kernel.module: kernel.function for kernel in (*backends.FLA.values(), fused.GSA, fused.PRECONDITIONED)}
+MODULES = {
+    kernel.module: kernel.function for kernel in (*backends.FLA.values(), backends.FLA_PRODUCT, fused.GSA, fused.PRECONDITIONED)
+}
 OWN_FORM = ("ttt-linear", "mesa", "log-linear")
 """Mechanisms that are not one recurrence: PyTorch does them all."""
 OWN_KERNEL = {
@@ -119,9 +121,31 @@ def chunk_gsa(q, k, v, s, g=None, scale=None, initial_state=None, output_final_s
     return out.transpose(1, 2), state if output_final_state else (None, None)
 
 
+def chunk_kda(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_gate_in_kernel=False):
+    assert g.shape == q.shape and beta.shape == q.shape[:3] and initial_state.dtype == g.dtype and not use_gate_in_kernel
+    return recurrence(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def chunk_gated_delta_product(q, k, v, g, beta, num_householder, scale=None, initial_state=None, output_final_state=False):
+    assert g.shape == q.shape[:3] and beta.shape == k.shape[:3] and k.shape[1] == num_householder * q.shape[1]
+    return recurrence(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def chunk_dplr_delta_rule(q, k, v, a, b, gk, scale=None, initial_state=None, output_final_state=False):
+    """S <- exp(gk) S + b (a^T S) + k v^T: a reads the state before it decays."""
+    assert a.shape == b.shape == gk.shape == q.shape == k.shape and not torch.is_autocast_enabled("cpu")
+    S, outputs = initial_state, []
+    for n in range(q.shape[1]):
+        told = torch.einsum("bhe,bhef->bhf", a[:, n], S)
+        S = gk[:, n, :, :, None].exp() * S + torch.einsum("bhe,bhf->bhef", b[:, n], told)
+        S = S + torch.einsum("bhe,bhf->bhef", k[:, n], v[:, n])
+        outputs.append(torch.einsum("bhe,bhef->bhf", q[:, n] * (q.shape[-1] ** -0.5 if scale is None else scale), S))
+    return torch.stack(outputs, dim=1), S if output_final_state else None
+
+
 def recurrence(q, k, v, g, beta, scale, initial_state, output_final_state):
     """As fla has it: tokens before heads, the scale 1 / sqrt(E) where none is given, no state where none is asked for."""
-    assert q.shape[1] == v.shape[1] == N and q.shape[2] == H and not torch.is_autocast_enabled("cpu")
+    assert q.shape[1] % N == v.shape[1] % N == 0 and q.shape[2] == H and not torch.is_autocast_enabled("cpu")
     assert q.shape[-1] % 16 == v.shape[-1] % 16 == 0
     assert initial_state.shape == (len(q), H, q.shape[-1], v.shape[-1])
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -158,9 +182,11 @@ def tokens_of(decay: str, rule: str, E: int = 5, V: int = 3) -> tuple[Tokens, Te
         "scalar": -noise(B, H, N, seed=3).sigmoid(),
         "vector": -noise(B, H, N, E, seed=4).sigmoid(),
     }[decay]
-    beta = noise(B, H, N, seed=5).sigmoid() if rule == "delta" else None
-    k = F.normalize(noise(B, H, N, E, seed=1), dim=-1)
-    tokens = Tokens(noise(B, H, N, E), k, noise(B, H, N, V, seed=2), log_decay, beta)
+    many = N * {"twice": 2, "thrice": 3}.get(rule.split(" ")[-1], 1)
+    beta = noise(B, H, many, seed=5).sigmoid() if "delta" in rule else None
+    k = F.normalize(noise(B, H, many, E, seed=1), dim=-1)
+    erase = noise(B, H, many, E, seed=7).sigmoid() * k.detach() if "erase" in rule else None
+    tokens = Tokens(noise(B, H, N, E), k, noise(B, H, many, V, seed=2), log_decay, beta, erase)
     for t in tokens:
         if t is not None:
             t.requires_grad_()
@@ -299,7 +325,7 @@ def test_auto_without_packages_is_pytorch(install, decay, rule):
 def test_auto_takes_pytorch_where_no_kernel_fits(install, caplog):
     caplog.set_level(logging.INFO, "metacl")
     install("fla-core", "flash-attn", "flash-attn-4")
-    for tokens, state in (tokens_of("vector", "delta"), tokens_of("no", "delta", E=257)):
+    for tokens, state in (tokens_of("no", "erase"), tokens_of("no", "delta", E=257)):
         assert_close(backends.scan(tokens, state), naive.recurrence(tokens, state))
     q, k, v = attention_tensors(257, 257)
     assert_close(backends.softmax(q, k, v, None, 0.0), naive.softmax_attention(q, k, v))
@@ -377,8 +403,8 @@ def test_a_backend_that_has_no_kernel_for_the_mechanism(install, backend, other)
 
 def test_a_recurrence_that_has_no_kernel(install):
     install("fla-core")
-    with pytest.raises(UserError, match="fla has no kernel for a recurrence with vector decay and rule delta"):
-        backends.scan(*tokens_of("vector", "delta"), "fla")
+    with pytest.raises(UserError, match="fla has no kernel for a recurrence with no decay and rule erase"):
+        backends.scan(*tokens_of("no", "erase"), "fla")
 
 
 def test_a_package_that_is_broken_says_why(install, monkeypatch):
@@ -465,10 +491,12 @@ def assert_finite_and_near(out: Tensor, state: Any, right: Tensor, right_state: 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_real_recurrences(decay, rule, E, V, dtype):
     """Forward, final state and every gradient of fla's kernels, against the loop in float64 on the same rounded numbers."""
-    need(backends.FLA[decay.replace("fixed", "scalar"), rule])
+    need(backends.FLA[decay.replace("fixed", "scalar"), rule.split(" ")[0]])
     tokens, state = tokens_of(decay, rule, E, V)
     there = [None if t is None else t.detach().cuda() for t in (*tokens, state)]
-    narrow = [None if t is None else t.to(dtype if i < 3 else torch.float32).requires_grad_() for i, t in enumerate(there)]
+    narrow = [
+        None if t is None else t.to(dtype if i in (0, 1, 2, 5) else torch.float32).requires_grad_() for i, t in enumerate(there)
+    ]
     right = [None if t is None else t.detach().double().requires_grad_() for t in narrow]
     got, expected = backends.scan(Tokens(*narrow[:-1]), narrow[-1], "fla"), naive.recurrence(Tokens(*right[:-1]), right[-1])
     assert got[0].dtype == dtype and got[1].dtype == torch.float32

@@ -23,13 +23,13 @@ def doubles(float64):
     """The learner's arithmetic and that of five lines may differ in the last bits."""
 
 
-def start(mechanism: str, spec: EpisodeSpec, **options) -> tuple[SequenceLearner, Episode, Tensor, Tensor, Tensor]:
+def start(mechanism: str, spec: EpisodeSpec) -> tuple[SequenceLearner, Episode, Tensor, Tensor, Tensor]:
     """A fresh learner, an episode, its normalised inputs (stream and queries), and the prediction of the queries."""
-    learner, episode = sequence(spec, attention=mechanism, heads=1, width=32, **options), random_episode(spec, 3)
+    learner, episode = sequence(spec, attention=mechanism, heads=1, width=32), random_episode(spec, 3)
     z_stream, z_query = learner.encode_episode(episode)
     state = learner.learn_features(learner.init_state(2), z_stream, episode.stream)
-    inputs = (F.layer_norm(z, z.shape[-1:]) for z in (z_stream, z_query))
-    return learner, episode, *inputs, learner.predict_features(state, z_query)
+    stream, query = (F.layer_norm(z, z.shape[-1:]) for z in (z_stream, z_query))
+    return learner, episode, stream, query, learner.predict_features(state, z_query)
 
 
 def values(episode: Episode) -> Tensor:
@@ -69,7 +69,7 @@ def test_a_recurrence_votes_by_products_that_decay(mechanism):
         block.attention.tokens(block.norm_attention(t))
         for t in (learner.tokens(z[0], episode.stream.y), learner.query_tokens(z[1]))
     )
-    if tokens.beta is not None:
+    if tokens.beta is not None or tokens.erase is not None:
         pytest.skip("a delta rule does not add")
     decay, own = (t.log_decay if t.log_decay.ndim == 4 else t.log_decay[..., None] for t in (tokens, asked))
     left = decay.flip(2).cumsum(2).flip(2) - decay  # what is forgotten after a token, until the end of the stream
@@ -79,11 +79,16 @@ def test_a_recurrence_votes_by_products_that_decay(mechanism):
     assert_close(F.normalize(prediction, dim=-1), F.normalize(expected, dim=-1))
 
 
-@pytest.mark.parametrize("mechanism", ATTENTION)
+BLOCKS = {"gated-delta": {"short_conv": 4, "gate": 1, "negative": 1}, "mesa": {"short_conv": 2}}
+BESIDES = [(mechanism, {}) for mechanism in ATTENTION] + list(BLOCKS.items())
+
+
+@pytest.mark.parametrize(("mechanism", "options"), BESIDES, ids=[f"{name}{'*' * bool(o)}" for name, o in BESIDES])
 @pytest.mark.parametrize("symbols", ["random", "learned"])
-def test_every_mechanism_recognises_what_it_has_seen(mechanism, symbols):
+def test_every_mechanism_recognises_what_it_has_seen(mechanism, options, symbols):
     """At once, before any meta-training: there is no plateau to leave."""
-    learner, episode = sequence(IMAGES, attention=mechanism, heads=1, width=64, symbols=symbols), random_episode(IMAGES, 4)
+    learner = sequence(IMAGES, attention=mechanism, heads=1, width=64, options=options, symbols=symbols)
+    episode = random_episode(IMAGES, 4)
     z = torch.randn(2, 12, 32)
     state = learner.learn_features(learner.init_state(2), z, episode.stream)
     right = learner.predict_features(state, z + 0.1 * torch.randn_like(z)).argmax(-1) == episode.stream.y

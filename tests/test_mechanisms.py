@@ -338,3 +338,114 @@ def test_ttt_learns_within_a_stream():
 )
 def test_the_widths_of_the_paper_are_there(name, options, shape):
     assert make_attention(name, 6, 2, **options).init_state(1).sums.shape == shape
+
+
+DELTA_RULES = ("delta", "gated-delta", "kda", "gdn2", "gated-delta-product")
+
+
+def transition(tokens: Tokens) -> Tensor:
+    """(B, H, E, E): what the first token does to a state, its values left out."""
+    B, H, _, E = tokens.q.shape
+    one = Tokens(*(None if t is None else t[:, :, : t.shape[2] // tokens.q.shape[2]] for t in tokens))
+    start = torch.eye(E, dtype=torch.float64).expand(B, H, E, E)
+    return naive.recurrence(one._replace(v=torch.zeros(B, H, one.writes, E, dtype=torch.float64)), start)[1]
+
+
+@pytest.mark.parametrize("name", DELTA_RULES)
+def test_negative_eigenvalues_are_an_option_of_every_delta_rule(name):
+    """Tokens for which every gate is open turn the state around along their keys only where `negative` is 1."""
+    least = []
+    for negative in (0, 1):
+        module, x = build(name, negative=negative), stream(1)
+        with torch.no_grad():
+            (module.erase if name == "gdn2" else module.beta).linear.bias.fill_(30.0)
+        least.append(float(torch.linalg.eigvals(transition(module.tokens(x))).real.min().detach()))
+    assert least[0] > -1e-9 and -1 - 1e-9 < least[1] < -0.3
+
+
+def test_kda_is_gated_delta_with_a_decay_for_each_key_feature():
+    """Equal ones make it gated-delta; each is -A softplus(...), with one A for a head."""
+    module, x = build("kda"), stream(20)
+    tokens = module.tokens(x)
+    inside = module.decay.gate.linear(x).unflatten(-1, (2, 3)).transpose(1, 2)
+    assert_close(tokens.log_decay, -module.decay.log_rate_H.exp()[:, None, None] * F.softplus(inside))
+    assert module.decay.gate.linear[0].weight.shape == (3, 6) and tokens.log_decay.std(dim=-1).min() > 0
+    even, state = tokens.log_decay[..., :1], module.init_state(1).sums
+    vector = scan(tokens._replace(log_decay=even.expand_as(tokens.k)), state)
+    assert_close(vector, scan(tokens._replace(log_decay=even[..., 0]), state))
+
+
+def test_gdn2_with_equal_gates_is_kda():
+    module, x = build("gdn2"), stream(20)
+    with torch.no_grad():
+        for gate in (module.erase, module.write):
+            gate.linear.weight.zero_()
+            gate.linear.bias.fill_(0.4)
+    tokens, k = module.tokens(x), build("kda")
+    beta = torch.full_like(tokens.k[..., 0], 0.4).sigmoid()
+    kimi = Tokens(tokens.q, tokens.k, module.project(x)[2], tokens.log_decay, beta)
+    assert_close(scan(tokens, k.init_state(1).sums), scan(kimi, k.init_state(1).sums))
+
+
+def test_gdn2_takes_back_and_writes_apart():
+    """With nothing taken back it is gated linear attention; with nothing written it only takes back."""
+    module, x = build("gdn2"), stream(20)
+    state = module.init_state(1).sums
+    with torch.no_grad():
+        module.erase.linear.bias.fill_(-1e3)
+        tokens = module.tokens(x)
+        assert_close(scan(tokens, state), scan(tokens._replace(erase=None), state))
+        module.write.linear.bias.fill_(-1e3)
+        assert not module.tokens(x).v.any()
+
+
+def test_gated_delta_product_turns_by_any_angle():
+    """Two reflections (beta 2) at mirrors half an angle apart are the rotation by it; one step alone has determinant -1."""
+    module, angle = build("gated-delta-product", 4, 1, key_width=2), 0.7
+    tokens = module.tokens(stream(1, 4))
+    keys = torch.tensor([[1.0, 0.0], [math.cos(angle / 2), math.sin(angle / 2)]], dtype=torch.float64)
+    turn = transition(tokens._replace(k=keys[None, None], beta=2 * torch.ones_like(tokens.beta), log_decay=None))
+    expected = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    assert_close(turn[0, 0], expected)
+
+
+def test_gated_delta_product_with_one_step_is_gated_delta():
+    one, other = build("gated-delta-product", steps=1, negative=0), build("gated-delta")
+    other.load_state_dict(one.state_dict())
+    x = stream(20)
+    assert_close(one.learn(x, one.init_state(1)), other.learn(x, other.init_state(1)))
+    three = build("gated-delta-product", steps=3)
+    tokens = three.tokens(x)
+    assert tokens.writes == 3 and three.more[1].weight.shape == (12, 6)
+    assert_close(tokens.v[:, :, 2::3], three.project(x)[2])  # the last step is that of the shared projections
+
+
+def test_rwkv7_is_its_transition():
+    """S <- (Diag(w) - (a r) r^T) S + k' v^T, r read from the state before it decays."""
+    module, x = build("rwkv7"), stream(6)
+    with torch.no_grad():
+        for gate in (module.decay, module.rate):
+            gate.linear[0].weight.normal_()
+    q, k, v = module.project(x)
+    inside = (gate.linear(x).unflatten(-1, (2, 3)).transpose(1, 2) for gate in (module.decay, module.rate))
+    d, a = (t.sigmoid() for t in inside)
+    w, r = torch.exp(-math.exp(-0.5) * d), F.normalize(k * module.removal, dim=-1)
+    new = k * (1 + (a - 1) * module.replacement)
+    S, outputs = torch.zeros(1, 2, 3, 3, dtype=torch.float64), []
+    for n in range(6):
+        moved = torch.diag_embed(w[:, :, n]) - torch.einsum("bhe,bhi->bhei", a[:, :, n] * r[:, :, n], r[:, :, n])
+        S = moved @ S + torch.einsum("bhe,bhf->bhef", new[:, :, n], v[:, :, n])
+        outputs.append(torch.einsum("bhef,bhe->bhf", S, q[:, :, n]))
+    expected = module.merge(module.norm(torch.stack(outputs, dim=2)), x)
+    assert_close(module.learn(x, module.init_state(1)), (expected, type(module.init_state(1))(S)))
+
+
+def test_what_new_mechanisms_remember_at_first():
+    """As published: kda and gdn2 as mamba2; rwkv7 from some tokens to some hundred, the same for all tokens."""
+    for name in ("kda", "gdn2"):
+        half = -math.log(2) / build(name, 64, 8).tokens(torch.zeros(1, 1, 64).double()).log_decay
+        assert half.min() > 0.2 and half.median() > 5 and half.max() > 60
+    decay = build("rwkv7", 64, 4).tokens(stream(5, 64)).log_decay
+    assert_close(decay, decay[:, :, :1].expand_as(decay))
+    half = -math.log(2) / decay[0, :, 0]
+    assert 1 < half.min() < 3 and half.max() > 300 and half[0].median() > half[-1].median()

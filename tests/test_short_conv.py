@@ -61,7 +61,7 @@ def test_silu_is_there_once(name):
     ("name", "options", "words"),
     [
         ("gated-delta", {"short_conv": -1}, "short_conv of gated-delta must be at least 0"),
-        ("gated-delta", {"gate": 2}, "gate of gated-delta is 0 or 1, not 2"),
+        ("gated-delta", {"gate": 2}, "gate of gated-delta must be 0 or 1, not 2"),
         ("gated-delta", {"window": 2}, "Of its own it has: .*short_conv, gate"),
         ("softmax", {"short_conv": 4}, "softmax has no option short_conv"),
         ("linear", {"gate": 1}, "linear has no option gate"),

@@ -4,8 +4,10 @@ import inspect
 
 from episodes import UserError
 from episodes.errors import unknown
-from metacl.attention.delta import DeltaNet, GatedDeltaNet
+from metacl.attention.delta import DeltaNet, GatedDeltaNet, KimiDelta
+from metacl.attention.delta_product import GatedDeltaProduct
 from metacl.attention.gated import HGRN2, GatedLinearAttention, Longhorn, Mamba2, Retention
+from metacl.attention.gdn2 import GatedDeltaNet2
 from metacl.attention.interface import Attention
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
@@ -13,6 +15,7 @@ from metacl.attention.mesa import Mesa
 from metacl.attention.palimpsa import Palimpsa
 from metacl.attention.preconditioned import PreconditionedDelta
 from metacl.attention.recurrent import Shell
+from metacl.attention.rwkv7 import RWKV7
 from metacl.attention.short_conv import convolved
 from metacl.attention.slots import GatedSlots
 from metacl.attention.softmax import SoftmaxAttention
@@ -29,6 +32,10 @@ ATTENTION: dict[str, type[Attention]] = {
     "gsa": GatedSlots,
     "delta": DeltaNet,
     "gated-delta": GatedDeltaNet,
+    "gated-delta-product": GatedDeltaProduct,
+    "kda": KimiDelta,
+    "gdn2": GatedDeltaNet2,
+    "rwkv7": RWKV7,
     "longhorn": Longhorn,
     "preconditioned-delta": PreconditionedDelta,
     "palimpsa": Palimpsa,
@@ -37,6 +44,9 @@ ATTENTION: dict[str, type[Attention]] = {
     "log-linear": LogLinear,
 }
 """The mechanisms. To add one, write a class like these and name it here: then tests, learners and benchmark.py know it."""
+
+SWITCHES = ("negative", "gate")
+"""Options that are on (1) or off (0)."""
 
 
 def make_attention(
@@ -75,11 +85,11 @@ def _check_options(name: str, kind: type[Attention], given: dict[str, int]) -> N
         if option not in has:
             own = [word for word in has if word not in ("head_width", "key_width")]
             raise UserError(f"{name} has no option {option}. Of its own it has: {', '.join(own) or 'none'}.")
-        least = int(option not in ("iterations", *around))
+        least = int(option not in ("iterations", "short_conv", *SWITCHES))
         if value < least:
             raise UserError(f"The option {option} of {name} must be at least {least}, not {value}.")
-        if option == "gate" and value > 1:
-            raise UserError(f"The option gate of {name} is 0 or 1, not {value}.")
+        if option in SWITCHES and value > 1:
+            raise UserError(f"The option {option} of {name} must be 0 or 1, not {value}.")
 
 
 __all__ = ["ATTENTION", "Attention", "make_attention"]

@@ -45,8 +45,12 @@ FLA = {
     ("vector", "add"): Kernel("fla-core", "fla.ops.gla", "chunk_gla"),
     ("no", "delta"): Kernel("fla-core", "fla.ops.delta_rule", "chunk_delta_rule"),
     ("scalar", "delta"): Kernel("fla-core", "fla.ops.gated_delta_rule", "chunk_gated_delta_rule"),
+    ("vector", "delta"): Kernel("fla-core", "fla.ops.kda", "chunk_kda"),
+    ("vector", "erase"): Kernel("fla-core", "fla.ops.generalized_delta_rule", "chunk_dplr_delta_rule"),
 }
 """The kernel for each decay and rule (see `scan.py`)."""
+FLA_PRODUCT = Kernel("fla-core", "fla.ops.gated_delta_product", "chunk_gated_delta_product")
+"""The kernel for a scalar decay and several writes of rule delta a token. Other rules are several tokens to their kernels."""
 INSTALL = {
     "flash": "pip install --no-build-isolation 'metacl[flash]' builds flash-attn from source, with nvcc; for Hopper and newer "
     "pip install --pre flash-attn-4 is enough. Both need an NVIDIA GPU",
@@ -61,16 +65,18 @@ def scan(tokens: Tokens, state_BHEF: Tensor, backend: str = "auto", divide: bool
         UserError: `backend` is unknown, or it is asked for by name and is not installed or cannot take the tokens.
     """
     decay = "no" if tokens.log_decay is None else ("scalar" if tokens.log_decay.ndim == 3 else "vector")
-    rule = "add" if tokens.beta is None else "delta"
+    rule = "add" if tokens.taken is None else ("erase" if tokens.beta is None else "delta")
     what, kernel, width = f"recurrence with {decay} decay and rule {rule}", FLA.get((decay, rule)), tokens.k.shape[-1]
+    if tokens.writes > 1:
+        what, kernel = f"{what}, {tokens.writes} times a token", FLA_PRODUCT if (decay, rule) == ("scalar", "delta") else kernel
     if backend == "flash" or (backend == "fla" and kernel is None):
         other = "fla or auto" if backend == "flash" else "auto"
         raise UserError(f"--learner.backend {backend} has no kernel for a {what}. Take {other}.")
-    obstacle = obstacle_of(tokens.v) or (too_wide(width, 256) if rule == "delta" else "")
+    obstacle = obstacle_of(tokens.v) or (too_wide(width, 256) if rule != "add" else "")
     run = choose(what, backend, [] if kernel is None else [(kernel, obstacle)])
     if run is None:
         return scan_in_chunks(tokens, state_BHEF, divide=divide)
-    out, state = scan_by_fla(run, tokens, state_BHEF)
+    out, state = scan_by_fla(run, tokens, state_BHEF, product=kernel == FLA_PRODUCT)
     return divided(out) if divide else out, state
 
 
@@ -165,16 +171,37 @@ def too_wide(width: int, most: int) -> str:
     return f"the heads have {width} features, and it takes up to {most}" if width > most else ""
 
 
-def scan_by_fla(run: Run, tokens: Tokens, state_BHEF: Tensor) -> tuple[Tensor, Tensor]:
-    """fla has tokens before heads, and multiplies tiles of 16 x 16 and more: widths are filled up with zeros."""
-    E, width = state_BHEF.shape[2:]
-    q, k, v = (filled(t.transpose(1, 2), 16) for t in tokens[:3])
-    gates = {"g": tokens.log_decay, "beta": tokens.beta}
-    given = {name: filled(t.transpose(1, 2), 16 if t.ndim == 4 else 1) for name, t in gates.items() if t is not None}
+def scan_by_fla(run: Run, tokens: Tokens, state_BHEF: Tensor, product: bool = False) -> tuple[Tensor, Tensor]:
+    """fla has tokens before heads, and multiplies tiles of 16 x 16 and more: widths are filled up with zeros.
+
+    Arguments:
+        product: the kernel takes tokens that write several times; others take each write as a token.
+    """
+    (E, width), n = state_BHEF.shape[2:], tokens.writes
+    options: dict[str, Any] = {"num_householder": n} if product else {}
+    if n > 1 and not product:
+        tokens = _one_write_each(tokens)
+    given = {"q": tokens.q, "k": tokens.k, "v": tokens.v, "g": tokens.log_decay, "beta": tokens.beta}
+    if (
+        tokens.erase is not None and tokens.log_decay is not None
+    ):  # S <- exp(gk) S + b (a^T S) + k v^T, in which a sees the old S
+        read = -(tokens.erase * tokens.log_decay.exp()).to(tokens.erase)
+        given = {"q": tokens.q, "k": tokens.k, "v": tokens.v, "gk": tokens.log_decay, "a": read, "b": tokens.k}
+    there = {name: filled(t.transpose(1, 2), 16 if t.ndim == 4 else 1) for name, t in given.items() if t is not None}
     start_BHEF = filled(filled(state_BHEF, 16).mT, 16).mT
     with torch.autocast(state_BHEF.device.type, enabled=False):
-        out_BNHF, end_BHEF = run(q, k, v, **given, scale=1.0, initial_state=start_BHEF, output_final_state=True)
-    return out_BNHF[..., :width].transpose(1, 2), end_BHEF[:, :, :E, :width].contiguous()
+        out_BNHF, end_BHEF = run(**there, **options, scale=1.0, initial_state=start_BHEF, output_final_state=True)
+    out_BHNF = out_BNHF[..., :width].transpose(1, 2)
+    return out_BHNF if product else out_BHNF[:, :, n - 1 :: n], end_BHEF[:, :, :E, :width].contiguous()
+
+
+def _one_write_each(tokens: Tokens) -> Tokens:
+    """Tokens that write n times as n tokens, of which the first decays and the last is read."""
+    n, decay = tokens.writes, tokens.log_decay
+    q = F.pad(tokens.q[..., None, :], (0, 0, n - 1, 0)).flatten(2, 3)
+    if decay is not None:
+        decay = F.pad(decay.unsqueeze(3), ((0, 0) if decay.ndim == 4 else ()) + (0, n - 1)).flatten(2, 3)
+    return tokens._replace(q=q, log_decay=decay)
 
 
 def softmax_by_flash(run: Run, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

@@ -98,56 +98,63 @@ class ScalarDecay(NoDecay):
 
 
 class VectorDecay(NoDecay):
-    """Log decays g (G, C, E): exp(b_i - b_j) is two factors, split at the middle of the chunk.
+    """Log decays g (G, C, E): exp(b_i - b_j) is two factors, split at half of b_C, which must not be below -2 MOST.
 
-    From there to either end of the chunk the sum of log decays must not be below -MOST.
+    A tensor times a factor is made once, however often it is asked for.
     """
 
     def __init__(self, g_GCE: Tensor, dtype: torch.dtype, writes: int = 1):
-        b_GCE, self.writes = _repeated(g_GCE.cumsum(1), writes), writes
-        middle_G1E, last_G1E = b_GCE[:, b_GCE.shape[1] // 2, None], b_GCE[:, -1:]
-        self.row, self.end, self.total = b_GCE.exp(), (last_G1E - b_GCE).exp(), last_G1E.mT.exp()
-        self.left, self.right = (b_GCE - middle_G1E).exp(), (middle_G1E - b_GCE).exp()
-        self.b_back, self.last_back = torch.zeros_like(b_GCE), torch.zeros_like(b_GCE[:, 0])
-        self.dtype = dtype
+        b_GCE, self.writes, self.dtype = g_GCE.cumsum(1), writes, dtype
+        half_G1E = b_GCE[:, -1:] / 2
+        self.left = _repeated((b_GCE - half_G1E).exp_(), writes)
+        self.right, self.half = self.left.reciprocal(), half_G1E.exp_()
+        self.total = self.half.mT.square()
+        self.b_back, self.last_back = torch.zeros_like(self.left), torch.zeros_like(self.left[:, 0])
+        self.made: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
 
     def rows(self, x_GCE: Tensor) -> Tensor:
-        return (x_GCE * _of(x_GCE, self.row)).to(self.dtype)
+        return (self._times(x_GCE) * self.half).to(self.dtype)
 
     def ends(self, k_GCE: Tensor) -> Tensor:
-        return (k_GCE * self.end).to(self.dtype)
+        return (self._times(k_GCE, right=True) * self.half).to(self.dtype)
 
     def over(self, state_GEF: Tensor) -> Tensor:
         return state_GEF * self.total
 
     def pair(self, x_GCE: Tensor, k_GCE: Tensor) -> Tensor:
-        return (x_GCE * _of(x_GCE, self.left)).to(self.dtype) @ (k_GCE * self.right).to(self.dtype).mT
+        return self._times(x_GCE).to(self.dtype) @ self._times(k_GCE, right=True).to(self.dtype).mT
 
     def rows_back(self, grad: Tensor, rows_GCE: Tensor) -> Tensor:
         _of(grad, self.b_back).add_(grad * rows_GCE)
-        return grad * _of(grad, self.row)
+        return (grad * _of(grad, self.left)).mul_(self.half)
 
     def ends_back(self, grad: Tensor, ends_GCE: Tensor) -> Tensor:
         due_GCE = (grad * ends_GCE).to(self.b_back.dtype)
         self.b_back -= due_GCE
         self.last_back += due_GCE.sum(1)
-        return grad * self.end
+        return (grad * self.right).mul_(self.half)
 
     def over_back(self, grad: Tensor, over_GEF: Tensor) -> Tensor:
         self.last_back += (grad * over_GEF).sum(2)
         return grad * self.total
 
     def pair_back(self, grad_GCC: Tensor, pair_GCC: Tensor, x_GCE: Tensor, k_GCE: Tensor) -> tuple[Tensor, Tensor]:
-        factor_GCE = _of(x_GCE, self.left)
-        left_GCE, right_GCE = x_GCE * factor_GCE, k_GCE * self.right
+        left_GCE, right_GCE = self._times(x_GCE), self._times(k_GCE, right=True)
         to_left, to_right = super().pair_back(grad_GCC, pair_GCC, left_GCE.to(self.dtype), right_GCE.to(self.dtype))
-        _of(x_GCE, self.b_back).add_(to_left * left_GCE)
-        self.b_back -= to_right * right_GCE
-        return to_left * factor_GCE, to_right * self.right
+        _of(x_GCE, self.b_back).addcmul_(to_left, left_GCE)
+        self.b_back.addcmul_(to_right, right_GCE, value=-1)
+        return to_left * _of(x_GCE, self.left), to_right * self.right
 
     def gradient(self) -> Tensor:
         self.b_back[:, -1] += self.last_back
         return _summed(self.b_back, self.writes).flip(1).cumsum(1).flip(1)
+
+    def _times(self, x_GCE: Tensor, right: bool = False) -> Tensor:
+        """x * left, or x * right. (x is kept too, so that its id stays its own.)"""
+        place = id(x_GCE), right
+        if place not in self.made:
+            self.made[place] = x_GCE, x_GCE * _of(x_GCE, self.right if right else self.left)
+        return self.made[place][1]
 
 
 def decay_of(log_decay: Tensor | None, dtype: torch.dtype, writes: int = 1) -> NoDecay:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention.interface import Width, wide
-from metacl.attention.recurrent import Gate, Recurrent
+from metacl.attention.recurrent import Gate, Recurrent, start_at
 from metacl.attention.scan import Tokens
 
 LEAST = 0.001
@@ -39,7 +39,7 @@ class GatedLinearAttention(Recurrent):
 
     def start_matching(self) -> None:
         super().start_matching()
-        nn.init.constant_(self.gate.linear[-1].bias, math.log(math.exp(-16 * LEAST) / -math.expm1(-16 * LEAST)))  # type: ignore
+        start_at(self.gate, -math.log(math.expm1(16 * LEAST)))
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         return Tokens(*self.project(x_BND), F.logsigmoid(self.gate(x_BND)) / 16)
@@ -60,6 +60,11 @@ class HGRN2(Recurrent):
         start_E = (2 ** torch.linspace(1, 8, self.key_width) - 1).log()  # 1 - bound is from 1/2 to 1/256
         self.bound_logit = nn.Parameter(start_E.repeat(heads, 1, 1))
 
+    @torch.no_grad()
+    def start_matching(self) -> None:
+        super().start_matching()
+        self.qkv.bias[self.parts[0] : sum(self.parts[:2])] = -2  # a key is a sigmoid: below its middle it tells inputs apart
+
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
         bound = wide(self.bound_logit)
@@ -73,10 +78,6 @@ class Mamba2(Recurrent):
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.decay = ScalarDecayGate(width, heads)
-
-    def start_matching(self) -> None:
-        super().start_matching()
-        self.decay.remember()
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
@@ -95,19 +96,47 @@ class ScalarDecayGate(nn.Module):
         super().__init__()
         self.gate = Gate(width, heads)
         self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        dt_H = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
-        with torch.no_grad():
-            cast(nn.Linear, self.gate.linear).bias.copy_(dt_H.expm1().log())  # the inverse of softplus
+        _draw_steps(cast(nn.Linear, self.gate.linear).bias)
 
     @torch.no_grad()
     def remember(self) -> None:
         """All heads start with the longest memory of those that are drawn."""
         self.log_rate_H.zero_()
-        cast(nn.Linear, self.gate.linear).bias.fill_(math.log(math.expm1(LEAST)))
+        start_at(self.gate, math.log(math.expm1(LEAST)))
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         dt_BHN = F.softplus(self.gate(x_BND))
         return dt_BHN, -dt_BHN * wide(self.log_rate_H).exp()[:, None]
+
+
+class VectorDecayGate(nn.Module):
+    """-dt A, (B, H, N, size), with a dt for each feature of a key: one A for a head, both drawn as in `ScalarDecayGate`.
+
+    Arguments:
+        rank: dt comes from a linear map of this rank.
+    """
+
+    def __init__(self, width: int, heads: int, size: int, rank: int):
+        super().__init__()
+        self.gate = Gate(width, heads, size, rank)
+        self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        _draw_steps(cast(nn.Linear, cast(nn.Sequential, self.gate.linear)[-1]).bias)
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """See `ScalarDecayGate`."""
+        self.log_rate_H.zero_()
+        start_at(self.gate, math.log(math.expm1(LEAST)))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return -F.softplus(self.gate(x_BND)) * wide(self.log_rate_H).exp()[:, None, None]
+
+
+@torch.no_grad()
+def _draw_steps(bias: Tensor) -> None:
+    """Biases of which softplus makes numbers whose logarithm is uniform between those of 0.001 and 0.1."""
+    dt = torch.empty(len(bias)).uniform_(math.log(0.001), math.log(0.1)).exp()
+    bias.copy_(dt.expm1().log())  # the inverse of softplus
 
 
 class Longhorn(Recurrent):

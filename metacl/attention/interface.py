@@ -124,8 +124,8 @@ class Attention(nn.Module, Generic[State]):
         """Votes of the labels seen, weighted by similarity, for tokens (B, N, D) with an input and a label half.
 
         Queries and keys read the input half, through one rotation, so that the similarity of a normalised input with itself is
-        `sharpness`. Values read the label half, and the output puts back there what was read: heads / (key heads) times a value
-        is shared among the heads that have it. Biases are zero. Where a head has room, queries and values lie apart.
+        `sharpness`. Values read the label half, and the output puts back there what was read. Biases are zero, and decays that
+        depend on the token are slow. Where a head has room, queries and values lie apart.
         """
         half, share = self.qkv.in_features // 2, self.heads // self.key_heads
         queries, _, values = self.parts
@@ -134,13 +134,16 @@ class Attention(nn.Module, Generic[State]):
         else:
             read_QI, read_VL = (nn.init.orthogonal_(torch.empty(rows, half)) for rows in (queries, values))
         gain = (self.sharpness * self.key_width**0.5 * self.heads / half) ** 0.5
-        for parameter in (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias):
+        for parameter in (*self.qkv.parameters(), *self.out.parameters()):
             parameter.zero_()
         self.qkv.weight[:queries, :half] = gain * read_QI
         self.qkv.weight[-values:, half:] = read_VL
         self.start_alike()
         put_LHF = read_VL.mT.unflatten(1, (self.key_heads, self.head_width)).repeat_interleave(share, dim=1) / share
         self.out.weight[half:] = put_LHF.flatten(1)
+        for gate in self.modules():
+            if hasattr(gate, "remember"):
+                gate.remember()
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, N, E), keys (B, key heads, N, E) and values (B, key heads, N, F)."""

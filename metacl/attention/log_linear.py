@@ -62,10 +62,6 @@ class LogLinear(Attention[LogLinearState]):
         self.decay, self.weights = ScalarDecayGate(width, heads), Gate(width, heads, levels)
         self.norm = HeadNorm(self.head_width)
 
-    def start_matching(self) -> None:
-        super().start_matching()
-        self.decay.remember()
-
     def init_state(self, batch_size: int) -> LogLinearState:
         buckets = self.zeros(batch_size, self.heads, 0, self.key_width, self.head_width)
         return LogLinearState(buckets, torch.zeros(batch_size, dtype=torch.long, device=buckets.device))

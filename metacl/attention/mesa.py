@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from metacl.attention import naive
 from metacl.attention.decay import ScalarDecay
+from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
-from metacl.attention.recurrent import Gate, Shell, unit
+from metacl.attention.recurrent import Gate, Shell, start_at, unit
 from metacl.attention.scan import Tokens, look, scan
 
 CHUNK = 64
@@ -84,6 +85,10 @@ class Mesa(Shell[MesaState]):
         nn.init.constant_(self.forget.linear.bias, REMEMBERS)  # type: ignore[arg-type]
         start = math.log(math.expm1(1 - LEAST_RIDGE))  # the inverse of softplus
         self.above_least = nn.Parameter(torch.full((heads, 1, self.key_width), start))
+
+    def start_matching(self) -> None:
+        super().start_matching()
+        start_at(self.forget, -math.log(math.expm1(LEAST)))
 
     def init_state(self, batch_size: int) -> MesaState:
         return MesaState(

@@ -44,6 +44,14 @@ class Shell(Attention[State]):
         """The option gate: what heads read is multiplied, after the norm, by `gate_function` of a projection of the token."""
         self.output_gate = Gate(self.qkv.in_features, self.heads, self.head_width)
 
+    @torch.no_grad()
+    def start_matching(self) -> None:
+        """See `Attention`. An output gate lets all through: SiLU of 1.2785 is 1."""
+        super().start_matching()
+        if self.output_gate is not None:
+            nn.init.zeros_(self.output_gate.linear.weight)  # type: ignore[arg-type]
+            start_at(self.output_gate, 1.2785)
+
     def _outputs(self, out_BHNF: Tensor, x_BND: Tensor) -> Tensor:
         out_BHNF = self.norm(out_BHNF)
         if self.output_gate is not None:
@@ -111,6 +119,13 @@ class Gate(nn.Module):
     def forward(self, x_BND: Tensor) -> Tensor:
         gates = wide(self.linear(x_BND)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return gates if self.size else gates[..., 0]
+
+
+@torch.no_grad()
+def start_at(gate: Gate, bias: float) -> None:
+    """The gate says `bias` where a token says nothing."""
+    last = gate.linear[-1] if isinstance(gate.linear, nn.Sequential) else gate.linear
+    nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
 
 
 def unit(t_BHNE: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from metacl.attention.tokens import Tokens, divided, look, normaliser
 
 __all__ = ["Tokens", "divided", "look", "scan"]
 
-NOTHING = -200.0
+NOTHING = -2 * MOST
 """Log decay below which nothing is left, in float32 or in float64: what is lower, -inf too, counts as this."""
 ROOM = 2**19
 """How many numbers the states of those heads may have that are worked through together: 2 MiB of float32."""
@@ -71,9 +71,9 @@ def _short_enough(log_decay_BHNE: Tensor, least: float, chunk: int) -> int:
     Arguments:
         least: the smallest of the log decays.
     """
-    while chunk > 1 and least * (chunk // 2) < -MOST:
+    while chunk > 1 and least * chunk < -2 * MOST:
         whole = pad(log_decay_BHNE, (0, 0, 0, -log_decay_BHNE.shape[2] % chunk)).unflatten(2, (-1, chunk))
-        if float(whole.sum(3).amin()) >= -MOST:
+        if float(whole.sum(3).amin()) >= -2 * MOST:
             break
         chunk //= 2
     return chunk

@@ -66,6 +66,12 @@ class Convolved(Shell[ConvolvedState]):
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self.qkv = ShortConvolution(self.qkv, self.places, sum(self.parts[: self.activated]))
 
+    @torch.no_grad()
+    def start_matching(self) -> None:
+        """See `Attention`. The convolution sees the token itself alone."""
+        super().start_matching()
+        self.qkv.kernel[:, -1] = 1  # type: ignore[union-attr]
+
     def init_state(self, batch_size: int) -> ConvolvedState:
         return ConvolvedState(super().init_state(batch_size), self.zeros(batch_size, self.places - 1, self.qkv.in_features))
 

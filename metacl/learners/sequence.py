@@ -53,8 +53,9 @@ class SequenceConfig:
     """Width of a query and of a key in a head. None: the width of a value."""
     options: dict[str, int] = field(default_factory=dict)
     """Options that only one mechanism has, as in `window 64`. softmax: window, key_heads; performer: features; ttt-linear:
-    batch; mesa: iterations (0: exact); log-linear: levels; gsa: slots. Recurrences and mesa: short_conv (tokens that a short
-    convolution sees; 0: none) and gate (1: an output gate), which published blocks have and which are off here."""
+    batch; mesa: iterations (0: exact); log-linear: levels; gsa: slots; gated-delta-product: steps; it, delta, gated-delta, kda
+    and gdn2: negative (1: what a token does to the state may turn it around, 0: not). Recurrences and mesa: short_conv (tokens
+    that a short convolution sees; 0: none) and gate (1: an output gate), which published blocks have and which are off here."""
     backend: Backend = "auto"
     """Kernels that compute attention: plain PyTorch (`torch`), flash-attn (`flash`, for softmax), `fla` (for recurrences), or
     `auto`, the fastest that are installed and fit."""

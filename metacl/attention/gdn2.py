@@ -1,0 +1,46 @@
+"""Gated DeltaNet-2: what is taken back and what is written have gates of their own."""
+
+import math
+
+from torch import Tensor
+
+from metacl.attention.gated import VectorDecayGate
+from metacl.attention.interface import Width
+from metacl.attention.recurrent import Gate, Recurrent, start_at, unit
+from metacl.attention.scan import Tokens
+
+
+class GatedDeltaNet2(Recurrent):
+    """S <- Diag(alpha) S, u = w * v - S^T (b * k), S <- S + k u^T (Gated DeltaNet-2: Hatamizadeh, Choi, Kautz 2026).
+
+    b = sigmoid(Wb x) says for each key feature how much of what the state answers is taken back, w = sigmoid(Ww x) for each
+    value feature how much of the new is written. Keys have length 1; alpha is that of `kda`, and where b and w are one number
+    so is all.
+
+    Arguments: see `Attention`; negative: 1: b is twice as large, so that what a token does to the state may turn it around.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        head_width: Width = None,
+        key_width: Width = None,
+        *,
+        negative: int = 0,
+    ):
+        super().__init__(width, heads, dropout, head_width, key_width)
+        self.most = 1 + negative
+        self.decay = VectorDecayGate(width, heads, self.key_width, self.head_width)
+        self.erase, self.write = Gate(width, heads, self.key_width), Gate(width, heads, self.head_width)
+
+    def start_matching(self) -> None:
+        """See `DeltaNet`."""
+        super().start_matching()
+        start_at(self.erase, -math.log(2 * self.most - 1))
+
+    def tokens(self, x_BND: Tensor) -> Tokens:
+        q, k, v = self.project(x_BND)
+        k, b, w = unit(k), self.most * self.erase(x_BND).sigmoid(), self.write(x_BND).sigmoid()
+        return Tokens(unit(q), k, w.to(v) * v, self.decay(x_BND), erase=b.to(k) * k)
