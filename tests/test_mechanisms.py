@@ -346,7 +346,7 @@ DELTA_RULES = ("delta", "gated-delta", "kda", "gdn2", "gated-delta-product")
 def transition(tokens: Tokens) -> Tensor:
     """(B, H, E, E): what the first token does to a state, its values left out."""
     B, H, _, E = tokens.q.shape
-    one = Tokens(*(None if t is None else t[:, :, : t.shape[2] // tokens.q.shape[2]] for t in tokens))
+    one = Tokens(*(None if t is None else t[:, :, : t.shape[2] // tokens.q.shape[2]] for t in tokens))  # type: ignore[arg-type]
     start = torch.eye(E, dtype=torch.float64).expand(B, H, E, E)
     return naive.recurrence(one._replace(v=torch.zeros(B, H, one.writes, E, dtype=torch.float64)), start)[1]
 

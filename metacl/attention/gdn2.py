@@ -43,4 +43,4 @@ class GatedDeltaNet2(Recurrent):
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
         k, b, w = unit(k), self.most * self.erase(x_BND).sigmoid(), self.write(x_BND).sigmoid()
-        return Tokens(unit(q), k, w.to(v) * v, self.decay(x_BND), erase=b.to(k) * k)
+        return Tokens(unit(q), k, (w * v).to(v), self.decay(x_BND), erase=(b * k).to(k))

@@ -193,4 +193,4 @@ def check(form: Form, precision: str) -> None:
 
 def _error(found: Tensor, right: Tensor) -> float:
     right = right[..., : found.shape[-1]]  # an N x N form has no column for the normaliser
-    return float((found.float() - right).norm() / right.norm())
+    return float((found.float() - right).norm() / right.norm().clamp_min(1e-30))  # what is to be nothing may be nothing
