@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from metacl.attention import ATTENTION
 from metacl.evaluation.metrics import deviation
 from metacl.evaluation.result import as_defined
 from metacl.recipes.files import to_json
@@ -18,36 +19,33 @@ from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "mechanisms"
 
-MECHANISMS = ["softmax", "linear", "performer", "retention", "gla", "mamba2", "delta", "gated-delta", "longhorn"]
-MECHANISMS += ["ttt-linear", "mesa", "log-linear"]
+MECHANISMS = list(ATTENTION)
+BESIDE = "pn"
+"""The learner beside them that is no sequence learner."""
 SEEDS = (0, 1, 2)
-TRAINED, LONGER = 10, 40
-"""Tasks in the streams that a learner is meta-trained on, and in those that are four times as long."""
-
-EPISODES = {TRAINED: 256, LONGER: 128}
-OPTIONS = f"--learner.attention-dropout 0 --episodes.tasks {TRAINED} --episodes.shots 5 --episodes.queries 2 --batch-size 8"
-OPTIONS += " --validation.every 20 --validation.episodes 32 --precision fp32 --steps 400 --curriculum 150"
-LEFT = 2 / TRAINED
-"""Meta-validation accuracy at which a run has left its plateau: twice that of who only knows which symbols the stream has."""
-TICKS = (32, 64, 128, 256, 512)
+TRAINED, LENGTHS = 20, (10, 20, 40, 100)
+"""Tasks in the streams that a learner is meta-trained on, and in those that it is tested on."""
+LONGER = LENGTHS[-1]
+EPISODES = {10: 256, 20: 256, 40: 128, 100: 64}
+OPTIONS = f"--episodes.tasks {TRAINED} --episodes.vocabulary {LONGER} --steps 600"
+OPTIONS += " --validation.every 100 --validation.episodes 32 --precision fp32"
+TICKS = (128, 256, 512, 1024)
 
 
 def cells(data: Path) -> list[Cell]:
     """A cell for each mechanism and seed."""
-    return [cell(mechanism, seed, ["--data.path", str(data / "omniglot")]) for seed in SEEDS for mechanism in MECHANISMS]
+    names = [BESIDE, *MECHANISMS]
+    return [cell(mechanism, seed, ["--data.path", str(data / "omniglot")]) for seed in SEEDS for mechanism in names]
 
 
 def cell(mechanism: str, seed: int, options: list[str], folder_of_raw: Path = FOLDER, data: str = "omniglot") -> Cell:
     file = folder_of_raw / f"{mechanism}-{seed}.json"
+    learner = [mechanism] if mechanism == BESIDE else ["transformer", "--learner.attention", mechanism]
 
     def commands(folder: Path) -> list[Command]:
-        words = [data, "linear-transformer", "--learner.attention", mechanism, *OPTIONS.split(), "--seeds", str(seed)]
+        words = [data, *learner, *OPTIONS.split(), "--seeds", str(seed)]
         tests = [
-            Command(
-                "evaluate.py",
-                [str(folder / "train"), *f"--tasks {tasks} --queries 5 --episodes {episodes} --batch-size 8".split()],
-                folder / f"{tasks}-tasks",
-            )
+            Command("evaluate.py", [str(folder / "train"), *asked(tasks, episodes)], folder / f"{tasks}-tasks")
             for tasks, episodes in EPISODES.items()
         ]
         return [Command("train.py", [*words, *options], folder / "train"), *tests]
@@ -56,6 +54,11 @@ def cell(mechanism: str, seed: int, options: list[str], folder_of_raw: Path = FO
         write_json(file, {"mechanism": mechanism, "seed": seed} | figures(folder))
 
     return Cell(file.stem, commands, file.exists, keep)
+
+
+def asked(tasks: int, episodes: int) -> list[str]:
+    """At the trained length it is asked after every task, so that there is forgetting; at the others at the end alone."""
+    return f"--tasks {tasks} --episodes {episodes}".split() + ["--at-end"] * (tasks != TRAINED)
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -70,7 +73,6 @@ def figures(folder: Path) -> dict[str, Any]:
         "data_fingerprint": fingerprint,
         "parameters": size,
         "seconds": training_seconds(run),
-        "left_plateau_at": next((step for step, value in accuracy.items() if value > LEFT), None),
         "validation_accuracy": accuracy,
         "test": {str(tasks): results_of(folder / f"{tasks}-tasks")[0] for tasks in EPISODES},
     }
