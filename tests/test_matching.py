@@ -110,3 +110,15 @@ def test_all_weights_are_trained_from_there():
 def test_interleaved_tokens_cannot_start_so():
     with pytest.raises(UserError, match=r"learner\.layout paired"):
         sequence(IMAGES, layout="interleaved", start="matching")
+
+
+@pytest.mark.parametrize("mechanism", ATTENTION)
+def test_every_mechanism_is_meta_trained_in_mixed_precision(mechanism):
+    """What is added to a token stays in the precision of the weights: an answer is a small difference of votes."""
+    torch.set_default_dtype(torch.float32)
+    learner, episode = sequence(IMAGES, attention=mechanism).train(), random_episode(IMAGES, 0)
+    plain = learner.meta_loss(episode).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = learner.meta_loss(episode).loss
+    mixed.backward()
+    assert_close(mixed, plain, rtol=0.1, atol=0.05)

@@ -118,7 +118,8 @@ class Mesa(Shell[MesaState]):
             solved = solve(tokens.q.detach())
             seen = look(tokens.telling(solved, tokens.k), state.keys)
             solution = _Implicit.apply(tokens.q - seen - ridge * solved, solved, solve)
-            return self._outputs(look(tokens.telling(solution, tokens.v), state.values), x_BMD)
+            out = look(tokens.telling(solution, tokens.v), state.values)
+        return self._outputs(out, x_BMD)
 
     def _tokens(self, x_BND: Tensor, valid_BN: Tensor | None) -> MesaTokens:
         q, k, v = (wide(t) for t in self.project(x_BND))

@@ -82,7 +82,8 @@ class TestTimeTraining(Attention[TestTimeState]):
             written = -rate[..., None] * self._gradient(state.start, k, v)
             q_one, k_one = with_bias(q), with_bias(k)
             hidden = q_one @ state.now + (q_one * k_one).sum(-1, keepdim=True) * written
-            return self._outputs(q + self._normed(hidden), x_BMD)
+            out = q + self._normed(hidden)
+        return self._outputs(out, x_BMD)
 
     def _tokens(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v (B, H, N, E) and the inner learning rate (B, H, N), float32 at least: this is training."""

@@ -169,7 +169,7 @@ class SequenceLearner(Learner):
                 block.attention.start_alike()
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.encoder(x)
+        return self.encoder(x).to(next(self.parameters()).dtype)  # out of autocast: what is added to a token is small beside it
 
     def init_state(self, batch_size: int) -> SequenceState:
         layers = tuple(block.attention.init_state(batch_size) for block in self._blocks())
@@ -200,7 +200,7 @@ class SequenceLearner(Learner):
 
     def query_tokens(self, z_BME: Tensor) -> Tensor:
         """(B, M, D): in place of a target a paired token has the learnt code of a question, at first zeros."""
-        return torch.cat([z_BME, self.question.to(z_BME).expand_as(z_BME)], dim=-1) if self.paired else z_BME
+        return torch.cat([z_BME, self.question.expand_as(z_BME)], dim=-1) if self.paired else z_BME
 
     def _learn(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> tuple[SequenceState, list[Tensor]]:
         """The new state, and what enters the attention of each layer (B, tokens, D)."""
