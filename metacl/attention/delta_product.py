@@ -43,7 +43,7 @@ class GatedDeltaProduct(Recurrent):
         """See `DeltaNet`. The steps before the last do little."""
         super().start_matching()
         start_at(self.beta, -math.log(2 * self.most - 1))
-        self.beta.linear.bias.unflatten(0, (self.heads, -1))[:, :-1] = -4  # type: ignore[union-attr, operator]
+        self.beta.linear.bias.unflatten(0, (self.heads, -1))[:, :-1] = -4  # type: ignore[operator]
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)

@@ -143,7 +143,7 @@ class Attention(nn.Module, Generic[State]):
         self.out.weight[half:] = put_LHF.flatten(1)
         for gate in self.modules():
             if hasattr(gate, "remember"):
-                gate.remember()
+                gate.remember()  # type: ignore[operator]
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, N, E), keys (B, key heads, N, E) and values (B, key heads, N, F)."""

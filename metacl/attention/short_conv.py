@@ -70,7 +70,7 @@ class Convolved(Shell[ConvolvedState]):
     def start_matching(self) -> None:
         """See `Attention`. The convolution sees the token itself alone."""
         super().start_matching()
-        self.qkv.kernel[:, -1] = 1  # type: ignore[union-attr]
+        cast(ShortConvolution, self.qkv).kernel[:, -1] = 1
 
     def init_state(self, batch_size: int) -> ConvolvedState:
         return ConvolvedState(super().init_state(batch_size), self.zeros(batch_size, self.places - 1, self.qkv.in_features))

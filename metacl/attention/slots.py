@@ -1,14 +1,16 @@
 """Gated slot attention: softmax attention over a fixed number of slots, each of them a decayed mean of keys and of values."""
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import pad
 
 from metacl.attention import fused, naive
 from metacl.attention.decay import MOST
+from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Shell, start_at
 from metacl.attention.scan import Tokens, _short_enough, look, scan
@@ -72,17 +74,11 @@ class GatedSlots(Shell[SlotState]):
         self.slots = slots or self.key_width
         self.forget = Gate(width, heads, self.slots)
 
-    @torch.no_grad()
     def start_matching(self) -> None:
-        """See `Attention`. Each slot has a direction of its own among the keys, takes what lies there, and keeps it."""
+        """See `Attention`. Slots are means of all that was seen, no votes of like examples, so this is no matching network; but
+        what it is told it keeps, and it reads from where it should."""
         super().start_matching()
-        queries, keys = self.parts[:2]
-        toward_ME = nn.init.orthogonal_(torch.empty(self.slots, self.key_width))
-        read_HED = self.qkv.weight[queries : queries + keys].unflatten(0, (self.heads, -1))
-        read_HED = read_HED / read_HED.square().sum(1).max().sqrt()
-        self.forget.linear.weight.copy_(-8 * torch.einsum("me,hed->hmd", toward_ME, read_HED).flatten(0, 1))  # type: ignore
-        start_at(self.forget, 8.0)
-        self.qkv.weight[: queries + keys] *= 2
+        start_at(self.forget, -math.log(math.expm1(8 * LEAST)))
 
     def init_state(self, batch_size: int) -> SlotState:
         return SlotState(

@@ -11,13 +11,15 @@ What the similarity is, the mechanism says: the votes of `softmax`, `linear` and
 recurrences sums that decay and that their norm scales, and delta rules and `mesa` tell the votes of like examples apart.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
+from metacl.learners.paired import Target
+
 if TYPE_CHECKING:
-    from metacl.learners.sequence import SequenceLearner
+    from metacl.learners.sequence import Block, SequenceLearner
 
 UNANIMOUS = 16.0
 """The logit, at the start, of a symbol that all votes are for; the others have 0."""
@@ -26,18 +28,18 @@ UNANIMOUS = 16.0
 @torch.no_grad()
 def start_matching(learner: "SequenceLearner") -> None:
     """Gives a learner of paired tokens the weights of a matching network."""
-    for i, block in enumerate(learner.blocks):
+    for i, block in enumerate(cast("list[Block]", learner.blocks)):
         attention, mlp = block.attention, block.mlp
         if i == 0:
             attention.start_matching()
         else:
             attention.start_alike()
             silence(attention.out)
-        silence(mlp[-1])
+        silence(cast(nn.Linear, mlp[-1]))
     if learner.spec.classification:
         learner.symbols.start_matching(UNANIMOUS)
     else:
-        answer_by_transpose(learner.target_encoder.linear, learner.answer)
+        answer_by_transpose(cast(Target, learner.target_encoder).linear, learner.answer)
 
 
 def answer_by_transpose(write: nn.Linear, answer: nn.Linear, gain: float = 1.0) -> None:

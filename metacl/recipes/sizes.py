@@ -40,7 +40,7 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
         augment = CHARACTERS if data.name in DRAWN else AugmentConfig()
-        return TrainConfig(data, name, light, **{"episodes": usual_shape(data.name), "augment": augment} | options)
+        return replace(TrainConfig(data, name, light, usual_shape(data.name), augment), **options)
 
     return recipe
 
