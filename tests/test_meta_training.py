@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import accelerator, image_benchmark, sequence, sequence_config, sine, train, train_config
+from torch.testing import assert_close
 
 from episodes import EpisodeShape, UserError
 from metacl.evaluation.episodes import validate
@@ -19,7 +20,14 @@ from metacl.nets.encoders import EncoderConfig
 from metacl.recipes.config import OptimiserConfig, ValidationConfig
 from metacl.report.display import TrainingDisplay
 from metacl.runs.folder import Run
-from metacl.training.meta_training import MetaTrainingError, generators, learning_rate, make_accelerator, meta_train
+from metacl.training.meta_training import (
+    MetaTrainingError,
+    generators,
+    learning_rate,
+    make_accelerator,
+    make_optimiser,
+    meta_train,
+)
 from metacl.training.meta_training import _step_seed as step_seed
 
 ROOT = Path(__file__).parents[1]
@@ -385,3 +393,17 @@ def test_a_copied_run_goes_on_elsewhere(tmp_path, stop_after, monkeypatch):
     shutil.copytree(run.folder, tmp_path / "copy")
     shutil.rmtree(run.folder)
     assert train(tmp_path / "copy", run.config, resume=True).last() == 30
+
+
+def test_weights_behind_the_encoder_have_a_rate_of_their_own():
+    learner = sequence()
+    config = OptimiserConfig(rate=0.1, behind_encoder=0.25, warmup=0, weight_decay=0.0)
+    optimiser, before = make_optimiser(learner, config), [weight.detach().clone() for weight in learner.parameters()]
+    for group in optimiser.param_groups:
+        group["lr"] = config.rate * group["part"]
+    for weight in learner.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    for (name, weight), old in zip(learner.named_parameters(), before, strict=True):
+        step = 0.1 if name.startswith("encoder.") else 0.025
+        assert_close(old - weight, torch.full_like(weight, step), rtol=1e-4, atol=1e-6)

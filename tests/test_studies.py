@@ -132,8 +132,9 @@ def test_a_learner_is_measured_once(tmp_path, here):
     assert table[0].startswith("| learner | meta-test, squared error |") and len(table) == 4 and " ± " in table[2]
 
 
-def test_a_mechanism_is_tested_at_two_lengths(tmp_path, here, monkeypatch):
+def test_a_mechanism_is_tested_at_each_length(tmp_path, here, monkeypatch):
     monkeypatch.setattr(mechanisms, "EPISODES", {2: 2, 3: 2})
+    monkeypatch.setattr(mechanisms, "TRAINED", 3)
     cell = mechanisms.cell("delta", 1, TINY.split(), tmp_path, "glyphs")
     cells.make(cell, tmp_path / "runs")
     found = json.loads((tmp_path / "delta-1.json").read_text())

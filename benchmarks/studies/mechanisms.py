@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import NullFormatter
+
 from metacl.attention import ATTENTION
 from metacl.evaluation.metrics import deviation
 from metacl.evaluation.result import as_defined
 from metacl.recipes.files import to_json
 from metacl.report.figures import figure
-from metacl.report.plots import CHANCE
 from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated
@@ -29,7 +30,6 @@ LONGER = LENGTHS[-1]
 EPISODES = {10: 256, 20: 256, 40: 128, 100: 64}
 OPTIONS = f"--episodes.tasks {TRAINED} --episodes.vocabulary {LONGER} --steps 600"
 OPTIONS += " --validation.every 100 --validation.episodes 32 --precision fp32"
-TICKS = (128, 256, 512, 1024)
 
 
 def cells(data: Path) -> list[Cell]:
@@ -79,7 +79,14 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def runs(mechanism: str) -> list[dict[str, Any]]:
-    return [raw(f"mechanisms/{mechanism}-{seed}.json") for seed in SEEDS]
+    """What is there of a mechanism, one entry for each seed."""
+    names = [f"mechanisms/{mechanism}-{seed}.json" for seed in SEEDS]
+    return [raw(name) for name in names if (BENCHMARKS / name).exists()]
+
+
+def measured() -> list[str]:
+    """The mechanisms of which something is there, and `pn`."""
+    return [name for name in [BESIDE, *MECHANISMS] if runs(name)]
 
 
 def errors(mechanism: str, tasks: int) -> list[float]:
@@ -88,67 +95,82 @@ def errors(mechanism: str, tasks: int) -> list[float]:
 
 
 def state_bytes(mechanism: str) -> float:
+    """After 100 tasks."""
     return runs(mechanism)[0]["test"][str(LONGER)]["state_bytes"]
 
 
-def forgotten(test: dict[str, Any]) -> float:
-    mean = as_defined(test["measures"])["forgetting"]["mean"]
-    return math.nan if mean is None else mean
+def seconds(mechanism: str) -> float:
+    """Of meta-training, mean over seeds."""
+    return statistics.mean(run["seconds"] for run in runs(mechanism))
+
+
+def forgotten(mechanism: str) -> list[float]:
+    """Points, at the trained length, for each seed."""
+    lost = [as_defined(run["test"][str(TRAINED)]["measures"])["forgetting"]["mean"] for run in runs(mechanism)]
+    return [math.nan if points is None else 100 * points for points in lost]
 
 
 def results() -> str:
-    """Error and forgetting in %, mean ± standard deviation over seeds."""
+    """Error in % at each length, forgetting at the trained one, mean ± standard deviation over seeds; the best first."""
     lines = []
-    for mechanism in MECHANISMS:
-        lost = [100 * forgotten(run["test"][str(LONGER)]) for run in runs(mechanism)]
-        found = [errors(mechanism, TRAINED), errors(mechanism, LONGER), lost]
-        lines.append([mechanism, *map(spread, found), kib(state_bytes(mechanism))])
-    columns = [f"error, {TRAINED} tasks", f"error, {LONGER} tasks", f"forgetting, {LONGER} tasks", f"state at {LONGER} tasks"]
+    for mechanism in sorted(measured(), key=lambda name: statistics.mean(errors(name, TRAINED))):
+        found = [spread(errors(mechanism, tasks)) for tasks in LENGTHS]
+        kept = kib(state_bytes(mechanism))
+        lines.append([mechanism, *found, spread(forgotten(mechanism)), kept, str(len(runs(mechanism)))])
+    columns = [*(f"{tasks} tasks" for tasks in LENGTHS), f"forgetting, {TRAINED}", f"state at {LONGER}", "seeds"]
     return table(["mechanism", *columns], lines)
 
 
 def training() -> str:
-    """When each seed left the plateau, and what meta-training took."""
+    """Meta-validation errors as meta-training goes on, and what it took."""
     lines = []
-    for mechanism in MECHANISMS:
-        left = [run["left_plateau_at"] for run in runs(mechanism)]
-        steps = ", ".join("never" if step is None else str(step) for step in left)
-        seconds = statistics.mean(run["seconds"] for run in runs(mechanism))
-        lines.append([mechanism, steps, f"{seconds:.0f} s", f"{runs(mechanism)[0]['parameters']:,}"])
-    return table(["mechanism", "off the plateau at step", "training", "parameters"], lines)
+    for mechanism in measured():
+        steps = runs(mechanism)[0]["validation_accuracy"]
+        found = [spread([100 * (1 - run["validation_accuracy"][step]) for run in runs(mechanism)]) for step in steps]
+        lines.append([mechanism, *found, f"{seconds(mechanism):.0f} s", f"{runs(mechanism)[0]['parameters']:,}"])
+    return table(["mechanism", *(f"step {step}" for step in steps), "meta-training", "parameters"], lines)
 
 
 def draw(path: Path) -> None:
-    """Error against the size of the state after 40 tasks, at both lengths of stream."""
-    picture = figure(10, 4.6)
-    for axes, tasks in zip(picture.subplots(1, 2), (TRAINED, LONGER), strict=True):
-        for number, mechanism in enumerate(MECHANISMS):
-            found, size = errors(mechanism, tasks), state_bytes(mechanism) / 1024
-            axes.errorbar(size, statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
-        _label(axes, tasks)
-        axes.axhline(100 * (1 - 1 / tasks), **CHANCE)
-        axes.annotate("chance", (800, 100 * (1 - 1 / tasks)), fontsize="x-small", color="0.4", ha="right", va="bottom")
-        axes.set_xscale("log")
-        axes.set_xlim(25, 900)
-        axes.set_xticks(TICKS, map(str, TICKS))
-        axes.minorticks_off()
+    """Error against the size of the state at both ends of the lengths, and against the time of meta-training."""
+    picture = figure(15, 5.4)
+    sizes, times = ({name: of(name) for name in measured()} for of in (lambda name: state_bytes(name) / 1024, seconds))
+    subjects = [
+        (sizes, TRAINED, f"KiB of state after {LONGER} tasks"),
+        (sizes, LONGER, f"KiB of state after {LONGER} tasks"),
+        (times, TRAINED, "seconds of meta-training"),
+    ]
+    for axes, (places, tasks, label) in zip(picture.subplots(1, 3), subjects, strict=True):
+        for number, mechanism in enumerate(places):
+            found = errors(mechanism, tasks)
+            axes.errorbar(places[mechanism], statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
+        axes.set(xscale="log", yscale="log", title=f"streams of {tasks} tasks", xlabel=label, ylabel="error in %")
+        ends = min(places.values()), max(places.values())
+        axes.set_xlim(ends[0] / 1.2, ends[1] * 2.2)
+        for axis, ticks in ((axes.xaxis, _ticks(*ends)), (axes.yaxis, _ticks(*axes.get_ylim()))):
+            axis.set_ticks(ticks, map(str, ticks))
+            axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-        axes.set(title=f"streams of {tasks} tasks", xlabel=f"KiB of state after {LONGER} tasks", ylabel="error in %")
+        _label(axes, places, tasks)
     picture.savefig(path, dpi=120)
 
 
-def _label(axes: Any, tasks: int) -> None:
-    """The names beside their dots; those of states of the same size are pushed apart."""
-    least = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 24
-    sizes = {mechanism: state_bytes(mechanism) / 1024 for mechanism in MECHANISMS}
-    for size in {round(size, -1) for size in sizes.values()}:
-        places = sorted((statistics.mean(errors(m, tasks)), m) for m in MECHANISMS if round(sizes[m], -1) == size)
-        heights: list[float] = []
-        for place, _ in places:
-            heights.append(max(place, heights[-1] + least) if heights else place)
-        off = statistics.mean(heights) - statistics.mean(place for place, _ in places)
-        for height, (_, mechanism) in zip(heights, places, strict=True):
-            axes.annotate(mechanism, (sizes[mechanism] * 1.08, height - off), fontsize="small", va="center")
+def _ticks(low: float, high: float) -> list[int]:
+    """1, 2, 5, 10 ... between two ends."""
+    return [n * 10**power for power in range(4) for n in (1, 2, 5) if low <= n * 10**power <= high]
+
+
+def _label(axes: Any, places: dict[str, float], tasks: int) -> None:
+    """The names beside their dots, pushed apart where dots of about the same place along x are close."""
+    low, high = (math.log(end) for end in axes.get_ylim())
+    least, taken = (high - low) / 30, list[tuple[float, float]]()
+    for mechanism in sorted(places, key=lambda name: statistics.mean(errors(name, tasks))):
+        x, height = math.log(places[mechanism]), math.log(statistics.mean(errors(mechanism, tasks)))
+        for other, above in taken:
+            if abs(x - other) < 0.7 and height < above + least:
+                height = above + least
+        taken.append((x, height))
+        axes.annotate(mechanism, (places[mechanism] * 1.06, math.exp(height)), fontsize="x-small", va="center")
 
 
 TABLES: dict[str, Callable[[], str]] = {"mechanisms": results, "mechanisms-training": training}

@@ -24,6 +24,8 @@ class OptimiserConfig:
 
     rate: float = 2e-3
     """Learning rate after warm-up."""
+    behind_encoder: float = 1.0
+    """Rate of all weights but the encoder's, as a part of `rate`."""
     schedule: Literal["cosine", "halving"] = "cosine"
     """`cosine`: down to 1 % at the last step. `halving`: halved every `halve_every` steps, as published."""
     halve_every: int = 10_000
@@ -37,7 +39,7 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "optimiser.", "halve_every")
-        at_least(0, self, "optimiser.", "rate", "warmup", "clip", "weight_decay")
+        at_least(0, self, "optimiser.", "rate", "behind_encoder", "warmup", "clip", "weight_decay")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ LIGHT = EncoderConfig(channels=(32, 64, 128, 128), strides=(2, 2, 2, 2))
 PUBLISHED = EncoderConfig()
 """The five convolutions of CL-Seq."""
 
-DRAWN = ("omniglot", "glyphs")
-"""Data sets of drawn characters."""
-CHARACTERS = AugmentConfig(rotations=4, per_image=MapConfig(degrees=10, scale=0.13, shear=0.15, shift=0.04))
-"""What keeps a character a character, and what makes it another one."""
+BENT = AugmentConfig(per_image=MapConfig(degrees=10, scale=0.13, shear=0.15, shift=0.04))
+"""What keeps a character a character."""
+CHARACTERS = {"glyphs": BENT, "omniglot": replace(BENT, rotations=4)}
+"""Data sets of characters. Letters of print, of which some are others upside down, gain nothing from rotated classes."""
 
 CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothing": 0.1}
 """For learners whose answers are similarities: without label smoothing they grow ever more certain."""
+MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.25)}
+"""For those that start as a matching network: at the rate of the encoder its weights would be lost before they are of use."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
 INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
@@ -39,7 +41,7 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
     light = _with_encoder(learner, LIGHT)
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
-        augment = CHARACTERS if data.name in DRAWN else AugmentConfig()
+        augment = CHARACTERS.get(data.name, AugmentConfig())
         return replace(TrainConfig(data, name, light, usual_shape(data.name), augment), **options)
 
     return recipe
@@ -63,7 +65,7 @@ def transformers(attention: str) -> dict[str, Recipe]:
     `published` is CL-Seq's own network and training."""
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
-        "small": small(SequenceConfig(attention), **CALIBRATED),
+        "small": small(SequenceConfig(attention), **MATCHING),
         "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024)),
         "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048)),
         "published": _cl_seq(attention),

@@ -106,7 +106,7 @@ class _Loop:
         self.learner.step = step
         rate = learning_rate(config.optimiser, step, config.steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["part"]
         episode = self._augmented(step, episode.to(self.accelerator.device, non_blocking=True))
         episode = episode.first_tasks(curriculum_tasks(config, step)) if step < config.curriculum else episode
         with shared_batch(*self._part()):
@@ -202,11 +202,15 @@ def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenera
 
 
 def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """AdamW in one kernel for all tensors, or plain SGD where the learner asks for it; `learning_rate` sets its rate
-    before each step."""
+    """AdamW in one kernel for all tensors, or plain SGD where the learner asks for it; `learning_rate` sets the rate before
+    each step, of which each group of weights takes its `part`."""
+    split: dict[float, list[nn.Parameter]] = {}
+    for name, weight in learner.named_parameters():
+        split.setdefault(1.0 if name.startswith("encoder.") else config.behind_encoder, []).append(weight)
+    groups = [{"params": weights, "part": part} for part, weights in split.items()]
     if isinstance(learner, Learner) and learner.outer_sgd:
-        return torch.optim.SGD(learner.parameters(), lr=config.rate)
-    return torch.optim.AdamW(learner.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.SGD(groups, lr=config.rate)
+    return torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
 
 
 def curriculum_tasks(config: TrainConfig, step: int) -> int:
