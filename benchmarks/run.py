@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import learner_runs, mechanisms, plateau, probes, recipes, streams
+from studies import learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
@@ -24,6 +24,7 @@ from metacl.report.display import with_plain_errors
 STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "learners": learner_runs.cells,
     "mechanisms": mechanisms.cells,
+    "omniglot": omniglot.cells,
     "plateau": plateau.cells,
     "probes": probes.cells,
     "recipes": recipes.cells,
@@ -36,7 +37,9 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
 class Arguments:
     """Run a study, and keep its raw figures."""
 
-    study: Annotated[Literal["learners", "mechanisms", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional]
+    study: Annotated[
+        Literal["learners", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional
+    ]
     data: Path = Path("data")
     """Folder with the data sets: omniglot, mnist, tiny-imagenet."""
     part: str = "1/1"

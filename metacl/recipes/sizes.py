@@ -26,7 +26,7 @@ CHARACTERS = {"glyphs": BENT, "omniglot": replace(BENT, rotations=4)}
 
 CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothing": 0.1}
 """For learners whose answers are similarities: without label smoothing they grow ever more certain."""
-MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.25)}
+MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.125)}
 """For those that start as a matching network: at the rate of the encoder its weights would be lost before they are of use."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
