@@ -22,7 +22,7 @@ setup: $(ready) ## Makes .venv with the tested versions of all packages; PYTHON=
 demo: $(ready) ## Meta-trains a transformer on glyphs, evaluates it on scripts it has never seen, and shows the result.
 	@run=runs/demo; number=1; \
 	while [ -e $$run ]; do number=$$((number + 1)); run=runs/demo-$$number; done; \
-	$(python) train.py glyphs transformer --run $$run || { \
+	$(python) train.py glyphs transformer --episodes.tasks 10 --steps 500 --run $$run || { \
 		echo "make demo: meta-training did not finish; the lines above say why. What there is of it is in $$run." >&2; exit 1; }; \
 	$(python) evaluate.py $$run --tasks 5 20 || { \
 		echo "make demo: the evaluation did not finish; the lines above say why. Try again: $(python) evaluate.py $$run --tasks 5 20" >&2; exit 1; }

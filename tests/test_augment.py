@@ -22,6 +22,7 @@ from episodes.tasks.classification import Classification
 from metacl.commands.parse_train import parse_train
 from metacl.learners import PrototypesConfig
 from metacl.recipes.config import ValidationConfig
+from metacl.recipes.sizes import CHARACTERS
 from metacl.runs.folder import Run
 from metacl.training import meta_training
 from metacl.training.meta_training import generators
@@ -257,9 +258,13 @@ def test_a_resumed_run_is_augmented_as_if_it_had_never_stopped(tmp_path, monkeyp
 
 
 def test_the_command_line_says_it():
-    words = "glyphs transformer --augment.rotations 4 --augment.per-image.degrees 10 --augment.mix 0.5 --augment.flip"
+    words = "glyphs transformer --augment.rotations 4 --augment.per-image.degrees 20 --augment.mix 0.5 --augment.flip"
     (config,) = parse_train(words.split()).configs.values()
-    assert config.augment == AugmentConfig(4, per_image=MapConfig(degrees=10), mix=0.5, flip=True)
+    usual = CHARACTERS["glyphs"]
+    per_image = replace(usual.per_image, degrees=20)
+    assert config.augment == replace(usual, rotations=4, per_image=per_image, mix=0.5, flip=True)
+    (config,) = parse_train(["sine", "transformer"]).configs.values()
+    assert config.augment == AugmentConfig()
 
 
 @pytest.mark.slow

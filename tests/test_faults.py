@@ -14,7 +14,7 @@ from tests.faults.__main__ import KINDS, table
 from tests.faults.child import Command, Counts, Outcome
 from tests.faults.compare import differences
 from tests.faults.verdict import COLUMNS, Verdict, column_of
-from tests.faults.words import commands
+from tests.faults.words import BASES, commands
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +141,7 @@ def test_each_writing_operation_is_met(tmp_path):
 
 
 def test_the_same_number_draws_the_same_commands(monkeypatch):
-    known = [{"--steps": "INT", "--learner.norm": "", "--optimiser.rate": "FLOAT"}] * 15
+    known = [{"--steps": "INT", "--learner.norm": "", "--optimiser.rate": "FLOAT"}] * len(BASES)
     monkeypatch.setattr("tests.faults.words._options", lambda scene: known)
     monkeypatch.setattr("tests.faults.words._placed", lambda scene, names: names.split())
     one, again, other = ([str(command) for command in commands(None, number)] for number in (3, 3, 4))
