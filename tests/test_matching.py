@@ -60,6 +60,44 @@ def test_a_mechanism_with_weights_votes_by_them(mechanism, spec):
     assert_close(prediction, learner.shaped(weight @ values(episode) * (16 if spec.classification else 1)))
 
 
+def similarity(attention, z: Tensor, other: Tensor) -> Tensor:
+    """(B, H, N): what a query and the key of another input of its own give, over sqrt(E)."""
+    q, k = (attention.project(F.pad(x, (0, x.shape[-1])))[i] for i, x in enumerate((z, other)))
+    k = k.repeat_interleave(attention.heads // attention.key_heads, dim=1)
+    return (q * k).sum(-1) / attention.key_width**0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"heads": 4}, {"heads": 4, "options": {"key_heads": 1}}, {"key_width": 8}, {"head_width": 4}],
+    ids=["one head", "four", "four share a key", "narrow keys", "narrow heads"],
+)
+def test_every_head_is_as_sharp_as_it_says(options):
+    """For a whole input where heads have room for it, for inputs on average where they see a part of it."""
+    attention = sequence(VECTORS, **{"heads": 1, "width": 32} | options).blocks[0].attention
+    z, other = (F.layer_norm(torch.randn(4, 500, 16), (16,)) for _ in range(2))
+    assert_close(similarity(attention, z, z).mean((0, 2)), torch.full((attention.heads,), 12.0), rtol=0.25, atol=0)
+    assert similarity(attention, z, other).mean((0, 2)).abs().max() < 1
+
+
+@pytest.mark.parametrize("mechanism", ATTENTION)
+@pytest.mark.parametrize("targets", [1, 50], ids=["a number", "wider than half a token"])
+def test_regression_starts_with_answers_as_long_as_targets(mechanism, targets):
+    """A norm that makes what is read of one length must not decide how large an answer is."""
+    spec = EpisodeSpec("vector", (5,), "mse", y_shape=(targets,))
+    learner, episode = sequence(spec, attention=mechanism, heads=1, width=64), random_episode(spec, 0)
+    prediction = learner.predict(learner.learn(learner.init_state(2), episode.stream), episode.queries.x)
+    assert prediction.square().mean() < 2
+
+
+def test_places_leave_the_label_half_alone():
+    """The code of a place is no label: with it, a learner still starts as a matching network."""
+    learner, episode = sequence(IMAGES, heads=1, width=64, positions="sinusoidal"), random_episode(IMAGES, 4)
+    z = 10 * torch.randn(2, 12, 32)
+    state = learner.learn_features(learner.init_state(2), z, episode.stream)
+    assert (learner.predict_features(state, z).argmax(-1) == episode.stream.y).double().mean() > 0.9
+
+
 @pytest.mark.parametrize("mechanism", SUMS)
 def test_a_recurrence_votes_by_products_that_decay(mechanism):
     """In the direction of the votes; how long they are, the norm of the head says."""

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from episodes import EpisodeShape, UserError
 from metacl.evaluation.episodes import validate
 from metacl.learners import MetaLoss, PrototypesConfig
+from metacl.learners.gradient.maml import MAMLConfig
 from metacl.learners.gradient.oml import OMLConfig
 from metacl.learners.sequence import SequenceLearner
 from metacl.nets.encoders import EncoderConfig
@@ -393,6 +394,12 @@ def test_a_copied_run_goes_on_elsewhere(tmp_path, stop_after, monkeypatch):
     shutil.copytree(run.folder, tmp_path / "copy")
     shutil.rmtree(run.folder)
     assert train(tmp_path / "copy", run.config, resume=True).last() == 30
+
+
+def test_a_learner_without_an_encoder_has_no_rate_behind_it():
+    learner = MAMLConfig(width=8, encoder=EncoderConfig(channels=(4,), strides=(2,))).build(image_benchmark().train.spec)
+    with pytest.raises(UserError, match="has no encoder of its own"):
+        make_optimiser(learner, OptimiserConfig(behind_encoder=0.5))
 
 
 def test_weights_behind_the_encoder_have_a_rate_of_their_own():

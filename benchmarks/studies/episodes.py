@@ -1,4 +1,4 @@
-"""The tables of meta-trained learners that `evaluate.py` followed along held-out episodes: demo, omniglot and short."""
+"""The tables of meta-trained learners that `evaluate.py` followed along held-out episodes: demo and short."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,5 +49,5 @@ def _cells(measures: dict[str, dict[str, Any]], score: str, columns: dict[str, s
     return ["-" if f is None else cell({"mean": f["mean"], "std": f["half_width"]}, score == "accuracy") for f in found]
 
 
-TABLES: dict[str, Callable[[], str]] = {folder: partial(lengths, folder) for folder in ("demo", "omniglot")}
+TABLES: dict[str, Callable[[], str]] = {folder: partial(lengths, folder) for folder in ("demo",)}
 TABLES |= {name: partial(short, *files) for name, files in SHORT.items()}

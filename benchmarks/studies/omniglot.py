@@ -86,4 +86,4 @@ def paired() -> str:
     return table(["learner", *(f"seed {seed}" for seed in SEEDS), "mean"], lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"omniglot": results, "omniglot-paired": paired}
+TABLES: dict[str, Callable[[], str]] = {"omniglot-learners": results, "omniglot-paired": paired}

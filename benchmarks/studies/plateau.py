@@ -23,7 +23,7 @@ AIDS = {
 }
 """The steps of a curriculum are cheaper, so it also runs for about as many as take the time of the distributed loss."""
 OPTIONS = "--learner.attention-dropout 0 --episodes.tasks 20 --episodes.shots 5 --episodes.queries 2 --batch-size 4"
-OPTIONS += " --validation.every 25 --validation.episodes 32 --precision fp32"
+OPTIONS += " --validation.every 25 --validation.episodes 32 --precision fp32 --learner.start alike"
 CHANCE = 1 / 20
 """What who only knows the stream's symbols gets right."""
 LEFT = 3 * CHANCE

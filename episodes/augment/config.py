@@ -33,8 +33,8 @@ class MapConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Changes of the images of meta-training episodes, against meta-overfitting; none by default. Meta-validation and meta-test
-    are never changed."""
+    """Changes of the images of meta-training episodes, against meta-overfitting: none, but in the small recipes for characters
+    (glyphs, omniglot). Meta-validation and meta-test are never changed."""
 
     rotations: Literal[1, 2, 4] = 1
     """Ways in which each class stands there, each a class of its own: 4, by quarter turns, of square images; 2, upside down."""

@@ -14,9 +14,8 @@ class Recall:
     A task is a pair: a key of 32 normal random numbers, drawn for it alone, and one of V symbols, which other keys may have
     too. The stream tells the pairs (a shot is the key with its symbol), and a query asks for the symbol of one of its keys. So
     an episode has as many pairs as tasks, and one shot and one query of each say all there is where there is no noise.
-    Nothing of a pair means anything in another episode: there is nothing to remember but the stream. Keys share symbols, so a
-    later pair can stand in the way of an earlier one whose symbol it has: a learner that keeps symbols apart may have
-    interference, too.
+    Nothing of a pair means anything in another episode: there is nothing to remember but the stream. Keys share symbols: a
+    mean of the keys of one symbol is no key, so a learner that keeps one for each symbol (`pn`) has interference, too.
 
     Arguments:
         vocabulary: V, the symbols, of which each pair draws one.

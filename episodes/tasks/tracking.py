@@ -29,8 +29,7 @@ class Tracking:
     Arguments:
         places: n, the places of a tray, and the things.
         rests: some of the steps after the first n are rests, at which nothing happens (x: the mark alone): any number of them,
-            at random steps. So there are easy episodes to begin with: with four swaps in each and no rests, small learners
-            learnt nothing in 600 steps.
+            at random steps. So there are easy episodes to begin with.
     """
 
     code, most_tasks = 8, None

@@ -88,6 +88,8 @@ def _check_options(name: str, kind: type[Attention], given: dict[str, int]) -> N
         least = int(option not in ("iterations", "short_conv", *SWITCHES))
         if value < least:
             raise UserError(f"The option {option} of {name} must be at least {least}, not {value}.")
+        if option == "short_conv" and value and issubclass(kind, GatedDeltaProduct):
+            raise UserError(f"{name} has no short_conv here: its convolution would see the last of its steps alone.")
         if option in SWITCHES and value > 1:
             raise UserError(f"The option {option} of {name} must be 0 or 1, not {value}.")
 

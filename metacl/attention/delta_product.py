@@ -14,7 +14,7 @@ from metacl.attention.scan import Tokens
 class GatedDeltaProduct(Recurrent):
     """S <- alpha S, then n times S <- S + beta_i k_i (v_i - S^T k_i)^T, as DeltaNet does it once (Siems 2025).
 
-    What a token does to the state is a product of n reflections, which for beta near 2 can be any rotation in n dimensions.
+    What a token does to the state is, for beta near 2, a product of n reflections: two of them are any rotation of a plane.
     Each step has keys, values and beta of its own; alpha is that of Gated DeltaNet. The last step is that of `qkv`, so that
     what is told last is what the shared projections say.
 

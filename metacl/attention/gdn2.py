@@ -14,8 +14,8 @@ class GatedDeltaNet2(Recurrent):
     """S <- Diag(alpha) S, u = w * v - S^T (b * k), S <- S + k u^T (Gated DeltaNet-2: Hatamizadeh, Choi, Kautz 2026).
 
     b = sigmoid(Wb x) says for each key feature how much of what the state answers is taken back, w = sigmoid(Ww x) for each
-    value feature how much of the new is written. Keys have length 1; alpha is that of `kda`, and where b and w are one number
-    so is all.
+    value feature how much of the new is written. Keys have length 1; alpha is that of `kda`. Where b and w are
+    one number, the same for all features, this is `kda`.
 
     Arguments: see `Attention`; negative: 1: b is twice as large, so that what a token does to the state may turn it around.
     """

@@ -39,7 +39,9 @@ class Attention(nn.Module, Generic[State]):
     has_weights = False
     """Whether outputs are weighted means of values, so that `task_mass` has a meaning."""
     sharpness = 12.0
-    """At the matching start, the product of a query and the key of the same input, over sqrt(E)."""
+    """At the matching start, the product of a query and the key of the same input, over sqrt(E), in each head."""
+    normed = False
+    """Whether a norm brings what each head reads to one length, so that how long a vote is says nothing."""
     backend = "auto"
     """Which kernels may take the place of plain PyTorch: a name of `metacl.attention.backends.BACKENDS`."""
     kernels: tuple[str, ...] = ()
@@ -113,11 +115,12 @@ class Attention(nn.Module, Generic[State]):
 
     @torch.no_grad()
     def start_alike(self) -> None:
-        """Gives keys the projection that queries have, so that a token first attends to those that are like it."""
+        """Gives queries the projection that their keys have, so that a token first attends to those that are like it."""
         share = self.heads // self.key_heads
         for parameter in self.qkv.parameters():
             queries, keys, _ = parameter.split(self.parts)
-            keys.copy_(queries.unflatten(0, (self.key_heads, share, self.key_width))[:, 0].flatten(0, 1))
+            own = keys.unflatten(0, (self.key_heads, self.key_width))
+            queries.copy_(own.repeat_interleave(share, dim=0).flatten(0, 1))
 
     @torch.no_grad()
     def start_matching(self) -> None:
@@ -125,24 +128,25 @@ class Attention(nn.Module, Generic[State]):
 
         Queries and keys read the input half, through one rotation, so that the similarity of a normalised input with itself is
         `sharpness`. Values read the label half, and the output puts back there what was read. Biases are zero, and decays that
-        depend on the token are slow. Where a head has room, queries and values lie apart.
+        depend on the token are slow. Where heads have room for both, keys and values lie apart; where they have less room than
+        half a token has features, each sees a part of it.
         """
         half, share = self.qkv.in_features // 2, self.heads // self.key_heads
-        queries, _, values = self.parts
-        if queries == values >= 2 * half:
-            read_QI, read_VL = nn.init.orthogonal_(torch.empty(queries, 2 * half)).split(half, dim=1)
+        queries, keys, values = self.parts
+        if keys == values >= 2 * half:
+            read_KI, read_VL = nn.init.orthogonal_(torch.empty(keys, 2 * half)).split(half, dim=1)
         else:
-            read_QI, read_VL = (nn.init.orthogonal_(torch.empty(rows, half)) for rows in (queries, values))
-        gain = (self.sharpness * self.key_width**0.5 * self.heads / half) ** 0.5
+            read_KI, read_VL = (nn.init.orthogonal_(torch.empty(rows, half)) for rows in (keys, values))
+        gain = (self.sharpness * self.key_width**0.5 * self.key_heads / min(keys, half)) ** 0.5
         for parameter in (*self.qkv.parameters(), *self.out.parameters()):
             parameter.zero_()
-        self.qkv.weight[:queries, :half] = gain * read_QI
+        self.qkv.weight[queries : queries + keys, :half] = gain * read_KI
         self.qkv.weight[-values:, half:] = read_VL
         self.start_alike()
         put_LHF = read_VL.mT.unflatten(1, (self.key_heads, self.head_width)).repeat_interleave(share, dim=1) / share
         self.out.weight[half:] = put_LHF.flatten(1)
         for gate in self.modules():
-            if hasattr(gate, "remember"):
+            if hasattr(gate, "remember"):  # the decays of `gated.py`
                 gate.remember()  # type: ignore[operator]
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ class LinearAttention(Recurrent):
     """
 
     has_weights = True
+    normed = False
     sharpness = 200.0  # wide apart, elu(x) + 1 is nearly relu(x), whose products tell inputs apart best
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):

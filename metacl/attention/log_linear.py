@@ -47,6 +47,7 @@ class LogLinear(Attention[LogLinearState]):
     """
 
     constant_state = False
+    normed = True
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Mechanisms that are one recurrence. A subclass says only what q, k, v, decay and beta are."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,13 +26,12 @@ class Shell(Attention[State]):
     mechanisms have the same surroundings, so that they differ in their recurrence alone, and a name like `gated-delta` means
     the recurrence of that paper, not its block. The options short_conv and gate of `make_attention` add these two: with
     `short_conv 4 gate 1` a `gated-delta` is the token mixer of Gated DeltaNet (Yang 2025), but for its widths and for the bias
-    of its projections. Where no other is said, the gate is SiLU.
+    of its projections. The gate is SiLU; those of Kimi Linear and RWKV-7 are others, and are not here.
     """
 
+    normed = True
     activated = 0
     """How many of queries, keys and values the mechanism itself puts SiLU on: those a short convolution leaves without."""
-    gate_function: Callable[[Tensor], Tensor] = staticmethod(F.silu)
-    """What the option gate makes of a projection of the token: a factor of each output of a head."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
@@ -41,7 +39,7 @@ class Shell(Attention[State]):
         self.output_gate: Gate | None = None
 
     def add_gate(self) -> None:
-        """The option gate: what heads read is multiplied, after the norm, by `gate_function` of a projection of the token."""
+        """The option gate: what heads read is multiplied, after the norm, by SiLU of a projection of the token."""
         self.output_gate = Gate(self.qkv.in_features, self.heads, self.head_width)
 
     @torch.no_grad()
@@ -55,7 +53,7 @@ class Shell(Attention[State]):
     def _outputs(self, out_BHNF: Tensor, x_BND: Tensor) -> Tensor:
         out_BHNF = self.norm(out_BHNF)
         if self.output_gate is not None:
-            out_BHNF = out_BHNF * self.gate_function(self.output_gate(x_BND))
+            out_BHNF = out_BHNF * F.silu(self.output_gate(x_BND))
         return self.merge(dropout(out_BHNF, self.dropout, self.training), x_BND)
 
 
@@ -111,9 +109,9 @@ class Gate(nn.Module):
     def __init__(self, width: int, heads: int, size: int | None = None, rank: int | None = None):
         super().__init__()
         self.heads, self.size = heads, size
-        wide = heads * (size or 1)
+        rows = heads * (size or 1)
         self.linear = (
-            nn.Linear(width, wide) if rank is None else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, wide))
+            nn.Linear(width, rows) if rank is None else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, rows))
         )
 
     def forward(self, x_BND: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.functional import pad
 
 from metacl.attention import fused, naive
 from metacl.attention.decay import MOST
@@ -146,4 +145,4 @@ def score_slots(tokens: SlotTokens, state_BHEM: Tensor) -> tuple[Tensor, Tensor]
 def _in_chunks(t_BHNX: Tensor, chunk: int) -> Tensor:
     """(B, H, chunks, chunk, X), zeros behind the last token."""
     missing = -t_BHNX.shape[2] % chunk
-    return (pad(t_BHNX, (0, 0, 0, missing)) if missing else t_BHNX).unflatten(2, (-1, chunk)).contiguous()
+    return (F.pad(t_BHNX, (0, 0, 0, missing)) if missing else t_BHNX).unflatten(2, (-1, chunk)).contiguous()

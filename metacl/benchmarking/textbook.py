@@ -123,7 +123,8 @@ def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
     mask_SS = episode_mask(N, len(queries), device)
     h = torch.cat([tokens_BND, learner.query_tokens(z_query)], dim=1)
     if learner.config.positions == "sinusoidal":
-        h = h + sinusoids(torch.arange(h.shape[1], device=device).clamp_max(N)[None], learner.config.width).to(h.dtype)
+        code_SE = sinusoids(torch.arange(h.shape[1], device=device).clamp_max(N)[None], learner.part)
+        h = h + F.pad(code_SE, (0, learner.config.width - learner.part)).to(h.dtype)
     h, weights = _blocks(learner, h, mask_SS)
     h = learner.norm(h[:, N:])
     prediction = (

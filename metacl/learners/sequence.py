@@ -53,9 +53,10 @@ class SequenceConfig:
     """Width of a query and of a key in a head. None: the width of a value."""
     options: dict[str, int] = field(default_factory=dict)
     """Options that only one mechanism has, as in `window 64`. softmax: window, key_heads; performer: features; ttt-linear:
-    batch; mesa: iterations (0: exact); log-linear: levels; gsa: slots; gated-delta-product: steps; it, delta, gated-delta, kda
-    and gdn2: negative (1: what a token does to the state may turn it around, 0: not). Recurrences and mesa: short_conv (tokens
-    that a short convolution sees; 0: none) and gate (1: an output gate), which published blocks have and which are off here."""
+    batch; mesa: iterations (0: exact); log-linear: levels; gsa: slots; gated-delta-product: steps. delta, gated-delta,
+    gated-delta-product, kda, gdn2: negative (1: what a token does to the state may turn it around, 0: not). Recurrences and
+    mesa: short_conv (tokens that a short convolution sees; 0: none) and gate (1: an output gate), which published blocks have
+    and which are off here."""
     backend: Backend = "auto"
     """Kernels that compute attention: plain PyTorch (`torch`), flash-attn (`flash`, for softmax), `fla` (for recurrences), or
     `auto`, the fastest that are installed and fit."""
@@ -69,7 +70,8 @@ class SequenceConfig:
     """Put LayerNorm before attention, before the MLP and, where tokens are interleaved, at the end. In paired tokens it is over
     the first half: how much is said of a token is not normalised away. The published model has none."""
     positions: Literal["none", "sinusoidal"] = "none"
-    """Code for its place that is added to a token. With `none` a stream may be longer than those of meta-training."""
+    """Code for its place that is added to a token; where tokens are paired, to what was seen. With `none` a stream may be
+    longer than those of meta-training."""
     symbols: Literal["random", "learned"] = "random"
     """Vectors for label symbols. `random`: fixed, for any number of symbols. `learned`: a table of those in meta-training."""
     auxiliary_steps: int = 0
@@ -83,8 +85,8 @@ class SequenceConfig:
         at_least(1, self, "learner.", "width", "layers", "heads", "hidden", "head_width", "key_width")
         at_least(0, self, "learner.", "auxiliary_steps")
         at_least(0, self, "learner.", "dropout", "attention_dropout", most=1)
-        if self.layout == "paired" and self.width % 2:
-            raise UserError(f"learner.width {self.width} must be even: a paired token has two halves.")
+        if self.layout == "paired" and (self.width % 2 or self.width < 4):
+            raise UserError(f"learner.width {self.width} must be even, and 4 or more: a paired token has two halves.")
         if self.layout == "interleaved" and self.start == "matching":
             raise UserError("learner.start matching needs learner.layout paired. Take learner.start alike, or paired tokens.")
         if self.head_width is None and self.width % self.heads:
@@ -149,7 +151,7 @@ class SequenceLearner(Learner):
     def __init__(self, config: SequenceConfig, spec: EpisodeSpec):
         super().__init__(spec, config.distributed)
         self.config, self.paired = config, config.layout == "paired"
-        part = config.width // 2 if self.paired else config.width
+        self.part = part = config.width // 2 if self.paired else config.width
         self.encoder = build_encoder(config.encoder, spec, part)
         if spec.classification:
             self.symbols = SYMBOLS[config.symbols](spec.symbols, part, config.width)
@@ -235,7 +237,8 @@ class SequenceLearner(Learner):
     def _place(self, tokens_BND: Tensor, place_BN: Tensor) -> Tensor:
         if self.config.positions == "none":
             return tokens_BND
-        return tokens_BND + sinusoids(place_BN, self.config.width).to(tokens_BND.dtype)
+        code_BNE = sinusoids(place_BN, self.part).to(tokens_BND.dtype)
+        return tokens_BND + nn.functional.pad(code_BNE, (0, self.config.width - self.part))
 
     def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
         """-log of the share of attention that a query pays to its own task: mean over half of the heads, sum over layers.

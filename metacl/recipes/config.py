@@ -35,7 +35,7 @@ class OptimiserConfig:
     clip: float = 1.0
     """Largest norm of the meta-gradient; 0 leaves it as it is."""
     weight_decay: float = 0.3
-    """Decoupled weight decay of AdamW: each step takes rate * weight_decay of every weight."""
+    """Decoupled weight decay of AdamW: each step takes its rate * weight_decay of every weight."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "optimiser.", "halve_every")
@@ -76,7 +76,7 @@ class TrainConfig:
     seed: tyro.conf.Suppress[int] = 0
     """The seed of the episodes, the initial weights and dropout."""
     smoothing: float = 0.0
-    """Label smoothing of the meta-loss: the share of a target that is spread over all symbols of its episode."""
+    """Label smoothing of the meta-loss: the share of a target that is spread over all symbols that are asked in its episode."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
     workers: int | None = None

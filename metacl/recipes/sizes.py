@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from episodes import DataConfig, EpisodeShape, usual_shape
+from episodes import DataConfig, usual_shape
 from episodes.augment.config import AugmentConfig, MapConfig
 from metacl.learners import LearnerConfig
 from metacl.learners.sequence import SequenceConfig
@@ -27,7 +27,8 @@ CHARACTERS = {"glyphs": BENT, "omniglot": replace(BENT, rotations=4)}
 CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothing": 0.1}
 """For learners whose answers are similarities: without label smoothing they grow ever more certain."""
 MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.125)}
-"""For those that start as a matching network: at the rate of the encoder its weights would be lost before they are of use."""
+"""For those that start as a matching network: at this rate its weights would be lost before they are of use. `paper` and
+`large` have a lower rate for all weights; what a part of it behind the encoder does there was not tried."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
 INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
@@ -56,8 +57,13 @@ def paper(learner: LearnerConfig, **options: Any) -> Recipe:
 def published(learner: LearnerConfig, **options: Any) -> Recipe:
     """The same with the outer loop of CL-Seq, and a symbol for each task. For a GPU."""
     whole = _with_encoder(learner, PUBLISHED)
-    defaults: dict[str, Any] = {"optimiser": HALVING, "episodes": EpisodeShape(tasks=20, vocabulary=20)}
-    return lambda data, name: replace(_long(TrainConfig(data, name, whole)), **defaults | options)
+
+    def recipe(data: DataConfig, name: str) -> TrainConfig:
+        shape = replace(usual_shape(data.name), tasks=20, vocabulary=20)
+        defaults: dict[str, Any] = {"optimiser": HALVING, "episodes": shape}
+        return replace(_long(TrainConfig(data, name, whole)), **defaults | options)
+
+    return recipe
 
 
 def transformers(attention: str) -> dict[str, Recipe]:
@@ -66,8 +72,8 @@ def transformers(attention: str) -> dict[str, Recipe]:
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
         "small": small(SequenceConfig(attention), **MATCHING),
-        "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024)),
-        "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048)),
+        "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024), smoothing=0.1),
+        "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048), smoothing=0.1),
         "published": _cl_seq(attention),
     }
 

@@ -207,6 +207,11 @@ def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.O
     split: dict[float, list[nn.Parameter]] = {}
     for name, weight in learner.named_parameters():
         split.setdefault(1.0 if name.startswith("encoder.") else config.behind_encoder, []).append(weight)
+    if config.behind_encoder != 1 and 1.0 not in split:
+        raise UserError(
+            "optimiser.behind-encoder is the part of the rate that all weights but the encoder's have, and a "
+            f"{type(learner).__name__} has no encoder of its own. Leave it out, and set optimiser.rate."
+        )
     groups = [{"params": weights, "part": part} for part, weights in split.items()]
     if isinstance(learner, Learner) and learner.outer_sgd:
         return torch.optim.SGD(groups, lr=config.rate)
