@@ -182,9 +182,8 @@ def scan_by_fla(run: Run, tokens: Tokens, state_BHEF: Tensor, product: bool = Fa
     if n > 1 and not product:
         tokens = _one_write_each(tokens)
     given = {"q": tokens.q, "k": tokens.k, "v": tokens.v, "g": tokens.log_decay, "beta": tokens.beta}
-    if (
-        tokens.erase is not None and tokens.log_decay is not None
-    ):  # S <- exp(gk) S + b (a^T S) + k v^T, in which a sees the old S
+    if tokens.erase is not None:  # S <- exp(gk) S + b (a^T S) + k v^T, in which a sees the old S
+        assert tokens.log_decay is not None  # there is a kernel of this rule for vector decays alone
         read = -(tokens.erase * tokens.log_decay.exp()).to(tokens.erase)
         given = {"q": tokens.q, "k": tokens.k, "v": tokens.v, "gk": tokens.log_decay, "a": read, "b": tokens.k}
     there = {name: filled(t.transpose(1, 2), 16 if t.ndim == 4 else 1) for name, t in given.items() if t is not None}

@@ -60,12 +60,12 @@ def scan(tokens: Tokens, state_BHEF: Tensor, chunk: int | None = None, divide: b
         if least < NOTHING:
             tokens = tokens._replace(log_decay=log_decay.clamp_min(NOTHING))
         if vector:
-            chunk = _short_enough(log_decay.detach(), max(least, NOTHING), min(chunk, 64))
+            chunk = short_enough(log_decay.detach(), max(least, NOTHING), min(chunk, 64))
     with torch.autocast(tokens.q.device.type, enabled=False):
         return _Scan.apply(*tokens, state_BHEF, chunk, divide)
 
 
-def _short_enough(log_decay_BHNE: Tensor, least: float, chunk: int) -> int:
+def short_enough(log_decay_BHNE: Tensor, least: float, chunk: int) -> int:
     """The longest chunk, of `chunk` and its halves, in which no factor of a vector decay leaves float32 (see decay.py).
 
     Arguments:

@@ -12,7 +12,7 @@ from metacl.attention.decay import MOST
 from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Shell, start_at
-from metacl.attention.scan import Tokens, _short_enough, look, scan
+from metacl.attention.scan import Tokens, short_enough, look, scan
 
 CHUNK = 64
 """Tokens that are worked through together where slots are scored; less where a stream forgets so much that factors would leave
@@ -124,7 +124,7 @@ def score_slots(tokens: SlotTokens, state_BHEM: Tensor) -> tuple[Tensor, Tensor]
     Here decay is along what is read, where `scan` has it along the keys. All chunks are worked through at once.
     """
     q, k, _, write, log_decay = tokens
-    N, chunk = q.shape[2], _short_enough(log_decay.detach(), float(log_decay.detach().amin()), CHUNK)
+    N, chunk = q.shape[2], short_enough(log_decay.detach(), float(log_decay.detach().amin()), CHUNK)
     with torch.autocast(q.device.type, enabled=False):
         q, k, write, log_decay = (_in_chunks(t, chunk) for t in (q, k, write, log_decay))
         from_start = log_decay.cumsum(3)
