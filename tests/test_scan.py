@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from metacl.attention import naive
-from metacl.attention.scan import Tokens, _short_enough, divided, look, scan
+from metacl.attention.scan import Tokens, divided, look, scan, short_enough
 
 B, H, E, V = 2, 2, 5, 3
 DECAYS = ("none", "fixed", "scalar", "vector")
@@ -137,7 +137,7 @@ def test_however_much_is_forgotten(decay, rule, least):
 def test_chunks_are_shorter_only_where_they_must_be():
     mild, odd, strong = torch.full((1, 1, 256, 2), -2.5), torch.full((1, 1, 256, 2), -0.5), torch.full((1, 1, 256, 2), -20.0)
     odd[:, :, 40] = -40
-    assert [_short_enough(t, float(t.min()), 64) for t in (mild, odd, strong, 10 * strong)] == [64, 64, 8, 1]
+    assert [short_enough(t, float(t.min()), 64) for t in (mild, odd, strong, 10 * strong)] == [64, 64, 8, 1]
 
 
 @each_kind

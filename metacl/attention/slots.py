@@ -12,7 +12,7 @@ from metacl.attention.decay import MOST
 from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
 from metacl.attention.recurrent import Gate, Shell, start_at
-from metacl.attention.scan import Tokens, short_enough, look, scan
+from metacl.attention.scan import Tokens, look, scan, short_enough
 
 CHUNK = 64
 """Tokens that are worked through together where slots are scored; less where a stream forgets so much that factors would leave
