@@ -114,6 +114,11 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what is there for each pair of tasks, for each place in the stream and for each class."""
+    return {name: value for name, value in result.items() if name not in ("matrix", "positions", "classes", "chance")}
+
+
 def environment_of(folder: Path) -> dict[str, Any]:
     """Commit, versions and hardware of a run."""
     found = read_json(folder / "environment.json")

@@ -15,7 +15,7 @@ from metacl.recipes.files import to_json
 from metacl.report.figures import figure
 from metacl.runs.files import write_json
 from metacl.runs.folder import Run
-from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated
+from studies.cells import Cell, Command, brief, environment_of, parameters, results_of, training_seconds, validated
 from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "mechanisms"
@@ -76,7 +76,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "parameters": size,
         "seconds": training_seconds(run),
         "validation_accuracy": accuracy,
-        "test": {str(tasks): results_of(folder / f"{tasks}-tasks")[0] for tasks in EPISODES},
+        "test": {str(tasks): brief(results_of(folder / f"{tasks}-tasks")[0]) for tasks in EPISODES},
     }
 
 
