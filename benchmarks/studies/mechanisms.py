@@ -10,7 +10,6 @@ from matplotlib.ticker import NullFormatter
 
 from metacl.attention import ATTENTION
 from metacl.evaluation.metrics import deviation
-from metacl.evaluation.result import as_defined
 from metacl.recipes.files import to_json
 from metacl.report.figures import figure
 from metacl.runs.files import write_json
@@ -24,6 +23,8 @@ MECHANISMS = list(ATTENTION)
 BESIDE = "pn"
 """The learner beside them that is no sequence learner."""
 SEEDS = (0, 1, 2)
+SHOWN = ("100", "300", "600")
+"""Steps whose meta-validation the page shows."""
 WIDE = 0.4
 """Room that a name takes in the picture, as a part of a factor e along x."""
 TRAINED, LENGTHS = 20, (10, 20, 40, 100)
@@ -106,31 +107,22 @@ def seconds(mechanism: str) -> float:
     return statistics.mean(run["seconds"] for run in runs(mechanism))
 
 
-def forgotten(mechanism: str) -> list[float]:
-    """Points, at the trained length, for each seed."""
-    lost = [as_defined(run["test"][str(TRAINED)]["measures"])["forgetting"]["mean"] for run in runs(mechanism)]
-    return [math.nan if points is None else 100 * points for points in lost]
-
-
 def results() -> str:
-    """Error in % at each length, forgetting at the trained one, mean ± standard deviation over seeds; the best first."""
+    """Error in % at each length, mean ± standard deviation over seeds; the best first."""
     lines = []
     for mechanism in sorted(measured(), key=lambda name: statistics.mean(errors(name, TRAINED))):
         found = [spread(errors(mechanism, tasks)) for tasks in LENGTHS]
-        kept = kib(state_bytes(mechanism))
-        lines.append([mechanism, *found, spread(forgotten(mechanism)), kept, str(len(runs(mechanism)))])
-    columns = [*(f"{tasks} tasks" for tasks in LENGTHS), f"forgetting, {TRAINED}", f"state at {LONGER}", "seeds"]
-    return table(["mechanism", *columns], lines)
+        lines.append([mechanism, *found, kib(state_bytes(mechanism))])
+    return table(["mechanism", *(f"{tasks} tasks" for tasks in LENGTHS), f"state at {LONGER}"], lines)
 
 
 def training() -> str:
     """Meta-validation errors as meta-training goes on, and what it took."""
     lines = []
     for mechanism in measured():
-        steps = runs(mechanism)[0]["validation_accuracy"]
-        found = [spread([100 * (1 - run["validation_accuracy"][step]) for run in runs(mechanism)]) for step in steps]
+        found = [spread([100 * (1 - run["validation_accuracy"][step]) for run in runs(mechanism)]) for step in SHOWN]
         lines.append([mechanism, *found, f"{seconds(mechanism):.0f} s", f"{runs(mechanism)[0]['parameters']:,}"])
-    return table(["mechanism", *(f"step {step}" for step in steps), "meta-training", "parameters"], lines)
+    return table(["mechanism", *(f"step {step}" for step in SHOWN), "meta-training", "parameters"], lines)
 
 
 def draw(path: Path) -> None:

@@ -68,12 +68,11 @@ def results() -> str:
     lines = []
     for name in LEARNERS:
         first = tested(name, TRAINED)[0]
-        lost = [100 * test["measures"]["interference"]["mean"] for test in tested(name, TRAINED)]
         minutes = statistics.mean(raw(f"omniglot/{file_of(name)}")["seconds"]) / 60
         found = [spread(errors(name, tasks), 2) for tasks in (OTHERS[0], TRAINED, OTHERS[1])]
-        lines.append([name, *found, spread(lost, 2), kib(first["state_bytes"]), f"{minutes:.0f} min"])
+        lines.append([name, *found, kib(first["state_bytes"]), f"{minutes:.0f} min"])
     lengths = [f"{tasks} tasks" for tasks in (OTHERS[0], TRAINED, OTHERS[1])]
-    return table(["learner", *lengths, "interference", f"state at {TRAINED}", "meta-training of a seed"], lines)
+    return table(["learner", *lengths, f"state at {TRAINED}", "meta-training of a seed"], lines)
 
 
 def paired() -> str:
