@@ -1,12 +1,10 @@
 """Delta rules: a token writes only what the state does not already answer for its key."""
 
-import math
-
 from torch import Tensor
 
 from metacl.attention.gated import ScalarDecayGate, VectorDecayGate
 from metacl.attention.interface import Width
-from metacl.attention.recurrent import Gate, Recurrent, start_at, unit
+from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
 
@@ -37,7 +35,7 @@ class DeltaNet(Recurrent):
         """See `Attention`. beta is 1/2, whatever it may be at most: a query, whose value is nothing yet, writes too, and with a
         beta of 1 it would take back what it asks for."""
         super().start_matching()
-        start_at(self.beta, -math.log(2 * self.most - 1))
+        start_at_half(self.beta, self.most)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)

@@ -1,13 +1,11 @@
 """Gated DeltaProduct: several steps of the delta rule at each token."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from metacl.attention.gated import ScalarDecayGate
 from metacl.attention.interface import Width
-from metacl.attention.recurrent import Gate, Recurrent, start_at, unit
+from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
 
@@ -42,7 +40,7 @@ class GatedDeltaProduct(Recurrent):
     def start_matching(self) -> None:
         """See `DeltaNet`. The steps before the last do little."""
         super().start_matching()
-        start_at(self.beta, -math.log(2 * self.most - 1))
+        start_at_half(self.beta, self.most)
         self.beta.linear.bias.unflatten(0, (self.heads, -1))[:, :-1] = -4  # type: ignore[operator]
 
     def tokens(self, x_BND: Tensor) -> Tokens:

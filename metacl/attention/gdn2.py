@@ -1,12 +1,10 @@
 """Gated DeltaNet-2: what is taken back and what is written have gates of their own."""
 
-import math
-
 from torch import Tensor
 
 from metacl.attention.gated import VectorDecayGate
 from metacl.attention.interface import Width
-from metacl.attention.recurrent import Gate, Recurrent, start_at, unit
+from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
 
@@ -38,7 +36,7 @@ class GatedDeltaNet2(Recurrent):
     def start_matching(self) -> None:
         """See `DeltaNet`."""
         super().start_matching()
-        start_at(self.erase, -math.log(2 * self.most - 1))
+        start_at_half(self.erase, self.most)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)

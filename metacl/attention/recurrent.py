@@ -1,5 +1,6 @@
 """Mechanisms that are one recurrence. A subclass says only what q, k, v, decay and beta are."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -124,6 +125,11 @@ def start_at(gate: Gate, bias: float) -> None:
     """The gate says `bias` where a token says nothing."""
     last = gate.linear[-1] if isinstance(gate.linear, nn.Sequential) else gate.linear
     nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
+
+
+def start_at_half(gate: Gate, most: float) -> None:
+    """`most` * sigmoid(gate), the beta of a delta rule, is 1/2 where a token says nothing."""
+    start_at(gate, -math.log(2 * most - 1))
 
 
 def unit(t_BHNE: Tensor) -> Tensor:
