@@ -135,6 +135,7 @@ def test_no_name_is_no_folder(cli):
         "--episodes.tasks 123456789012345678901234567890",
         "--batch-size 100000000",
         "--learner.width 999999996",
+        "--smoothing 1",
     ],
 )
 def test_hostile_numbers_are_said(cli, options):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from metacl.attention import make_attention, naive
-from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.linear import Performer, orthogonal_directions
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.scan import Tokens, scan
@@ -101,7 +101,7 @@ def test_mamba2_writes_dt_and_keeps_exp_of_minus_a_dt():
 def test_mamba2_starts_as_published():
     """A is uniform in 1 to 16 and dt log-uniform in 0.001 to 0.1, each drawn apart: their halves of memory lie far apart."""
     torch.manual_seed(0)
-    gate = ScalarDecayGate(4, 4000)
+    gate = DecayGate(4, 4000)
     A, dt = gate.log_rate_H.exp().detach(), F.softplus(gate.gate.linear.bias).detach()
     tenths = torch.linspace(0.1, 0.9, 9)
     assert_close(A.quantile(tenths), 1 + 15 * tenths, rtol=0, atol=0.5)

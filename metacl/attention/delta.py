@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from metacl.attention.gated import ScalarDecayGate, VectorDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Width
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
@@ -56,7 +56,7 @@ class GatedDeltaNet(DeltaNet):
         negative: int = 0,
     ):
         super().__init__(width, heads, dropout, head_width, key_width, negative=negative)
-        self.decay = ScalarDecayGate(width, heads)
+        self.decay = DecayGate(width, heads)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND)[1])
@@ -80,7 +80,7 @@ class KimiDelta(DeltaNet):
         negative: int = 0,
     ):
         super().__init__(width, heads, dropout, head_width, key_width, negative=negative)
-        self.decay = VectorDecayGate(width, heads, self.key_width, self.head_width)
+        self.decay = DecayGate(width, heads, self.key_width, self.head_width)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
-        return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND))
+        return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND)[1])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Width
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
@@ -34,7 +34,7 @@ class GatedDeltaProduct(Recurrent):
         self.most = 1 + negative
         own = heads * (self.key_width + self.head_width)
         self.more = nn.ModuleList(nn.Linear(width, own) for _ in range(steps - 1))
-        self.beta, self.decay = Gate(width, heads, steps), ScalarDecayGate(width, heads)
+        self.beta, self.decay = Gate(width, heads, steps), DecayGate(width, heads)
 
     @torch.no_grad()
     def start_matching(self) -> None:

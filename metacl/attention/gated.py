@@ -1,14 +1,13 @@
 """Recurrences that add what they are told and forget by a decay: fixed, a scalar or a vector from the token."""
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention.interface import Width, wide
-from metacl.attention.recurrent import Gate, Recurrent, start_at
+from metacl.attention.recurrent import Gate, Recurrent, softplus_inverse, start_at
 from metacl.attention.scan import Tokens
 
 LEAST = 0.001
@@ -39,7 +38,7 @@ class GatedLinearAttention(Recurrent):
 
     def start_matching(self) -> None:
         super().start_matching()
-        start_at(self.gate, -math.log(math.expm1(16 * LEAST)))
+        start_at(self.gate, -softplus_inverse(16 * LEAST))
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         return Tokens(*self.project(x_BND), F.logsigmoid(self.gate(x_BND)) / 16)
@@ -77,7 +76,7 @@ class Mamba2(Recurrent):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay = ScalarDecayGate(width, heads)
+        self.decay = DecayGate(width, heads)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
@@ -85,58 +84,32 @@ class Mamba2(Recurrent):
         return Tokens(q, k, v * dt[..., None].to(v.dtype), log_decay)
 
 
-class ScalarDecayGate(nn.Module):
-    """dt and -dt A, (B, H, N) each.
+class DecayGate(nn.Module):
+    """dt = softplus(w x + b) and the log decay -dt A: (B, H, N) each, or (B, H, N, size), with a dt for each feature of a key.
 
-    As in Mamba-2 each head starts with an A drawn from U(1, 16) and, where the token says nothing, a dt whose logarithm is
-    drawn uniformly between those of 0.001 and 0.1: memory halves after 0.4 to 690 tokens.
+    As in Mamba-2 each head starts with an A drawn from U(1, 16) and each dt, where the token says nothing, with one whose
+    logarithm is drawn uniformly between those of 0.001 and 0.1: memory halves after 0.4 to 690 tokens.
+
+    Arguments:
+        size, rank: see `Gate`.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, size: int | None = None, rank: int | None = None):
         super().__init__()
-        self.gate = Gate(width, heads)
+        self.gate = Gate(width, heads, size, rank)
         self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        _draw_steps(cast(nn.Linear, self.gate.linear).bias)
+        start_at(self.gate, softplus_inverse(torch.empty(heads * (size or 1)).uniform_(math.log(0.001), math.log(0.1)).exp()))
 
     @torch.no_grad()
     def remember(self) -> None:
         """All heads start with the longest memory of those that are drawn."""
         self.log_rate_H.zero_()
-        start_at(self.gate, math.log(math.expm1(LEAST)))
+        start_at(self.gate, softplus_inverse(LEAST))
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        dt_BHN = F.softplus(self.gate(x_BND))
-        return dt_BHN, -dt_BHN * wide(self.log_rate_H).exp()[:, None]
-
-
-class VectorDecayGate(nn.Module):
-    """-dt A, (B, H, N, size), with a dt for each feature of a key: one A for a head, both drawn as in `ScalarDecayGate`.
-
-    Arguments:
-        rank: dt comes from a linear map of this rank.
-    """
-
-    def __init__(self, width: int, heads: int, size: int, rank: int):
-        super().__init__()
-        self.gate = Gate(width, heads, size, rank)
-        self.log_rate_H = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        _draw_steps(cast(nn.Linear, cast(nn.Sequential, self.gate.linear)[-1]).bias)
-
-    @torch.no_grad()
-    def remember(self) -> None:
-        """See `ScalarDecayGate`."""
-        self.log_rate_H.zero_()
-        start_at(self.gate, math.log(math.expm1(LEAST)))
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return -F.softplus(self.gate(x_BND)) * wide(self.log_rate_H).exp()[:, None, None]
-
-
-@torch.no_grad()
-def _draw_steps(bias: Tensor) -> None:
-    """Biases of which softplus makes numbers whose logarithm is uniform between those of 0.001 and 0.1."""
-    dt = torch.empty(len(bias)).uniform_(math.log(0.001), math.log(0.1)).exp()
-    bias.copy_(dt.expm1().log())  # the inverse of softplus
+        dt = F.softplus(self.gate(x_BND))
+        rate = wide(self.log_rate_H).exp()[:, None]
+        return dt, -dt * (rate if self.gate.size is None else rate[..., None])
 
 
 class Longhorn(Recurrent):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from metacl.attention.gated import VectorDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Width
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
@@ -30,7 +30,7 @@ class GatedDeltaNet2(Recurrent):
     ):
         super().__init__(width, heads, dropout, head_width, key_width)
         self.most = 1 + negative
-        self.decay = VectorDecayGate(width, heads, self.key_width, self.head_width)
+        self.decay = DecayGate(width, heads, self.key_width, self.head_width)
         self.erase, self.write = Gate(width, heads, self.key_width), Gate(width, heads, self.head_width)
 
     def start_matching(self) -> None:
@@ -41,4 +41,4 @@ class GatedDeltaNet2(Recurrent):
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
         k, b, w = unit(k), self.most * self.erase(x_BND).sigmoid(), self.write(x_BND).sigmoid()
-        return Tokens(unit(q), k, (w * v).to(v), self.decay(x_BND), erase=(b * k).to(k))
+        return Tokens(unit(q), k, (w * v).to(v), self.decay(x_BND)[1], erase=(b * k).to(k))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metacl.attention import naive
-from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart
 from metacl.attention.recurrent import Gate, HeadNorm
 from metacl.attention.scan import Tokens
@@ -60,7 +60,7 @@ class LogLinear(Attention[LogLinearState]):
         levels: int = 16,
     ):
         super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.weights = ScalarDecayGate(width, heads), Gate(width, heads, levels)
+        self.decay, self.weights = DecayGate(width, heads), Gate(width, heads, levels)
         self.norm = HeadNorm(self.head_width)
 
     def init_state(self, batch_size: int) -> LogLinearState:

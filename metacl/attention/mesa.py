@@ -1,6 +1,5 @@
 """In-context least squares: a regression of all values so far on all keys so far answers each query."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from metacl.attention import naive
 from metacl.attention.decay import ScalarDecay
 from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
-from metacl.attention.recurrent import Gate, Shell, start_at, unit
+from metacl.attention.recurrent import Gate, Shell, softplus_inverse, start_at, unit
 from metacl.attention.scan import Tokens, look, scan
 
 CHUNK = 64
@@ -83,12 +82,12 @@ class Mesa(Shell[MesaState]):
         self.iterations = iterations
         self.forget, self.beta = Gate(width, heads), Gate(width, heads)
         nn.init.constant_(self.forget.linear.bias, REMEMBERS)  # type: ignore[arg-type]
-        start = math.log(math.expm1(1 - LEAST_RIDGE))  # the inverse of softplus
+        start = float(softplus_inverse(1 - LEAST_RIDGE))
         self.above_least = nn.Parameter(torch.full((heads, 1, self.key_width), start))
 
     def start_matching(self) -> None:
         super().start_matching()
-        start_at(self.forget, -math.log(math.expm1(LEAST)))
+        start_at(self.forget, -softplus_inverse(LEAST))
 
     def init_state(self, batch_size: int) -> MesaState:
         return MesaState(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metacl.attention import backends, naive
-from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Width, wide
 from metacl.attention.moments import moments, moments_alone
 from metacl.attention.recurrent import Gate, Shell, unit
@@ -40,7 +40,7 @@ class Palimpsa(Shell[PalimpsaState]):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.beta = ScalarDecayGate(width, heads), Gate(width, heads)
+        self.decay, self.beta = DecayGate(width, heads), Gate(width, heads)
         self.log_prior = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def init_state(self, batch_size: int) -> PalimpsaState:

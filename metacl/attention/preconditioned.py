@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metacl.attention import fused, naive
-from metacl.attention.gated import ScalarDecayGate
+from metacl.attention.gated import DecayGate
 from metacl.attention.interface import Width, wide
 from metacl.attention.moments import moments, moments_alone
 from metacl.attention.recurrent import Gate, Shell, unit
@@ -71,8 +71,8 @@ class PreconditionedDelta(Shell[PreconditionedState]):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
         super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.beta = ScalarDecayGate(width, heads), Gate(width, heads)
-        self.moment_decay, self.moment_weight = ScalarDecayGate(width, heads), Gate(width, heads)
+        self.decay, self.beta = DecayGate(width, heads), Gate(width, heads)
+        self.moment_decay, self.moment_weight = DecayGate(width, heads), Gate(width, heads)
         self.usual_H = nn.Parameter(torch.full((heads,), USUAL))
 
     def init_state(self, batch_size: int) -> PreconditionedState:

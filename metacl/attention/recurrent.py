@@ -121,10 +121,15 @@ class Gate(nn.Module):
 
 
 @torch.no_grad()
-def start_at(gate: Gate, bias: float) -> None:
-    """The gate says `bias` where a token says nothing."""
+def start_at(gate: Gate, bias: float | Tensor) -> None:
+    """The gate says `bias`, one number or one for each row, where a token says nothing."""
     last = gate.linear[-1] if isinstance(gate.linear, nn.Sequential) else gate.linear
-    nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
+    last.bias.copy_(torch.as_tensor(bias))  # type: ignore[operator]
+
+
+def softplus_inverse(x: float | Tensor) -> Tensor:
+    """y with softplus(y) = x. softplus(y) is -log(sigmoid(-y)), so -y is the gate whose log sigmoid is -x."""
+    return torch.as_tensor(x).expm1().log()
 
 
 def start_at_half(gate: Gate, most: float) -> None:

@@ -67,4 +67,4 @@ def _start(gate: Gate, bias: Tensor) -> None:
     linear = cast(nn.Sequential, gate.linear)
     nn.init.zeros_(cast(nn.Linear, linear[0]).weight)
     nn.init.orthogonal_(cast(nn.Linear, linear[-1]).weight, gain=0.1)
-    cast(nn.Linear, linear[-1]).bias.copy_(bias.flatten())
+    start_at(gate, bias.flatten())

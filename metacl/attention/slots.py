@@ -1,6 +1,5 @@
 """Gated slot attention: softmax attention over a fixed number of slots, each of them a decayed mean of keys and of values."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from metacl.attention import fused, naive
 from metacl.attention.decay import MOST
 from metacl.attention.gated import LEAST
 from metacl.attention.interface import Width, wide
-from metacl.attention.recurrent import Gate, Shell, start_at
+from metacl.attention.recurrent import Gate, Shell, softplus_inverse, start_at
 from metacl.attention.scan import Tokens, look, scan, short_enough
 
 CHUNK = 64
@@ -77,7 +76,7 @@ class GatedSlots(Shell[SlotState]):
         """See `Attention`. Slots are means of all that was seen, no votes of like examples, so this is no matching network; but
         what it is told it keeps, and it reads from where it should."""
         super().start_matching()
-        start_at(self.forget, -math.log(math.expm1(8 * LEAST)))
+        start_at(self.forget, -softplus_inverse(8 * LEAST))
 
     def init_state(self, batch_size: int) -> SlotState:
         return SlotState(

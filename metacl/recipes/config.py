@@ -87,6 +87,8 @@ class TrainConfig:
         at_least(1, self, "", "batch_size", most=MOST_TOGETHER)
         at_least(0, self, "", "curriculum")
         at_least(0, self, "", "smoothing", most=1)
+        if self.smoothing == 1:
+            raise UserError("smoothing must be below 1: at 1 a target says nothing of its label. Take 0.1.")
         at_least(0, self, "", "workers", most=256)
 
 
