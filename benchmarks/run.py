@@ -23,6 +23,7 @@ from metacl.report.display import with_plain_errors
 
 STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "learners": learner_runs.cells,
+    "length": mechanisms.long_cells,
     "mechanisms": mechanisms.cells,
     "omniglot": omniglot.cells,
     "plateau": plateau.cells,
@@ -38,7 +39,7 @@ class Arguments:
     """Run a study, and keep its raw figures."""
 
     study: Annotated[
-        Literal["learners", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional
+        Literal["learners", "length", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional
     ]
     data: Path = Path("data")
     """Folder with the data sets: omniglot, mnist, tiny-imagenet."""

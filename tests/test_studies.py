@@ -59,7 +59,7 @@ def read(command: Command) -> list:
 def one_of_each(study: str) -> list[Cell]:
     """The cells, of repeated seeds, data and lengths the first."""
     every = runner.STUDIES[study](Path("data"))
-    if study == "mechanisms":
+    if study in ("mechanisms", "length"):
         return [cell for cell in every if cell.name.endswith("-0")]
     if study == "probes":
         wanted = ("recall-softmax-0", "tracking-delta-0", "tracking-delta-negative-0")
@@ -82,9 +82,9 @@ def test_cells_are_command_lines(study, tmp_path):
             assert all(config.learner_name in command.words or config.run for config in read(command))
 
 
-@pytest.mark.parametrize("study", runner.STUDIES.keys() - {"probes", "mechanisms"})
+@pytest.mark.parametrize("study", runner.STUDIES.keys() - {"probes", "mechanisms", "length"})
 def test_what_is_there_is_known(study):
-    """But for what the page of the streams says was not run, and for probes and mechanisms, whose pages show what was."""
+    """But for what the page of the streams says was not run, and for probes, mechanisms and length, whose pages show what was."""
     missing = [cell.name.rsplit("/", 1)[-1] for cell in runner.STUDIES[study](Path("data")) if not cell.kept()]
     assert set(missing) <= {"online-maml", "bp-same-buffer", "bp-one", "knn"}
 
@@ -132,8 +132,8 @@ def test_a_learner_is_measured_once(tmp_path, here):
 
 
 def test_a_mechanism_is_tested_at_each_length(tmp_path, here, monkeypatch):
-    monkeypatch.setattr(mechanisms, "EPISODES", {2: 2, 3: 2})
-    monkeypatch.setattr(mechanisms, "TRAINED", 3)
+    short = {"trained": "--tasks 3 --episodes 2", "others": "--tasks 2 --episodes 2 --at-end"}
+    monkeypatch.setattr(mechanisms, "TESTS", short)
     cell = mechanisms.cell("delta", 1, TINY.split(), tmp_path, "glyphs")
     cells.make(cell, tmp_path / "runs")
     found = json.loads((tmp_path / "delta-1.json").read_text())

@@ -1,4 +1,7 @@
-"""Each attention mechanism as a continual learner: the same episodes, budget and shell on Omniglot, three seeds."""
+"""Each attention mechanism as a continual learner: the same episodes, budget and shell on Omniglot, three seeds.
+
+The study `length` has some of them again, meta-trained on streams five times as long.
+"""
 
 import math
 import statistics
@@ -23,33 +26,57 @@ MECHANISMS = list(ATTENTION)
 BESIDE = "pn"
 """The learner beside them that is no sequence learner."""
 SEEDS = (0, 1, 2)
-SHOWN = ("100", "300", "600")
+SHOWN = ("100", "200", "300")
 """Steps whose meta-validation the page shows."""
 WIDE = 0.4
 """Room that a name takes in the picture, as a part of a factor e along x."""
-TRAINED, LENGTHS = 20, (10, 20, 40, 100)
-"""Tasks in the streams that a learner is meta-trained on, and in those that it is tested on."""
+TRAINED, OTHERS = 20, (10, 40, 100)
+"""Tasks in the streams that a learner is meta-trained on, and in the others that it is tested on."""
+LENGTHS = tuple(sorted((TRAINED, *OTHERS)))
 LONGER = LENGTHS[-1]
-EPISODES = {10: 256, 20: 256, 40: 128, 100: 64}
-OPTIONS = f"--episodes.tasks {TRAINED} --episodes.vocabulary {LONGER} --steps 600"
-OPTIONS += " --validation.every 100 --validation.episodes 32 --precision fp32"
+BUDGET = "--steps 300 --validation.every 100 --validation.episodes 32 --precision fp32"
+TESTS = {
+    "trained": f"--tasks {TRAINED} --episodes 256",
+    "others": f"--tasks {' '.join(map(str, OTHERS))} --episodes 128 --at-end",
+}
+"""At the trained length it is asked after every task, so that there is forgetting; at the others at the end alone."""
+LENGTH_FOLDER = BENCHMARKS / "length"
+LONG = ("softmax", "gla", "mesa")
+"""Mechanisms that are meta-trained on the longest streams too."""
 
 
 def cells(data: Path) -> list[Cell]:
     """A cell for each mechanism and seed."""
     names = [BESIDE, *MECHANISMS]
-    return [cell(mechanism, seed, ["--data.path", str(data / "omniglot")]) for seed in SEEDS for mechanism in names]
+    return [cell(mechanism, seed, _of(data)) for seed in SEEDS for mechanism in names]
 
 
-def cell(mechanism: str, seed: int, options: list[str], folder_of_raw: Path = FOLDER, data: str = "omniglot") -> Cell:
+def long_cells(data: Path) -> list[Cell]:
+    """The same for some, meta-trained on the longest streams; a step has a quarter of the episodes, and more images."""
+    return [cell(mechanism, seed, _of(data), LENGTH_FOLDER, tasks=LONGER, batch=2) for seed in SEEDS for mechanism in LONG]
+
+
+def _of(data: Path) -> list[str]:
+    return ["--data.path", str(data / "omniglot")]
+
+
+def cell(
+    mechanism: str,
+    seed: int,
+    options: list[str],
+    folder_of_raw: Path = FOLDER,
+    data: str = "omniglot",
+    tasks: int = TRAINED,
+    batch: int = 8,
+) -> Cell:
     file = folder_of_raw / f"{mechanism}-{seed}.json"
     learner = [mechanism] if mechanism == BESIDE else ["transformer", "--learner.attention", mechanism]
+    shape = f"--episodes.tasks {tasks} --episodes.vocabulary {LONGER} --batch-size {batch}".split()
 
     def commands(folder: Path) -> list[Command]:
-        words = [data, *learner, *OPTIONS.split(), "--seeds", str(seed)]
+        words = [data, *learner, *shape, *BUDGET.split(), "--seeds", str(seed)]
         tests = [
-            Command("evaluate.py", [str(folder / "train"), *asked(tasks, episodes)], folder / f"{tasks}-tasks")
-            for tasks, episodes in EPISODES.items()
+            Command("evaluate.py", [str(folder / "train"), *asked.split()], folder / test) for test, asked in TESTS.items()
         ]
         return [Command("train.py", [*words, *options], folder / "train"), *tests]
 
@@ -57,11 +84,6 @@ def cell(mechanism: str, seed: int, options: list[str], folder_of_raw: Path = FO
         write_json(file, {"mechanism": mechanism, "seed": seed} | figures(folder))
 
     return Cell(file.stem, commands, file.exists, keep)
-
-
-def asked(tasks: int, episodes: int) -> list[str]:
-    """At the trained length it is asked after every task, so that there is forgetting; at the others at the end alone."""
-    return f"--tasks {tasks} --episodes {episodes}".split() + ["--at-end"] * (tasks != TRAINED)
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -77,13 +99,13 @@ def figures(folder: Path) -> dict[str, Any]:
         "parameters": size,
         "seconds": training_seconds(run),
         "validation_accuracy": accuracy,
-        "test": {str(tasks): brief(results_of(folder / f"{tasks}-tasks")[0]) for tasks in EPISODES},
+        "test": {str(found["tasks"]): brief(found) for test in TESTS for found in results_of(folder / test)},
     }
 
 
-def runs(mechanism: str) -> list[dict[str, Any]]:
+def runs(mechanism: str, study: str = "mechanisms") -> list[dict[str, Any]]:
     """What is there of a mechanism, one entry for each seed."""
-    names = [f"mechanisms/{mechanism}-{seed}.json" for seed in SEEDS]
+    names = [f"{study}/{mechanism}-{seed}.json" for seed in SEEDS]
     return [raw(name) for name in names if (BENCHMARKS / name).exists()]
 
 
@@ -92,9 +114,9 @@ def measured() -> list[str]:
     return [name for name in [BESIDE, *MECHANISMS] if runs(name)]
 
 
-def errors(mechanism: str, tasks: int) -> list[float]:
+def errors(mechanism: str, tasks: int, study: str = "mechanisms") -> list[float]:
     """Per cent of wrong answers at the end of the stream, for each seed."""
-    return [100 * (1 - run["test"][str(tasks)]["measures"]["final"]["mean"]) for run in runs(mechanism)]
+    return [100 * (1 - run["test"][str(tasks)]["measures"]["final"]["mean"]) for run in runs(mechanism, study)]
 
 
 def state_bytes(mechanism: str) -> float:
@@ -114,6 +136,16 @@ def results() -> str:
         found = [spread(errors(mechanism, tasks)) for tasks in LENGTHS]
         lines.append([mechanism, *found, kib(state_bytes(mechanism))])
     return table(["mechanism", *(f"{tasks} tasks" for tasks in LENGTHS), f"state at {LONGER}"], lines)
+
+
+def lengths() -> str:
+    """Error in % on the longest streams of those meta-trained on short ones and on long ones, and how many times as large."""
+    lines = []
+    for mechanism in (name for name in LONG if runs(name, "length")):
+        short, long = errors(mechanism, LONGER), errors(mechanism, LONGER, "length")
+        ratio = [of_short / of_long for of_short, of_long in zip(short, long, strict=True)]
+        lines.append([mechanism, spread(short), spread(long), spread(ratio, 2)])
+    return table(["mechanism", f"meta-trained on {TRAINED}", f"meta-trained on {LONGER}", "ratio"], lines)
 
 
 def training() -> str:
@@ -168,5 +200,5 @@ def _label(axes: Any, places: dict[str, float], tasks: int) -> None:
         axes.annotate(mechanism, (places[mechanism], error), where, fontsize="x-small", va="center", **moved)
 
 
-TABLES: dict[str, Callable[[], str]] = {"mechanisms": results, "mechanisms-training": training}
+TABLES: dict[str, Callable[[], str]] = {"mechanisms": results, "mechanisms-training": training, "mechanisms-length": lengths}
 PICTURES: dict[str, Callable[[Path], None]] = {"mechanisms/errors.png": draw}
