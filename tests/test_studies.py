@@ -84,7 +84,7 @@ def test_cells_are_command_lines(study, tmp_path):
 
 @pytest.mark.parametrize("study", runner.STUDIES.keys() - {"probes", "mechanisms", "length"})
 def test_what_is_there_is_known(study):
-    """But for what the page of the streams says was not run, and for probes, mechanisms and length, whose pages show what was."""
+    """But for what the page of the streams says was not run, and for the studies whose pages show what was."""
     missing = [cell.name.rsplit("/", 1)[-1] for cell in runner.STUDIES[study](Path("data")) if not cell.kept()]
     assert set(missing) <= {"online-maml", "bp-same-buffer", "bp-one", "knn"}
 
