@@ -17,7 +17,8 @@ from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.attention import ATTENTION
 from metacl.evaluation.check import check_learner, random_episode
 from metacl.learners import Learner, MetaLoss, PrototypesConfig, query_loss, query_score, state_bytes, task_parts
-from metacl.learners.sequence import SequenceLearner, sinusoids
+from metacl.learners.blocks import sinusoids
+from metacl.learners.sequence import SequenceLearner
 from metacl.learners.state import load_state, save_state
 from metacl.learners.symbols import SYMBOLS
 from metacl.learners.trained.finetune import FinetuneConfig
@@ -624,7 +625,7 @@ def test_a_query_has_the_position_after_the_stream():
 
 
 def test_random_symbols_are_the_same_whatever_their_number():
-    small, large = SYMBOLS["random"](5, 12).codes_VE, SYMBOLS["random"](300, 12).codes_VE
+    small, large = SYMBOLS["random"](5, 12, None).codes_VE, SYMBOLS["random"](300, 12, None).codes_VE
     assert torch.equal(small, large[:5])
     assert_close(large.norm(dim=1), torch.full((300,), 12**0.5))
     likeness = F.normalize(large) @ F.normalize(large).T

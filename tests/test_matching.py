@@ -1,4 +1,4 @@
-"""The matching start: at step 0 a sequence learner is a matching network."""
+"""The matching start: at step 0 a sequence learner is a matching network, or one of prototypes."""
 
 import pytest
 import torch
@@ -23,9 +23,10 @@ def doubles(float64):
     """The learner's arithmetic and that of five lines may differ in the last bits."""
 
 
-def start(mechanism: str, spec: EpisodeSpec) -> tuple[SequenceLearner, Episode, Tensor, Tensor, Tensor]:
+def start(mechanism: str, spec: EpisodeSpec, asks: str = "input") -> tuple[SequenceLearner, Episode, Tensor, Tensor, Tensor]:
     """A fresh learner, an episode, its normalised inputs (stream and queries), and the prediction of the queries."""
-    learner, episode = sequence(spec, attention=mechanism, heads=1, width=32), random_episode(spec, 3)
+    learner = sequence(spec, attention=mechanism, heads=1, width=32, query=asks)
+    episode = random_episode(spec, 3)
     z_stream, z_query = learner.encode_episode(episode)
     state = learner.learn_features(learner.init_state(2), z_stream, episode.stream)
     stream, query = (F.layer_norm(z, z.shape[-1:]) for z in (z_stream, z_query))
@@ -80,6 +81,42 @@ def test_every_head_is_as_sharp_as_it_says(options):
     assert similarity(attention, z, other).mean((0, 2)).abs().max() < 1
 
 
+def test_softmax_starts_as_a_prototypical_network_where_labels_are_asked_for():
+    """The token of a label has itself as one of its examples, with nothing as its input."""
+    _, episode, stream, query, prediction = start("softmax", IMAGES, "label")
+    one_hot = F.one_hot(torch.cat([episode.stream.y, torch.arange(8).expand(2, -1)], dim=1), 8).double()
+    weight = (12 * one_hot).exp() * torch.cat([torch.ones(2, 12, 8), torch.eye(8).expand(2, -1, -1)], dim=1)
+    mean = (weight / weight.sum(1, keepdim=True)).mT @ F.pad(stream, (0, 0, 0, 8))
+    assert_close(prediction, -torch.cdist(query, mean).square() / 16)
+
+
+@pytest.mark.parametrize("mechanism", SUMS)
+def test_a_recurrence_that_only_adds_has_sums_of_inputs_for_prototypes(mechanism):
+    """In the direction of the sum of a label's inputs, as long as an input; old ones count a little less."""
+    if mechanism == "retention" or "delta" in mechanism or mechanism in ("kda", "gdn2", "rwkv7"):
+        pytest.skip("it forgets at once, or does not add")
+    learner, episode, stream, _, _ = start(mechanism, IMAGES, "label")
+    state = learner.learn(learner.init_state(2), episode.stream)
+    block, tokens = learner.blocks[0], learner.query_tokens(stream)
+    read = block.attention.read(block.norm_attention(tokens), state.layers[0])[..., :16]
+    seen = F.one_hot(episode.stream.y, 8).double()
+    sums = seen.mT @ stream
+    there = seen.sum(1) > 0
+    assert (F.cosine_similarity(read, sums, dim=-1)[there] > 0.9).all()
+    assert (read[there].norm(dim=-1) < 4.01).all() and (read[there].norm(dim=-1) > 3).all()
+
+
+def test_labels_are_asked_for_where_there_are_labels():
+    assert sequence(IMAGES).likeness is not None and sequence(VECTORS).likeness is None
+    for options in ({"query": "input"}, {"start": "alike"}, {"layout": "interleaved"}, {"auxiliary_steps": 5}):
+        assert sequence(IMAGES, **options).likeness is None
+    with pytest.raises(UserError, match="query label is for classification"):
+        sequence(VECTORS, query="label")
+    for options in ({"layout": "interleaved"}, {"auxiliary_steps": 5}):
+        with pytest.raises(UserError, match="query label needs"):
+            sequence(IMAGES, query="label", **options)
+
+
 @pytest.mark.parametrize("mechanism", ATTENTION)
 @pytest.mark.parametrize("targets", [1, 50], ids=["a number", "wider than half a token"])
 def test_regression_starts_with_answers_as_long_as_targets(mechanism, targets):
@@ -92,7 +129,8 @@ def test_regression_starts_with_answers_as_long_as_targets(mechanism, targets):
 
 def test_places_leave_the_label_half_alone():
     """The code of a place is no label: with it, a learner still starts as a matching network."""
-    learner, episode = sequence(IMAGES, heads=1, width=64, positions="sinusoidal"), random_episode(IMAGES, 4)
+    learner = sequence(IMAGES, heads=1, width=64, positions="sinusoidal", query="input")
+    episode = random_episode(IMAGES, 4)
     z = 10 * torch.randn(2, 12, 32)
     state = learner.learn_features(learner.init_state(2), z, episode.stream)
     assert (learner.predict_features(state, z).argmax(-1) == episode.stream.y).double().mean() > 0.9
@@ -126,18 +164,22 @@ BESIDES: list[tuple[str, dict[str, int]]] = [(mechanism, {}) for mechanism in AT
 
 @pytest.mark.parametrize(("mechanism", "options"), BESIDES, ids=[f"{name}{'*' * bool(o)}" for name, o in BESIDES])
 @pytest.mark.parametrize("symbols", ["random", "learned"])
-def test_every_mechanism_recognises_what_it_has_seen(mechanism, options, symbols):
-    """At once, before any meta-training: there is no plateau to leave."""
-    learner = sequence(IMAGES, attention=mechanism, heads=1, width=64, options=options, symbols=symbols)
+@pytest.mark.parametrize("query", ["input", "label"])
+def test_every_mechanism_recognises_what_it_has_seen(mechanism, options, symbols, query):
+    """At once, before any meta-training: there is no plateau to leave. By input each example is found, by label each class."""
+    learner = sequence(IMAGES, attention=mechanism, heads=1, width=64, options=options, symbols=symbols, query=query)
     episode = random_episode(IMAGES, 4)
     z = torch.randn(2, 12, 32)
+    if query == "label":
+        z = torch.randn(8, 32)[episode.stream.y] + 0.5 * z
     state = learner.learn_features(learner.init_state(2), z, episode.stream)
     right = learner.predict_features(state, z + 0.1 * torch.randn_like(z)).argmax(-1) == episode.stream.y
     assert right.double().mean() > 0.6
 
 
-def test_all_weights_are_trained_from_there():
-    learner = sequence(IMAGES, attention="softmax", heads=1).train()
+@pytest.mark.parametrize("query", ["input", "label"])
+def test_all_weights_are_trained_from_there(query):
+    learner = sequence(IMAGES, attention="softmax", heads=1, query=query).train()
     for step in range(2):  # what is silent at first stands before what has no slope until then
         learner.zero_grad()
         learner.meta_loss(random_episode(IMAGES, step)).loss.backward()

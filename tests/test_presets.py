@@ -87,6 +87,12 @@ def test_the_query_only_learner_of_either_kind():
     assert on("query-only", "permuted-mnist").score.depth == 11
 
 
+@pytest.mark.parametrize(("data", "query"), [("glyphs", None), ("recall", "input"), ("tracking", "input")])
+def test_a_sequence_learner_is_asked_by_input_where_the_inputs_of_a_label_are_not_alike(data, query):
+    for size in ("small", "paper", "large"):
+        assert LEARNERS["transformer"].meta[size](DataConfig(data), "transformer").learner.query == query
+
+
 def test_errors():
     with pytest.raises(UserError, match=r"Unknown learner that is meta-trained 'transfomer'.*'transformer'"):
         recipe_for("transfomer", None, DataConfig())

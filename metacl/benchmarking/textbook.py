@@ -19,7 +19,8 @@ from metacl.attention.recurrent import Recurrent
 from metacl.attention.scan import Tokens
 from metacl.attention.softmax import SoftmaxAttention
 from metacl.learners import Learner, MetaLoss, query_loss
-from metacl.learners.sequence import Block, SequenceLearner, sinusoids
+from metacl.learners.blocks import Block, sinusoids
+from metacl.learners.sequence import SequenceLearner
 from metacl.nets.encoders import ImageEncoder
 
 L = TypeVar("L", bound=Learner)
@@ -120,17 +121,14 @@ def textbook_loss(learner: SequenceLearner, episode: Episode) -> MetaLoss:
     )
     tokens_BND = learner.tokens(z_stream, stream.y)
     N, device = tokens_BND.shape[1], tokens_BND.device
-    mask_SS = episode_mask(N, len(queries), device)
-    h = torch.cat([tokens_BND, learner.query_tokens(z_query)], dim=1)
+    asked = learner.query_tokens(z_query)
+    mask_SS = episode_mask(N, asked.shape[1], device)
+    h = torch.cat([tokens_BND, asked], dim=1)
     if learner.config.positions == "sinusoidal":
         code_SE = sinusoids(torch.arange(h.shape[1], device=device).clamp_max(N)[None], learner.part)
         h = h + F.pad(code_SE, (0, learner.config.width - learner.part)).to(h.dtype)
     h, weights = _blocks(learner, h, mask_SS)
-    h = learner.norm(h[:, N:])
-    prediction = (
-        learner.symbols.logits(h) if learner.spec.classification else learner.answer(h).unflatten(-1, learner.spec.y_shape)
-    )
-    result = query_loss(prediction, queries.y, learner.spec)
+    result = query_loss(learner.answers(h[:, N:], z_query), queries.y, learner.spec)
     if not (learner.training and learner.step < learner.config.auxiliary_steps):
         return result
     auxiliary = _auxiliary_loss(weights, episode, N)

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.attention import ATTENTION, Attention, make_attention
+from metacl.attention import ATTENTION
 from metacl.attention.backends import BACKENDS
+from metacl.learners.blocks import Block, sinusoids
+from metacl.learners.likeness import Likeness
 from metacl.learners.losses import MetaLoss
 from metacl.learners.matching import start_matching
-from metacl.learners.paired import InputNorm, Target
+from metacl.learners.paired import Target
 from metacl.learners.protocol import Distributed, Learner
 from metacl.learners.symbols import SYMBOLS
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
-from metacl.nets.shared_batch import Dropout
 
 if TYPE_CHECKING:
     Mechanism: TypeAlias = str
@@ -37,6 +38,10 @@ class SequenceConfig:
     layout: Literal["paired", "interleaved"] = "paired"
     """Tokens of an example. `paired`: one token, x in its first half, y in its second. `interleaved`: one for x, then one for
     y, as published."""
+    query: Literal["input", "label"] | None = None
+    """What a query token holds. `input`: the input that is asked about; its label is read off, as published. `label`: a label
+    symbol, one token for each; what its inputs are like is read off, and the nearest is the answer. None: `label` in
+    classification with paired tokens that have the matching start, else `input`."""
     start: Literal["matching", "alike", "random"] | None = None
     """Weights at the start. `matching`: those of a matching network, which has no plateau to leave; for paired tokens. `alike`:
     random, queries and keys with one projection. `random`: as published. None: `matching` where tokens are paired, else
@@ -89,6 +94,9 @@ class SequenceConfig:
             raise UserError(f"learner.width {self.width} must be even, and 4 or more: a paired token has two halves.")
         if self.layout == "interleaved" and self.start == "matching":
             raise UserError("learner.start matching needs learner.layout paired. Take learner.start alike, or paired tokens.")
+        if self.query == "label" and (self.layout == "interleaved" or self.auxiliary_steps):
+            what = "--learner.layout paired" if self.layout == "interleaved" else "no --learner.auxiliary-steps"
+            raise UserError(f"learner.query label needs {what}. Or take learner.query input.")
         if self.head_width is None and self.width % self.heads:
             raise UserError(f"learner.width {self.width} must be a multiple of learner.heads {self.heads}.")
         if self.distributed and self.auxiliary_steps:
@@ -102,6 +110,18 @@ class SequenceConfig:
     def build(self, spec: EpisodeSpec) -> "SequenceLearner":
         return SequenceLearner(self, spec)
 
+    @property
+    def begins(self) -> Literal["matching", "alike", "random"]:
+        """`start`, or what stands for None."""
+        return self.start or ("matching" if self.layout == "paired" else "alike")
+
+    def asks(self, spec: EpisodeSpec) -> Literal["input", "label"]:
+        """`query`, or what stands for None. Raises `UserError` where there are no labels to ask for."""
+        if self.query == "label" and not spec.classification:
+            raise UserError("learner.query label is for classification; this is a regression. Take learner.query input.")
+        by_label = spec.classification and self.begins == "matching" and not self.auxiliary_steps
+        return self.query or ("label" if by_label else "input")
+
 
 class SequenceState(NamedTuple):
     """The attention states after the stream so far."""
@@ -112,39 +132,6 @@ class SequenceState(NamedTuple):
     """(B,) int64, tokens seen."""
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    attention: Attention
-
-    def __init__(self, config: SequenceConfig):
-        super().__init__()
-        width = config.width
-        self.norm_attention, self.norm_mlp = make_norm(config), make_norm(config)
-        self.attention = make_attention(
-            config.attention,
-            width,
-            config.heads,
-            config.attention_dropout,
-            backend=config.backend,
-            head_width=config.head_width,
-            key_width=config.key_width,
-            **config.options,
-        )
-        self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
-        self.dropout = Dropout(config.dropout)
-
-    def add(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.mlp(self.norm_mlp(x)))
-
-
-def make_norm(config: SequenceConfig) -> nn.Module:
-    if not config.norm:
-        return nn.Identity()
-    return InputNorm(config.width) if config.layout == "paired" else nn.LayerNorm(config.width)
-
-
 class SequenceLearner(Learner):
     """A causal transformer whose keys and values, or whose running sums, are the learner's state."""
 
@@ -153,20 +140,20 @@ class SequenceLearner(Learner):
         self.config, self.paired = config, config.layout == "paired"
         self.part = part = config.width // 2 if self.paired else config.width
         self.encoder = build_encoder(config.encoder, spec, part)
+        self.likeness = Likeness(part, config.norm) if config.asks(spec) == "label" else None
         if spec.classification:
-            self.symbols = SYMBOLS[config.symbols](spec.symbols, part, config.width)
+            self.symbols = SYMBOLS[config.symbols](spec.symbols, part, None if self.likeness else config.width)
         else:
             self.target_encoder = Target(spec.y_shape, part) if self.paired else VectorEncoder(spec.y_shape, part)
             self.answer = nn.Linear(config.width, spec.outputs)
-        if self.paired:
+        if self.paired and self.likeness is None:
             self.question = nn.Parameter(torch.zeros(part))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if config.norm and not self.paired else nn.Identity()
         self.constant_state = all(block.attention.constant_state for block in self._blocks())
-        start = config.start or ("matching" if self.paired else "alike")
-        if start == "matching":
+        if config.begins == "matching":
             start_matching(self)
-        elif start == "alike":
+        elif config.begins == "alike":
             for block in self._blocks():
                 block.attention.start_alike()
 
@@ -201,8 +188,21 @@ class SequenceLearner(Learner):
         return rearrange([z_BNE, label_BNE], "two b n d -> b (n two) d")
 
     def query_tokens(self, z_BME: Tensor) -> Tensor:
-        """(B, M, D): in place of a target a paired token has the learnt code of a question, at first zeros."""
+        """(B, M, D), or (B, V, D) where labels are asked for: what the state is read with.
+
+        In place of what is asked a paired token has the learnt code of a question, at first zeros; or, of an input, zeros.
+        """
+        if self.likeness is not None:
+            label_VE = self.symbols.embed(torch.arange(self.spec.symbols, device=z_BME.device))
+            return nn.functional.pad(label_VE, (self.part, 0)).expand(len(z_BME), -1, -1)
         return torch.cat([z_BME, self.question.expand_as(z_BME)], dim=-1) if self.paired else z_BME
+
+    def answers(self, h: Tensor, z_BME: Tensor) -> Tensor:
+        """The predictions (B, M, V or *y_shape) from what was read with the query tokens."""
+        if self.likeness is not None:
+            return self.likeness(z_BME, h[..., : self.part])
+        h = self.norm(h)
+        return self.symbols.logits(h) if self.spec.classification else self.shaped(self.answer(h))
 
     def _learn(self, state: SequenceState, z_BND: Tensor, examples: Examples) -> tuple[SequenceState, list[Tensor]]:
         """The new state, and what enters the attention of each layer (B, tokens, D)."""
@@ -221,15 +221,13 @@ class SequenceLearner(Learner):
 
     def _predict(self, state: SequenceState, z_BMD: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The predictions, and what enters the attention of each layer (B, M, D)."""
-        h = self._place(self.query_tokens(z_BMD), state.length[:, None].expand(z_BMD.shape[:2]))
+        h = self.query_tokens(z_BMD)
+        h = self._place(h, state.length[:, None].expand(h.shape[:2]))
         inputs = []
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             inputs.append(block.norm_attention(h))
             h = block.add(h, block.attention.read(inputs[-1], layer))
-        h = self.norm(h)
-        if self.spec.classification:
-            return self.symbols.logits(h), inputs
-        return self.shaped(self.answer(h)), inputs
+        return self.answers(h, z_BMD), inputs
 
     def _blocks(self) -> Iterator[Block]:
         return cast(Iterator[Block], iter(self.blocks))
@@ -255,10 +253,3 @@ class SequenceLearner(Learner):
             own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
             losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
         return torch.stack(losses).sum()
-
-
-def sinusoids(place_BN: Tensor, width: int) -> Tensor:
-    """(B, N) places -> (B, N, D) codes of sines and cosines (Vaswani 2017, section 3.5)."""
-    rate = 10_000.0 ** (-torch.arange(0, width, 2, device=place_BN.device) / width)
-    angle = place_BN[..., None] * rate
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :width]

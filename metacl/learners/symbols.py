@@ -28,27 +28,28 @@ class RandomSymbols(nn.Module):
     Arguments:
         symbols: how many there are (V).
         width: features of a code, as it enters a learner (E).
-        answer_width: features of what a learner answers with (D); None: as many.
+        answer_width: features of what a learner answers with (D); None: it answers otherwise.
     """
 
     codes_VE: Tensor
 
-    def __init__(self, symbols: int, width: int, answer_width: int | None = None):
+    def __init__(self, symbols: int, width: int, answer_width: int | None):
         super().__init__()
         self.register_buffer("codes_VE", symbol_codes(symbols, width), persistent=False)
         self.write = nn.Linear(width, width)
-        self.answer = nn.Linear(answer_width or width, width)
+        self.answer = None if answer_width is None else nn.Linear(answer_width, width)
 
     def embed(self, y_BN: Tensor) -> Tensor:
         """(B, N) symbols -> (B, N, E)."""
         return self.write(self.codes_VE[y_BN])
 
     def logits(self, h_BMD: Tensor) -> Tensor:
-        """(B, M, D) -> (B, M, V)."""
+        """(B, M, D) -> (B, M, V), of a learner that answers so."""
+        assert self.answer is not None
         return self.answer(h_BMD) @ self.codes_VE.mT * self.codes_VE.shape[1] ** -0.5
 
     def start_matching(self, unanimous: float) -> None:
-        """The answer reads what `embed` wrote; a code that is read back whole has the logit `unanimous`."""
+        """`embed` rotates, and the answer reads what it wrote; a code that is read back whole has the logit `unanimous`."""
         answer_by_transpose(self.write, self.answer, unanimous * self.codes_VE.shape[1] ** -0.5)
 
 
@@ -58,17 +59,18 @@ class LearnedSymbols(nn.Module):
     Arguments: as of `RandomSymbols`.
     """
 
-    def __init__(self, symbols: int, width: int, answer_width: int | None = None):
+    def __init__(self, symbols: int, width: int, answer_width: int | None):
         super().__init__()
         self.table = nn.Embedding(symbols, width)
-        self.answer = nn.Linear(answer_width or width, symbols)
+        self.answer = None if answer_width is None else nn.Linear(answer_width, symbols)
 
     def embed(self, y_BN: Tensor) -> Tensor:
         """(B, N) symbols -> (B, N, E)."""
         return self.table(y_BN)
 
     def logits(self, h_BMD: Tensor) -> Tensor:
-        """(B, M, D) -> (B, M, V)."""
+        """(B, M, D) -> (B, M, V), of a learner that answers so."""
+        assert self.answer is not None
         return self.answer(h_BMD)
 
     @torch.no_grad()
@@ -76,8 +78,9 @@ class LearnedSymbols(nn.Module):
         """See `RandomSymbols`."""
         width = self.table.embedding_dim
         self.table.weight.copy_(F.normalize(self.table.weight, dim=1) * width**0.5)
-        silence(self.answer)
-        self.answer.weight[:, -width:] = self.table.weight * unanimous / width
+        if self.answer is not None:
+            silence(self.answer)
+            self.answer.weight[:, -width:] = self.table.weight * unanimous / width
 
 
 SYMBOLS: dict[str, type[RandomSymbols] | type[LearnedSymbols]] = {"random": RandomSymbols, "learned": LearnedSymbols}

@@ -6,6 +6,7 @@ from typing import Any
 
 from episodes import DataConfig, usual_shape
 from episodes.augment.config import AugmentConfig, MapConfig
+from episodes.synthetic import SYNTHETIC
 from metacl.learners import LearnerConfig
 from metacl.learners.sequence import SequenceConfig
 from metacl.nets.encoders import EncoderConfig
@@ -43,7 +44,7 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
         augment = CHARACTERS.get(data.name, AugmentConfig())
-        return replace(TrainConfig(data, name, light, usual_shape(data.name), augment), **options)
+        return replace(TrainConfig(data, name, _asking(light, data), usual_shape(data.name), augment), **options)
 
     return recipe
 
@@ -51,7 +52,7 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
 def paper(learner: LearnerConfig, **options: Any) -> Recipe:
     """The published encoder, streams of 20 tasks and 50 000 steps, with this project's outer loop. For a GPU."""
     whole = _with_encoder(learner, PUBLISHED)
-    return lambda data, name: replace(_long(TrainConfig(data, name, whole, usual_shape(data.name))), **options)
+    return lambda data, name: replace(_long(TrainConfig(data, name, _asking(whole, data), usual_shape(data.name))), **options)
 
 
 def published(learner: LearnerConfig, **options: Any) -> Recipe:
@@ -102,6 +103,12 @@ def _cl_seq(attention: str) -> Recipe:
         return published(learner)(own_size, name)
 
     return recipe
+
+
+def _asking(learner: LearnerConfig, data: DataConfig) -> LearnerConfig:
+    """In what is drawn from nothing the inputs of a label are not alike: a sequence learner is asked by input."""
+    drawn = data.name in SYNTHETIC and isinstance(learner, SequenceConfig)
+    return replace(learner, query="input") if drawn else learner
 
 
 def _with_encoder(learner: LearnerConfig, encoder: EncoderConfig) -> LearnerConfig:

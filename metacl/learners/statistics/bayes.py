@@ -13,7 +13,7 @@ S samples of the latent; E stands for (mean, precision) of one example.
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,9 @@ class SequentialBayes(Learner):
         self.config = config
         self.encoder = build_encoder(config.encoder, spec, width)
         if spec.classification:
-            self.symbols = RandomSymbols(spec.symbols, width)
+            self.symbols = RandomSymbols(spec.symbols, width, width)
             nn.init.eye_(self.symbols.write.weight)  # what is bound comes out as it went in
-            nn.init.eye_(self.symbols.answer.weight)
+            nn.init.eye_(cast(nn.Linear, self.symbols.answer).weight)
         else:
             self.target_encoder = VectorEncoder(spec.y_shape, width)
             self.answer = nn.Linear(width, spec.outputs)
