@@ -106,8 +106,10 @@ def test_a_run_is_called_what_it_was():
     """By its name where it is a recipe, else with what is unlike the nearest one."""
     for name in META_TRAINED:
         for recipe in LEARNERS[name].meta.values():
-            assert title(name, recipe(DataConfig("sine"), name).learner) == name
-    learner = recipe_for("transformer", None, DataConfig("sine")).learner
+            for data in map(DataConfig, ("glyphs", "sine")):
+                assert title(name, recipe(data, name).learner, data=data) == name
+    learner = recipe_for("transformer", None, DataConfig()).learner
+    assert title("transformer", replace(learner, query="input")) == "transformer (query input)"
     assert title("transformer", replace(learner, attention="linear")) == "transformer (attention linear)"
     assert title("transformer", replace(learner, attention="linear", width=64)) == "transformer (attention linear, width 64)"
     bp = on("bp", "permuted-mnist")

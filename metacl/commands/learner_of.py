@@ -44,6 +44,7 @@ def built(config: LearnerConfig, spec: EpisodeSpec) -> Learner:
 def learner_in_words(config: FollowConfig) -> str:
     """The learner in words: its name, what is unlike its recipe for such a source, and where it is one of a grid, of which."""
     settings = along(STREAMS[config.stream.name]) if isinstance(config, StreamRunConfig) else EPISODES
-    words = title(config.learner_name, config.learner, settings, rate=not config.rates)
+    data = None if isinstance(config, StreamRunConfig) else config.data
+    words = title(config.learner_name, config.learner, settings, not config.rates, data)
     part = grid_part(Path(config.run or "").name)
     return f"{words} [{part}]" if part else words

@@ -156,9 +156,8 @@ def _meta_train(run: Run, whole: Path) -> None:
     if begun:
         _tell_other_machine(run, accelerator, speak)
     warn_of_other_data(run, benchmark, speak)
-    speak(
-        f"{title(config.learner_name, config.learner)} on {data_in_words(config.data)}, {config.steps} steps, in {run.folder}"
-    )
+    learner = title(config.learner_name, config.learner, data=config.data)
+    speak(f"{learner} on {data_in_words(config.data)}, {config.steps} steps, in {run.folder}")
     validation = generators(config, benchmark)[1].shape
     if validation != config.episodes:
         speak(f"Meta-validation has {validation.tasks} classes: its streams have {validation.tasks} tasks.")

@@ -203,15 +203,21 @@ def chosen(kind: str, learner: str, recipe: str | None, table: Mapping[str, Mapp
     return recipes[recipe or next(iter(recipes))]
 
 
-def title(name: str, learner: LearnerConfig, family: Settings | None = None, rate: bool = True) -> str:
+def title(
+    name: str, learner: LearnerConfig, family: Settings | None = None, rate: bool = True, data: DataConfig | None = None
+) -> str:
     """What a run followed, in words: its name, and what is unlike the nearest of its recipes.
 
-    A transformer with linear attention is "transformer (attention linear)", whatever it is called. `rate`: a learning rate that
-    is another is told; not where it was chosen among several.
+    A transformer with linear attention is "transformer (attention linear)", whatever it is called.
+
+    Arguments:
+        family: the settings whose recipes are meant, of a learner that is not meta-trained.
+        rate: a learning rate that is another is told; not where it was chosen among several.
+        data: the data set whose recipes are meant, of a meta-trained learner; None: images.
     """
     preset = LEARNERS[name]
     if type(learner) is preset.meta_config if preset.meta else False:
-        known = [recipe(DataConfig("sine"), name).learner for recipe in preset.meta.values()]
+        known = [recipe(data or DataConfig(), name).learner for recipe in preset.meta.values()]
     else:
         known = [recipe(family or settings.EPISODES) for recipe in preset.trained.values()]
     changes = min(([c for c in _changes(own, learner) if rate or c[0] != "rate"] for own in known), key=len)
