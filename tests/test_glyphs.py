@@ -37,30 +37,30 @@ def test_near_doubles_of_letters_of_an_earlier_meta_split_are_left_out(letters):
 
 def test_an_example_is_a_face_with_black_ink_on_white():
     pool = draw_glyphs(28, ["A", "Ж"])
-    assert pool.images.shape == (2 * PER_LETTER, 1, 28, 28) and pool.counts.tolist() == [PER_LETTER] * 2
+    assert pool.x.shape == (2 * PER_LETTER, 1, 28, 28) and pool.counts.tolist() == [PER_LETTER] * 2
     assert pool.names == ("glyphs/LATIN CAPITAL LETTER A", "glyphs/CYRILLIC CAPITAL LETTER ZHE")
-    ink = 1 - np.asarray(pool.images, np.float64) / 255
+    ink = 1 - np.asarray(pool.x, np.float64) / 255
     assert (ink.max(axis=(1, 2, 3)) > 0.7).all() and (ink.mean(axis=(1, 2, 3)) > 0.02).all() and ink.mean() < 0.4
-    assert len(np.unique(pool.images.reshape(len(ink), -1), axis=0)) == len(ink)  # no two examples are equal
+    assert len(np.unique(pool.x.reshape(len(ink), -1), axis=0)) == len(ink)  # no two examples are equal
 
 
 def test_drawing_is_deterministic_and_each_letter_is_on_its_own():
     pool, again = draw_glyphs(20, ["A", "Ж"]), draw_glyphs(20, ["A", "Ж"])
     assert pool.fingerprint == again.fingerprint
-    assert np.array_equal(draw_glyphs(20, ["Ж"]).images, pool.images[PER_LETTER:])
+    assert np.array_equal(draw_glyphs(20, ["Ж"]).x, pool.x[PER_LETTER:])
 
 
 def test_the_largest_letters_stay_inside_the_frame():
     pool = draw_glyphs(28, ["Ж", "Ẫ", "Ǽ", "ᾯ"])
     frame = np.ones((28, 28), bool)
     frame[1:-1, 1:-1] = False
-    ink = 1 - np.asarray(pool.images[:, 0], np.float64) / 255
+    ink = 1 - np.asarray(pool.x[:, 0], np.float64) / 255
     assert ink[:, frame].sum() < 0.01 * ink.sum()
 
 
 def test_letters_keep_their_relative_sizes():
     pool = draw_glyphs(28, ["O", "o"])
-    ink = (255 - np.asarray(pool.images[:, 0], np.int64)) > 60
+    ink = (255 - np.asarray(pool.x[:, 0], np.int64)) > 60
     heights = ink.any(axis=2).sum(axis=1).reshape(2, PER_LETTER).mean(axis=1)
     assert 1.15 < heights[0] / heights[1] < 1.6
 

@@ -100,7 +100,7 @@ def test_archives_and_glyphs_have_ids_too(tmp_path, cache):
     assert sum(len(benchmark.ids(split)) for split in SPLITS) == 2 * 2 * 3 * 2
     assert not load_benchmark(DataConfig("sine"), 8).ids("train").size
     pool = small_pool()
-    assert pool.ids[0] == identity(pool.images[0].tobytes()) and len(set(pool.ids.tolist())) == 8
+    assert pool.ids[0] == identity(pool.x[0].tobytes()) and len(set(pool.ids.tolist())) == 8
 
 
 def parts(images: np.ndarray) -> list[ClassPool]:
@@ -127,7 +127,7 @@ def test_identical_images_in_both_halves_of_a_stream_are_found():
     assert shared_images(Splits("x", train, held_out)) == [] == shared_images(Permuted("x", train))
     (words,) = shared_images(Splits("x", train, small_pool((4, 4))))
     assert "have 8 images in common" in words
-    images = np.array(train.images)
+    images = np.array(train.x)
     images[7] = images[0]
     twice = grouped(np.arange(8) // 4, ["a", "b"], images, "pictures")
     (words,) = shared_images(Permuted("x", twice))

@@ -12,11 +12,15 @@ import pytest
 import torch
 from making import small_pool
 
+from episodes import EpisodeGenerator, EpisodeShape, check_stream
 from episodes.data import memory
 from episodes.data.cache import cached, remembered
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
+from episodes.tasks.classification import Classification
+from episodes.tasks.permuted import Permuted
+from episodes.tasks.splits import Splits
 
 
 @pytest.fixture
@@ -28,8 +32,8 @@ def mapped(tmp_path) -> ClassPool:
 
 def test_grouping_puts_each_class_in_one_run_and_keeps_the_order_within():
     pool = small_pool(counts=(3, 1, 4))
-    assert pool.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
-    assert pool.images[:, 0, 0, 1].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
+    assert pool.x[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    assert pool.x[:, 0, 0, 1].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
     assert (pool.starts.tolist(), pool.counts.tolist(), pool.names) == ([0, 3, 4], [3, 1, 4], ("small/0", "small/1", "small/2"))
     assert pool.starts.dtype == pool.counts.dtype == np.int64
     assert pool.x_shape == (1, 4, 5)
@@ -53,15 +57,15 @@ def test_fetch_is_plain_indexing(kind, mapped):
         warnings.simplefilter("error")
         got = pool.fetch(indices)
     assert got.dtype == torch.uint8 and got.shape == (2, 3, 1, 4, 5)
-    assert np.array_equal(got.numpy(), np.asarray(small_pool().images)[indices])
+    assert np.array_equal(got.numpy(), np.asarray(small_pool().x)[indices])
     got.zero_()  # a copy: the pool stays as it was
-    assert np.array_equal(pool.fetch(indices).numpy(), np.asarray(small_pool().images)[indices])
+    assert np.array_equal(pool.fetch(indices).numpy(), np.asarray(small_pool().x)[indices])
 
 
 def test_selected_classes_share_the_images():
     pool = small_pool()
     part = pool.select([2, 0], "small, meta-test")
-    assert part.images is pool.images
+    assert part.x is pool.x
     assert (part.starts.tolist(), part.counts.tolist(), part.names) == ([4, 0], [4, 3], ("small/2", "small/0"))
     assert part.source == "small, meta-test" and pool.select([1]).source == "small"
     prints = {pool.fingerprint, part.fingerprint, pool.select([0, 2]).fingerprint, pool.select([1]).fingerprint}
@@ -70,7 +74,7 @@ def test_selected_classes_share_the_images():
 
 def test_to_a_device_takes_the_selected_classes_only():
     part = small_pool().select([2, 0]).to("cpu")
-    assert isinstance(part.images, torch.Tensor) and len(part.images) == 7
+    assert isinstance(part.x, torch.Tensor) and len(part.x) == 7
     assert part.fetch(part.starts[None])[0, :, 0, 0, 0].tolist() == [2, 0]
     assert part.counts.tolist() == [4, 3] and part.fingerprint == small_pool().select([2, 0]).fingerprint
 
@@ -95,8 +99,8 @@ def test_a_memory_map_is_pickled_as_its_path(tmp_path):
     pool = ClassPool.load(tmp_path).select([1])
     data = pickle.dumps(pool)
     again = pickle.loads(data)
-    assert len(data) < 2000 < pool.images.nbytes
-    assert isinstance(again.images, np.memmap) and again.fingerprint == pool.fingerprint
+    assert len(data) < 2000 < pool.x.nbytes
+    assert isinstance(again.x, np.memmap) and again.fingerprint == pool.fingerprint
     assert torch.equal(again.fetch(again.starts[None]), pool.fetch(pool.starts[None]))
 
 
@@ -115,18 +119,18 @@ def test_the_cache_builds_once(cache):
     build = Counter()
     first, second = (cached({"size": 4}, build) for _ in range(2))
     assert build.calls == 1
-    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
+    assert isinstance(second.x, np.memmap) and not second.x.flags.writeable
     assert first.fingerprint == second.fingerprint == small_pool().fingerprint
-    assert np.array_equal(second.images, small_pool().images) and second.names == small_pool().names
+    assert np.array_equal(second.x, small_pool().x) and second.names == small_pool().names
     cached({"size": 5}, build)
     assert build.calls == 2
 
 
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
-    "truncated images": ("images.npy", lambda data: data[:-30]),
-    "no images": ("images.npy", lambda data: None),
-    "zeroed images": ("images.npy", lambda data: data[:-40] + bytes(40)),
-    "one bit": ("images.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "truncated images": ("x.npy", lambda data: data[:-30]),
+    "no images": ("x.npy", lambda data: None),
+    "zeroed images": ("x.npy", lambda data: data[:-40] + bytes(40)),
+    "one bit": ("x.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
     "another id": ("ids.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
     "no ids": ("ids.npy", lambda data: None),
     "truncated json": ("pool.json", lambda data: data[:20]),
@@ -151,7 +155,7 @@ def test_a_damaged_entry_is_built_again(cache, damage):
         (entry / file).write_bytes(changed)
     with pytest.warns(UserWarning, match=f"The entry {entry.name} of the data cache .* is damaged .*built again"):
         again = cached({}, build)
-    assert np.array_equal(again.images, small_pool().images) and again.starts.tolist() == small_pool().starts.tolist()
+    assert np.array_equal(again.x, small_pool().x) and again.starts.tolist() == small_pool().starts.tolist()
     assert np.array_equal(again.ids, small_pool().ids) and build.calls == 2
     cached({}, build)
     assert build.calls == 2
@@ -179,7 +183,10 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
 WRONG_ARRAYS = {
     "floats": ({"images": np.zeros((3, 1, 2, 2), np.float32)}, "images must be uint8, 0 to 255, not float32"),
     "larger integers": ({"images": np.zeros((3, 1, 2, 2), np.int64)}, "must be uint8.* not int64"),
-    "no channels": ({"images": np.zeros((3, 2, 2), np.uint8)}, r"an image must be \(C, H, W\), and has 2 axes"),
+    "no channels": (
+        {"images": np.zeros((3, 2, 2), np.uint8)},
+        r"an image must be \(C, H, W\), a vector \(F,\), and this has 2 axes",
+    ),
     "several shapes": (
         {"images": [np.zeros((1, 2, 2), np.uint8), np.zeros((1, 3, 3), np.uint8), np.zeros((1, 1, 1), np.uint8)]},
         r"an image is uint8 of shape \(1, 3, 3\), and the first was uint8 of shape \(1, 2, 2\)",
@@ -206,8 +213,8 @@ def test_arrays_of_ones_own_are_looked_at(case):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": np.zeros((8, 1, 4, 5), np.float32)}, "images must be uint8"),
-        ({"images": torch.zeros(8, 1, 4, 5)}, "images must be uint8.*not torch.float32"),
+        ({"x": np.zeros((8, 1, 4, 5), np.float32)}, "images must be uint8"),
+        ({"x": torch.zeros(8, 1, 4, 5)}, "images must be uint8.*not torch.float32"),
         ({"counts": np.array([3, 1, 5])}, "a class lies outside of the 8 images"),
         ({"names": ("a", "b")}, "a name, a start and a count for each class"),
         ({"ids": np.zeros(3, np.uint64)}, "an id for each image"),
@@ -216,6 +223,27 @@ def test_arrays_of_ones_own_are_looked_at(case):
 def test_a_pool_of_ones_own_is_looked_at(change, words):
     with pytest.raises(UserError, match=words):
         replace(small_pool(), **change)
+
+
+def test_a_pool_of_vectors(tmp_path):
+    """They are kept, cached, moved and drawn from as images are."""
+    vectors, labels = np.random.default_rng(0).standard_normal((12, 7)).astype(np.float32), np.arange(12) % 3
+    pool = grouped(labels, ["a", "b", "c"], vectors, "mine")
+    assert (pool.x_kind, pool.x_shape, small_pool().x_kind) == ("vector", (7,), "image")
+    assert np.array_equal(pool.x[4:8], vectors[labels == 1]) and len(set(pool.ids.tolist())) == 12
+    pool.save(tmp_path)
+    ClassPool.verify(tmp_path)
+    for own in (ClassPool.load(tmp_path), pickle.loads(pickle.dumps(ClassPool.load(tmp_path))), pool.to("cpu")):
+        assert np.array_equal(own.fetch(np.array([[0, 5]])), pool.x[[[0, 5]]]) and own.fingerprint == pool.fingerprint
+    shape = EpisodeShape(tasks=2, shots=2, queries=1)
+    episode = EpisodeGenerator(Classification(pool, 4), shape, "mine", "train", 0).batch([0, 1])
+    assert episode.stream.x.dtype == torch.float32 and episode.stream.x.shape == (2, 4, 7) and episode.spec.x_kind == "vector"
+    check_stream(Splits("mine", pool, pool))
+    check_stream(Permuted("mine", pool))
+    with pytest.raises(UserError, match="not finite"):
+        grouped(labels, ["a", "b", "c"], np.where(vectors > 1, np.nan, vectors), "mine")
+    with pytest.raises(UserError, match="vectors must be float32, not float64"):
+        grouped(labels, ["a", "b", "c"], vectors.astype(np.float64), "mine")
 
 
 def test_images_that_do_not_fit_are_refused_before_they_are_allocated(monkeypatch):
@@ -247,9 +275,9 @@ def test_several_processes_build_one_entry(cache):
         cached({}, small_pool)  # as another process does in the meantime
         return small_pool()
 
-    assert np.array_equal(cached({}, slow).images, small_pool().images)
+    assert np.array_equal(cached({}, slow).x, small_pool().x)
     (entry,) = (cache / "pools").iterdir()
-    assert sorted(file.name for file in entry.iterdir()) == ["ids.npy", "images.npy", "pool.json"]
+    assert sorted(file.name for file in entry.iterdir()) == ["ids.npy", "pool.json", "x.npy"]
 
 
 def test_a_damaged_note_is_found_out_again(cache):

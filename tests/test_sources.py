@@ -100,7 +100,7 @@ def test_parquet_splits_are_pooled_by_class(tmp_path, cache):
     pool = read(hf_folder(tmp_path / "set", kinds, train=train, test=test), "pets")
     assert pool.names == ("pets/cat", "pets/emu") and pool.counts.tolist() == [3, 2] and pool.x_shape == (3, 10, 10)
     for place, seed in enumerate((1, 3, 9, 0, 2)):
-        assert np.array_equal(pool.images[place], noise(seed).transpose(2, 0, 1))
+        assert np.array_equal(pool.x[place], noise(seed).transpose(2, 0, 1))
     only = read(str(tmp_path / "set"), "pets", ["test"], Reading(size=5, channels=1))
     assert only.names == ("pets/cat",) and only.x_shape == (1, 5, 5)
 
@@ -111,7 +111,7 @@ def test_an_image_folder(tmp_path):
         (tmp_path / name / f"{i}.png").write_bytes(png(noise(i)))
     pool = read(str(tmp_path), "insects")
     assert pool.names == ("insects/ant", "insects/bee") and pool.counts.tolist() == [2, 1]
-    assert np.array_equal(pool.images[2], noise(2).transpose(2, 0, 1))
+    assert np.array_equal(pool.x[2], noise(2).transpose(2, 0, 1))
 
 
 def test_a_saved_data_set(tmp_path):
@@ -147,7 +147,7 @@ def test_rows_without_a_label_are_left_out_with_a_warning(tmp_path, kind):
     where = hf_folder(tmp_path / "set", {"image": datasets.Image(), "label": kind}, train=columns)
     with pytest.warns(UserWarning, match=r"1 rows of split 'train' have no label"):
         pool = read(where, "x")
-    assert pool.counts.tolist() == [1, 1] and np.array_equal(pool.images[0], noise(2).transpose(2, 0, 1))
+    assert pool.counts.tolist() == [1, 1] and np.array_equal(pool.x[0], noise(2).transpose(2, 0, 1))
 
 
 COLUMNS = {
@@ -190,7 +190,7 @@ def test_the_class_label_column_wins_over_names(tmp_path):
     where = with_columns(tmp_path / "set", "image", "photo", "label", "fine", "weight")
     assert read(where, "x", reading=Reading(image="photo")).names == ("x/a",)
     pool = read(where, "x", reading=Reading(image="image", label="label"))
-    assert pool.names == ("x/3",) and np.array_equal(pool.images[0], noise(0).transpose(2, 0, 1))
+    assert pool.names == ("x/3",) and np.array_equal(pool.x[0], noise(0).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("value", [{"size": 0}, {"size": 5000}, {"channels": 2}])
@@ -261,7 +261,7 @@ def test_omniglot_archives(tmp_path):
     assert (
         pool.names[0] == "omniglot/Greek_background/character01" and pool.names[-1] == "omniglot/Latin_background/character03"
     )
-    assert set(np.unique(pool.images)) == {0, 255}
+    assert set(np.unique(pool.x)) == {0, 255}
 
 
 def test_damaged_omniglot_archives(tmp_path):

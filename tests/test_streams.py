@@ -173,7 +173,7 @@ def test_pixels_are_permuted_alike_in_a_task():
     pixels, labels = stream.permutations(0, 7)
     assert sorted(pixels) == list(range(60)) and list(labels) == list(range(CLASSES))
     back = (both[:, np.argsort(pixels)] * 255).round()
-    assert {tuple(row) for row in back.int().tolist()} == {tuple(row) for row in pool.images.reshape(48, -1).tolist()}
+    assert {tuple(row) for row in back.int().tolist()} == {tuple(row) for row in pool.x.reshape(48, -1).tolist()}
     assert torch.equal(back[:, 0].long(), y), "the first pixel is the class"
     assert not np.array_equal(pixels, stream.permutations(0, 8)[0])
 

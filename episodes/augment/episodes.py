@@ -29,7 +29,7 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
     """
     if not config.changes:
         return family
-    if not isinstance(family, Classification):
+    if not isinstance(family, Classification) or family.pool.x_kind == "vector":
         raise UserError(
             "Only images can be augmented, and the inputs of these episodes are vectors: leave out the options --augment."
         )

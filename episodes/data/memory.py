@@ -3,20 +3,23 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from episodes.errors import UserError
 
 GROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may take."""
 
 
-def must_fit(images: int, shape: tuple[int, ...], source: str) -> None:
-    """Raises `UserError` where `images` uint8 arrays (C, H, W) would not fit into the memory that is free."""
-    channels, height, width = shape
-    need, free = images * channels * height * width, free_memory()
+def must_fit(images: int, like: np.ndarray, source: str) -> None:
+    """Raises `UserError` where as many images (C, H, W), or vectors (F,), would not fit into the memory that is free."""
+    need, free = images * like.nbytes, free_memory()
     if free is not None and need > free:
+        shape = " x ".join(map(str, (*like.shape[1:], like.shape[0])))
+        smaller = " Give a smaller --data.size (of a stream --stream.data.size)." if like.ndim == 3 else ""
+        what = "images" if like.ndim == 3 else "vectors"
         raise UserError(
-            f"{source}: {images} images of {height} x {width} x {channels} need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            "are free. Give a smaller --data.size (of a stream --stream.data.size)."
+            f"{source}: {images} {what} of {shape} need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.{smaller}"
         )
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from episodes.progress import progress
 
 @dataclass(frozen=True, eq=False)
 class ClassPool:
-    """Images grouped by class. Pools of one data set's meta-splits share their images."""
+    """Images, or vectors, grouped by class. Pools of one data set's meta-splits share them."""
 
-    images: np.ndarray | Tensor
-    """(I, C, H, W) uint8, the images of a class in one run; a read-only memory map, an array, or a tensor on a device."""
+    x: np.ndarray | Tensor
+    """(I, C, H, W) uint8 images, or (I, F) float32 vectors, those of a class in one run; a read-only memory map, an array, or a
+    tensor on a device. What is said of images below holds for vectors."""
     starts: np.ndarray
     """int64, for each class the index of its first image."""
     counts: np.ndarray
@@ -36,19 +38,23 @@ class ClassPool:
     """(I,) uint64, for each image what it is (`episodes.data.identity`): equal where the same image is stored."""
 
     def __post_init__(self) -> None:
-        _check_images(self.images.dtype, self.images.ndim, self.source)
-        if len(self.names) != len(self.starts) or len(self.names) != len(self.counts) or len(self.ids) != len(self.images):
+        _check_kind(self.x.dtype, self.x.ndim, self.source)
+        if len(self.names) != len(self.starts) or len(self.names) != len(self.counts) or len(self.ids) != len(self.x):
             raise UserError(
                 f"{self.source}: a pool has a name, a start and a count for each class, and an id for each image, not "
-                f"{len(self.names)}, {len(self.starts)}, {len(self.counts)} and {len(self.ids)} (of {len(self.images)})."
+                f"{len(self.names)}, {len(self.starts)}, {len(self.counts)} and {len(self.ids)} (of {len(self.x)})."
             )
-        if len(self.starts) and (self.starts.min() < 0 or (self.starts + self.counts).max() > len(self.images)):
-            raise UserError(f"{self.source}: a class lies outside of the {len(self.images)} images.")
+        if len(self.starts) and (self.starts.min() < 0 or (self.starts + self.counts).max() > len(self.x)):
+            raise UserError(f"{self.source}: a class lies outside of the {len(self.x)} images.")
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
-        return tuple(self.images.shape[1:])
+    def x_shape(self) -> tuple[int, ...]:
+        """(C, H, W), or (F,)."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def x_kind(self) -> Literal["image", "vector"]:
+        return "image" if self.x.ndim == 4 else "vector"
 
     def select(self, classes: Sequence[int] | np.ndarray, source: str | None = None) -> "ClassPool":
         """The pool of some classes, in the order given. The images are shared, not copied."""
@@ -63,35 +69,35 @@ class ClassPool:
         )
 
     def fetch(self, indices: np.ndarray) -> Tensor:
-        """The images (B, N, C, H, W), uint8, at `indices` (B, N) into `images`: a copy, on the pool's device."""
-        if isinstance(self.images, Tensor):
-            flat = torch.from_numpy(indices.reshape(-1).astype(np.int64)).to(self.images.device)
-            return self.images.index_select(0, flat).view(*indices.shape, *self.x_shape)
-        return torch.from_numpy(np.asarray(self.images).take(indices, axis=0))
+        """The images (B, N, *x_shape) at `indices` (B, N) into `x`: a copy, on the pool's device."""
+        if isinstance(self.x, Tensor):
+            flat = torch.from_numpy(indices.reshape(-1).astype(np.int64)).to(self.x.device)
+            return self.x.index_select(0, flat).view(*indices.shape, *self.x_shape)
+        return torch.from_numpy(np.asarray(self.x).take(indices, axis=0))
 
     def to(self, device: torch.device | str) -> "ClassPool":
         """The same classes with their own images, and no others, as a tensor on `device`. The fingerprint stays."""
         rows = self.rows()
-        return replace(self, images=self.fetch(rows).to(device), starts=_starts(self.counts), ids=np.array(self.ids[rows]))
+        return replace(self, x=self.fetch(rows).to(device), starts=_starts(self.counts), ids=np.array(self.ids[rows]))
 
     def rows(self) -> np.ndarray:
-        """(N,) the places in `images` of all images of the pool's own classes, one class after another."""
+        """(N,) the places in `x` of all images of the pool's own classes, one class after another."""
         runs = [np.arange(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
         return np.concatenate(runs) if runs else np.empty(0, dtype=np.int64)
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
-        images, ids = (_path_of(part) or part for part in (self.images, self.ids))
-        return _restore, (images, self.starts, self.counts, self.names, self.source, self.fingerprint, ids)
+        x, ids = (_path_of(part) or part for part in (self.x, self.ids))
+        return _restore, (x, self.starts, self.counts, self.names, self.source, self.fingerprint, ids)
 
     def save(self, folder: Path) -> None:
-        """Writes `images.npy`, `ids.npy` and `pool.json`, which has a digest of all three, into an existing folder."""
-        images = np.asarray(self.images.cpu() if isinstance(self.images, Tensor) else self.images)
-        np.save(folder / "images.npy", images)
+        """Writes `x.npy`, `ids.npy` and `pool.json`, which has a digest of all three, into an existing folder."""
+        x = np.asarray(self.x.cpu() if isinstance(self.x, Tensor) else self.x)
+        np.save(folder / "x.npy", x)
         np.save(folder / "ids.npy", np.asarray(self.ids))
         about = {"starts": self.starts.tolist(), "counts": self.counts.tolist(), "names": self.names}
         about |= {"source": self.source, "fingerprint": self.fingerprint}
-        about |= {"digest": _content(about, images, np.asarray(self.ids))}
+        about |= {"digest": _content(about, x, np.asarray(self.ids))}
         (folder / "pool.json").write_text(json.dumps(about), encoding="utf-8")
 
     @staticmethod
@@ -103,8 +109,8 @@ class ClassPool:
         """
         about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         starts, counts = (np.array(about[part], dtype=np.int64) for part in ("starts", "counts"))
-        images, ids = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "ids"))
-        return ClassPool(images, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"], ids)
+        x, ids = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("x", "ids"))
+        return ClassPool(x, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"], ids)
 
     @staticmethod
     def verify(folder: Path) -> None:
@@ -116,7 +122,7 @@ class ClassPool:
         """
         about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         digest = about.pop("digest")
-        if digest != _content(about, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "ids"))):
+        if digest != _content(about, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("x", "ids"))):
             raise ValueError("its content is not what was written")
 
 
@@ -126,11 +132,13 @@ def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarra
     Arguments:
         labels: (I,) integers, the class of each image.
         names: the name of class 0, 1, ..., each another; a class without an image is left out.
-        images: I arrays (C, H, W) uint8, all of one shape, in the order of `labels`; progress is shown when they come slowly.
+        images: I arrays, all (C, H, W) uint8 or all (F,) float32, of one shape, in the order of `labels`; progress is shown
+            when they come slowly.
         source: where they come from, in words.
 
     Raises:
-        UserError: there are no images, they are not uint8 or of several shapes, or a label is not the place of a name.
+        UserError: there are no images, they are of another kind or of several shapes, numbers are not finite, or a label is
+            not the place of a name.
     """
     return gathered(labels, names, ((image, identity(image)) for image in images), source)
 
@@ -144,14 +152,16 @@ def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np
     labels = _checked(labels, names, source)
     places = np.empty(len(labels), dtype=np.int64)
     places[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-    store, ids = np.empty((0, 0, 0, 0), dtype=np.uint8), np.empty(len(labels), dtype=np.uint64)
+    store, ids = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64)
     for place, (image, known) in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
         if not len(store):  # the first image tells the shape
-            _check_images(image.dtype, image.ndim + 1, source)
-            must_fit(len(labels), image.shape, source)
-            store = np.empty((len(labels), *image.shape), dtype=np.uint8)
-        if image.dtype != np.uint8 or image.shape != store.shape[1:]:
+            _check_kind(image.dtype, image.ndim + 1, source)
+            must_fit(len(labels), image, source)
+            store = np.empty((len(labels), *image.shape), dtype=image.dtype)
+        if image.dtype != store.dtype or image.shape != store.shape[1:]:
             raise UserError(f"{source}: an image is {_what(image)}, and the first was {_what(store[0])}. All must be alike.")
+        if store.ndim == 2 and not np.isfinite(image).all():
+            raise UserError(f"{source}: a vector has numbers that are not finite (NaN or infinite). Leave it out, or mend it.")
         store[place], ids[place] = image, known
     counts = np.bincount(labels, minlength=len(names))
     kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
@@ -186,21 +196,25 @@ def _checked(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarra
     return given.astype(np.int64)
 
 
-def _check_images(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
-    if dtype not in (np.uint8, torch.uint8):
+def _check_kind(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
+    """Raises `UserError` where these are neither images nor vectors."""
+    if dimensions == 2:
+        if dtype not in (np.float32, torch.float32):
+            raise UserError(f"{source}: vectors must be float32, not {dtype}. Convert them first.")
+    elif dtype not in (np.uint8, torch.uint8):
         raise UserError(f"{source}: images must be uint8, 0 to 255, not {dtype}. Scale and round them first.")
-    if dimensions != 4:
-        raise UserError(f"{source}: an image must be (C, H, W), and has {dimensions - 1} axes.")
+    elif dimensions != 4:
+        raise UserError(f"{source}: an image must be (C, H, W), a vector (F,), and this has {dimensions - 1} axes.")
 
 
 def _what(image: np.ndarray) -> str:
     return f"{image.dtype} of shape {image.shape}"
 
 
-def _content(about: dict, images: np.ndarray, ids: np.ndarray) -> str:
-    """The digest of a whole pool: of its words and numbers, its images and its ids."""
-    shapes = [images.shape, str(images.dtype), ids.shape, str(ids.dtype)]
-    return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), images, ids)
+def _content(about: dict, x: np.ndarray, ids: np.ndarray) -> str:
+    """The digest of a whole pool: of its words and numbers, its inputs and its ids."""
+    shapes = [x.shape, str(x.dtype), ids.shape, str(ids.dtype)]
+    return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), x, ids)
 
 
 def _path_of(array: np.ndarray | Tensor) -> Path | None:

@@ -22,7 +22,7 @@ class Classification:
 
     def __init__(self, pool: ClassPool, vocabulary: int, rotations: int = 1):
         self.pool, self.rotations = pool, rotations
-        self.spec = EpisodeSpec("image", pool.x_shape, "cross_entropy", symbols=vocabulary)
+        self.spec = EpisodeSpec(pool.x_kind, pool.x_shape, "cross_entropy", symbols=vocabulary)
         self.most_tasks = rotations * len(pool.names)
 
     def check(self, shape: EpisodeShape) -> None:
@@ -53,14 +53,14 @@ class Classification:
         lots = rng.random((shape.tasks, counts.max()))
         lots[np.arange(counts.max()) >= counts[:, None]] = 2.0  # places past a class's last image lose every draw
         chosen = np.argsort(lots, axis=1)[:, : shape.shots + shape.queries] + self.pool.starts[classes][:, None]
-        chosen += turns[:, None] * len(self.pool.images)
+        chosen += turns[:, None] * len(self.pool.x)
         labels = np.broadcast_to(symbols[:, None], chosen.shape)
         K = shape.shots
         return Draw(chosen[:, :K], labels[:, :K], chosen[:, K:], labels[:, K:], numbers)
 
     def fetch(self, x: np.ndarray) -> Tensor:
-        """The images (B, N, C, H, W) at x (B, N): the place of an image in the pool, plus all of them for each turn."""
-        turns, places = np.divmod(x, len(self.pool.images))
+        """The images (B, N, *x_shape) at x (B, N): the place of an image in the pool, plus all of them for each turn."""
+        turns, places = np.divmod(x, len(self.pool.x))
         images = self.pool.fetch(places)
         for turn in range(1, self.rotations):
             which = torch.from_numpy(turns == turn).to(images.device)

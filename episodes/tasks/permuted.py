@@ -49,7 +49,7 @@ class Permuted:
     Arguments:
         pool: the images, all of which are in each task.
         pixels, labels: whether these are permuted.
-        flat: inputs are vectors of pixels in [0, 1]; otherwise they stay images, whose labels can be permuted.
+        flat: inputs are vectors of pixels in [0, 1], or vectors as they are; otherwise they stay images, whose labels can be permuted.
         held_out: how many images of each task, the last ones, are held out; None: one in thirty.
         unseen: they are the same in every task, drawn by the seed; otherwise each task draws them anew.
 
@@ -76,7 +76,7 @@ class Permuted:
         if len(self.y) <= self.held_out:
             raise UserError(f"{pool.source} has {len(self.y)} images: too few for {self.held_out} held-out ones in each task.")
         shape = (int(np.prod(pool.x_shape)),) if flat else pool.x_shape
-        self.spec = EpisodeSpec("vector" if flat else "image", shape, "cross_entropy", symbols=len(pool.names))
+        self.spec = EpisodeSpec("vector" if flat else pool.x_kind, shape, "cross_entropy", symbols=len(pool.names))
         self.fingerprint = f"{name}-1/{pool.fingerprint}/{pixels}/{labels}/{flat}/{self.held_out}"
         self.fingerprint += "/unseen" if unseen else ""
 
@@ -87,7 +87,8 @@ class Permuted:
         def fetched(chosen: np.ndarray) -> Examples:
             x = self.pool.fetch(self.images[chosen][None])
             if self.flat:
-                x = x.flatten(2)[..., torch.from_numpy(pixels).to(x.device)].float() / 255
+                x = x.flatten(2)[..., torch.from_numpy(pixels).to(x.device)]
+                x = x.float() / 255 if self.pool.x_kind == "image" else x
             return Examples(x, torch.from_numpy(labels[self.y[chosen]])[None].to(x.device), task_index(index, chosen, x))
 
         return Task(part_of(train, fetched), part_of(held_out, fetched))

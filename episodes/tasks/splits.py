@@ -62,7 +62,7 @@ class Splits:
     def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
         _same_classes(train, held_out, classes)
         self.name, self.pools, self.classes = name, (train, held_out), classes
-        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=classes)
+        self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
 
     def task(self, seed: int, index: int) -> Task:
@@ -101,7 +101,7 @@ class Incremental(Splits):
     def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, cumulative: bool = True):
         super().__init__(name, train, held_out, classes)
         self.cumulative, self.most_tasks = cumulative, len(train.names) // classes
-        self.spec = EpisodeSpec("image", train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
+        self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
         self.fingerprint += f"/incremental/{cumulative}"
 
     def task_classes(self, seed: int, index: int) -> np.ndarray:
