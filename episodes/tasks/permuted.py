@@ -49,7 +49,7 @@ class Permuted:
     Arguments:
         pool: the images, all of which are in each task.
         pixels, labels: whether these are permuted.
-        flat: inputs are vectors of pixels in [0, 1], or vectors as they are; otherwise they stay images, whose labels can be permuted.
+        flat: inputs are vectors, pixels in [0, 1] where they were images; else they stay images, whose labels can be permuted.
         held_out: how many images of each task, the last ones, are held out; None: one in thirty.
         unseen: they are the same in every task, drawn by the seed; otherwise each task draws them anew.
 
