@@ -431,6 +431,7 @@ def test_tokens_that_are_not_finite_are_refused(mechanism):
         ("mesa", {"iterations": -1}, "iterations of mesa must be at least 0"),
         ("kda", {"negative": 2}, "negative of kda must be 0 or 1, not 2"),
         ("gated-delta-product", {"steps": 0}, "steps of gated-delta-product must be at least 1"),
+        ("ttt-linear", {"key_width": 5}, "keys as wide as values"),
         ("mesa", {"backend": "fla"}, "mesa has no kernels of fla. Take auto or torch"),
         ("softmax", {"window": 4, "backend": "flash"}, "softmax in a window has no kernels of flash"),
     ],

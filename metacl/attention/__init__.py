@@ -8,7 +8,7 @@ from metacl.attention.delta import DeltaNet, GatedDeltaNet, KimiDelta
 from metacl.attention.delta_product import GatedDeltaProduct
 from metacl.attention.gated import HGRN2, GatedLinearAttention, Longhorn, Mamba2, Retention
 from metacl.attention.gdn2 import GatedDeltaNet2
-from metacl.attention.interface import Attention
+from metacl.attention.interface import Attention, Sizes
 from metacl.attention.linear import LinearAttention, Performer
 from metacl.attention.log_linear import LogLinear
 from metacl.attention.mesa import Mesa
@@ -68,7 +68,8 @@ def make_attention(
     given = {option: value for option, value in options.items() if value is not None}
     _check_options(name, kind, given)
     short_conv, gate = given.pop("short_conv", 0), given.pop("gate", 0)
-    mechanism = (convolved(kind, short_conv) if short_conv else kind)(width, heads, dropout, **given)  # type: ignore[arg-type]
+    sizes = Sizes(width, heads, dropout, given.pop("head_width", None), given.pop("key_width", None))
+    mechanism = (convolved(kind, short_conv) if short_conv else kind)(sizes, **given)  # type: ignore[arg-type]
     if gate:
         mechanism.add_gate()  # type: ignore[operator]
     if backend not in ("auto", "torch", *mechanism.kernels):
@@ -80,7 +81,7 @@ def make_attention(
 
 def _check_options(name: str, kind: type[Attention], given: dict[str, int]) -> None:
     around = ["short_conv", "gate"] if issubclass(kind, Shell) and not kind.has_weights else []
-    has = [*list(inspect.signature(kind).parameters)[3:], *around]
+    has = ["head_width", "key_width", *list(inspect.signature(kind).parameters)[1:], *around]
     for option, value in given.items():
         if option not in has:
             own = [word for word in has if word not in ("head_width", "key_width")]

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Width
+from metacl.attention.interface import Sizes
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
@@ -17,19 +17,10 @@ class DeltaNet(Recurrent):
 
     activated = 2
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        negative: int = 0,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, negative: int = 0):
+        super().__init__(sizes)
         self.most = 1 + negative
-        self.beta = Gate(width, heads)
+        self.beta = Gate(self.width, self.heads)
 
     def start_matching(self) -> None:
         """See `Attention`. beta is 1/2, whatever it may be at most: a query, whose value is nothing yet, writes too, and with a
@@ -45,18 +36,9 @@ class DeltaNet(Recurrent):
 class GatedDeltaNet(DeltaNet):
     """S <- alpha S, then as DeltaNet; alpha = exp(-dt A) as in Mamba-2 (Gated DeltaNet: Yang 2025, eq. 10)."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        negative: int = 0,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width, negative=negative)
-        self.decay = DecayGate(width, heads)
+    def __init__(self, sizes: Sizes, *, negative: int = 0):
+        super().__init__(sizes, negative=negative)
+        self.decay = DecayGate(self.width, self.heads)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND)[1])
@@ -69,18 +51,9 @@ class KimiDelta(DeltaNet):
     as in Gated DeltaNet. Arguments: see `DeltaNet`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        negative: int = 0,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width, negative=negative)
-        self.decay = DecayGate(width, heads, self.key_width, self.head_width)
+    def __init__(self, sizes: Sizes, *, negative: int = 0):
+        super().__init__(sizes, negative=negative)
+        self.decay = DecayGate(self.width, self.heads, self.key_width, self.head_width)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         return super().tokens(x_BND)._replace(log_decay=self.decay(x_BND)[1])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Width
+from metacl.attention.interface import Sizes
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
@@ -19,22 +19,12 @@ class GatedDeltaProduct(Recurrent):
     Arguments: see `Attention`; steps: n; negative: 1, as published: beta is up to 2. 0: up to 1.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        steps: int = 2,
-        negative: int = 1,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, steps: int = 2, negative: int = 1):
+        super().__init__(sizes)
         self.most = 1 + negative
-        own = heads * (self.key_width + self.head_width)
-        self.more = nn.ModuleList(nn.Linear(width, own) for _ in range(steps - 1))
-        self.beta, self.decay = Gate(width, heads, steps), DecayGate(width, heads)
+        own = self.heads * (self.key_width + self.head_width)
+        self.more = nn.ModuleList(nn.Linear(self.width, own) for _ in range(steps - 1))
+        self.beta, self.decay = Gate(self.width, self.heads, steps), DecayGate(self.width, self.heads)
 
     @torch.no_grad()
     def start_matching(self) -> None:

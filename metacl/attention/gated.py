@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.recurrent import Gate, Recurrent, softplus_inverse, start_at
 from metacl.attention.scan import Tokens
 
@@ -20,9 +20,9 @@ class Retention(Recurrent):
 
     log_decay_H: Tensor
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.register_buffer("log_decay_H", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))), persistent=False)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.register_buffer("log_decay_H", torch.log1p(-(2.0 ** (-5.0 - torch.arange(self.heads)))), persistent=False)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
@@ -32,9 +32,9 @@ class Retention(Recurrent):
 class GatedLinearAttention(Recurrent):
     """S <- Diag(alpha) S + k v^T, alpha = sigmoid(W2 W1 x + b)^(1/16), one for each key feature (GLA, Yang 2024, eq. 3-4)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.gate = Gate(width, heads, self.key_width, rank=16)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.gate = Gate(self.width, self.heads, self.key_width, rank=16)
 
     def start_matching(self) -> None:
         super().start_matching()
@@ -54,10 +54,10 @@ class HGRN2(Recurrent):
 
     activated = 2
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
         start_E = (2 ** torch.linspace(1, 8, self.key_width) - 1).log()  # 1 - bound is from 1/2 to 1/256
-        self.bound_logit = nn.Parameter(start_E.repeat(heads, 1, 1))
+        self.bound_logit = nn.Parameter(start_E.repeat(self.heads, 1, 1))
 
     @torch.no_grad()
     def start_matching(self) -> None:
@@ -74,9 +74,9 @@ class HGRN2(Recurrent):
 class Mamba2(Recurrent):
     """S <- exp(-dt A) S + dt k v^T, dt = softplus(w x + b) a scalar of each head and token (SSD form, Dao 2024, section 6)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay = DecayGate(width, heads)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.decay = DecayGate(self.width, self.heads)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)
@@ -120,9 +120,9 @@ class Longhorn(Recurrent):
     model has one for each value feature.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.beta = Gate(width, heads)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.beta = Gate(self.width, self.heads)
 
     def tokens(self, x_BND: Tensor) -> Tokens:
         q, k, v = self.project(x_BND)

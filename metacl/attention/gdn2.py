@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Width
+from metacl.attention.interface import Sizes
 from metacl.attention.recurrent import Gate, Recurrent, start_at_half, unit
 from metacl.attention.scan import Tokens
 
@@ -18,20 +18,11 @@ class GatedDeltaNet2(Recurrent):
     Arguments: see `Attention`; negative: 1: b is twice as large, so that what a token does to the state may turn it around.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        negative: int = 0,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, negative: int = 0):
+        super().__init__(sizes)
         self.most = 1 + negative
-        self.decay = DecayGate(width, heads, self.key_width, self.head_width)
-        self.erase, self.write = Gate(width, heads, self.key_width), Gate(width, heads, self.head_width)
+        self.decay = DecayGate(self.width, self.heads, self.key_width, self.head_width)
+        self.erase, self.write = Gate(self.width, self.heads, self.key_width), Gate(self.width, self.heads, self.head_width)
 
     def start_matching(self) -> None:
         """See `DeltaNet`."""

@@ -1,6 +1,7 @@
 """What a mechanism is: a state that `learn` extends and `read` looks at."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -16,8 +17,21 @@ State = TypeVar("State", bound=NamedTuple)
 Learn = Callable[[Tensor, State, Tensor | None], tuple[Tensor, State]]
 """`Attention.extend`, or a form of it."""
 
-Width = int | None
-"""Features of a head; None: the default that `Attention` says."""
+
+@dataclass(frozen=True)
+class Sizes:
+    """What every mechanism is told of its size. Options that only one has come after it, by name."""
+
+    width: int
+    """Features of a token (D)."""
+    heads: int
+    """Heads (H)."""
+    dropout: float = 0.0
+    """In training, dropout of softmax's attention weights; in all other mechanisms, of the outputs of the heads."""
+    head_width: int | None = None
+    """Features of a value and of an output in each head (F); None: D / H."""
+    key_width: int | None = None
+    """Features of a query and of a key in each head (E); None: as head_width."""
 
 
 class Attention(nn.Module, Generic[State]):
@@ -26,11 +40,7 @@ class Attention(nn.Module, Generic[State]):
     A mechanism writes `init_state`, `extend`, `extend_naive` and `read`. B episodes, N stream tokens, M queries, D width.
 
     Arguments:
-        width: features of a token (D).
-        heads: heads (H).
-        dropout: in training, dropout of softmax's attention weights; in all other mechanisms, of the outputs of the heads.
-        head_width: features of a value and of an output in each head (F); None: D / H.
-        key_width: features of a query and of a key in each head (E); None: as head_width.
+        sizes: see `Sizes`.
         key_heads: heads of keys and values, each for heads / key_heads heads of queries; None: as many as heads.
     """
 
@@ -47,23 +57,16 @@ class Attention(nn.Module, Generic[State]):
     kernels: tuple[str, ...] = ()
     """The back ends that have kernels for the mechanism, beside PyTorch."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        key_heads: int | None = None,
-    ):
+    def __init__(self, sizes: Sizes, key_heads: int | None = None):
         super().__init__()
-        if head_width is None and width % heads:
+        width, heads = self.width, self.heads = sizes.width, sizes.heads
+        if sizes.head_width is None and width % heads:
             raise UserError(f"A width of {width} cannot be shared among {heads} heads: give a multiple, or head_width.")
-        self.heads, self.key_heads, self.dropout = heads, key_heads or heads, dropout
+        self.key_heads, self.dropout = key_heads or heads, sizes.dropout
         if heads % self.key_heads:
             raise UserError(f"{heads} heads cannot share {self.key_heads} key heads: give a divisor of {heads}.")
-        self.head_width = head_width or width // heads
-        self.key_width = key_width or self.head_width
+        self.head_width = sizes.head_width or width // heads
+        self.key_width = sizes.key_width or self.head_width
         self.parts = (heads * self.key_width, self.key_heads * self.key_width, self.key_heads * self.head_width)
         """How many rows of `qkv` make queries, keys and values."""
         self.qkv = nn.Linear(width, sum(self.parts))

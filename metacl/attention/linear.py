@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, Width, wide
+from metacl.attention.interface import Attention, Sizes, wide
 from metacl.attention.recurrent import Recurrent, RecurrentState
 from metacl.attention.scan import Tokens, divided, look
 from metacl.nets.shared_batch import dropout
@@ -23,8 +23,8 @@ class LinearAttention(Recurrent):
     normed = False
     sharpness = 200.0  # wide apart, elu(x) + 1 is nearly relu(x), whose products tell inputs apart best
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
         self.norm = nn.Identity()
 
     def init_state(self, batch_size: int) -> RecurrentState:
@@ -64,17 +64,8 @@ class Performer(Attention[PerformerState]):
     kernels = ("fla",)
     directions_ME: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        features: int | None = None,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, features: int | None = None):
+        super().__init__(sizes)
         self.register_buffer("directions_ME", orthogonal_directions(features or 2 * self.key_width, self.key_width))
 
     def init_state(self, batch_size: int) -> PerformerState:

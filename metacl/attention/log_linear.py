@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from metacl.attention import naive
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart
+from metacl.attention.interface import Attention, Learn, Sizes, aligned_sizes, rows_apart
 from metacl.attention.recurrent import Gate, HeadNorm
 from metacl.attention.scan import Tokens
 from metacl.nets.shared_batch import dropout
@@ -49,18 +49,9 @@ class LogLinear(Attention[LogLinearState]):
     constant_state = False
     normed = True
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        levels: int = 16,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.weights = DecayGate(width, heads), Gate(width, heads, levels)
+    def __init__(self, sizes: Sizes, *, levels: int = 16):
+        super().__init__(sizes)
+        self.decay, self.weights = DecayGate(self.width, self.heads), Gate(self.width, self.heads, levels)
         self.norm = HeadNorm(self.head_width)
 
     def init_state(self, batch_size: int) -> LogLinearState:

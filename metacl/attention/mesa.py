@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metacl.attention import naive
 from metacl.attention.decay import ScalarDecay
 from metacl.attention.gated import LEAST
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.recurrent import Gate, Shell, softplus_inverse, start_at, unit
 from metacl.attention.scan import Tokens, look, scan
 
@@ -68,22 +68,13 @@ class Mesa(Shell[MesaState]):
 
     activated = 2
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        iterations: int = 30,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, iterations: int = 30):
+        super().__init__(sizes)
         self.iterations = iterations
-        self.forget, self.beta = Gate(width, heads), Gate(width, heads)
+        self.forget, self.beta = Gate(self.width, self.heads), Gate(self.width, self.heads)
         nn.init.constant_(self.forget.linear.bias, REMEMBERS)  # type: ignore[arg-type]
         start = float(softplus_inverse(1 - LEAST_RIDGE))
-        self.above_least = nn.Parameter(torch.full((heads, 1, self.key_width), start))
+        self.above_least = nn.Parameter(torch.full((self.heads, 1, self.key_width), start))
 
     def start_matching(self) -> None:
         super().start_matching()

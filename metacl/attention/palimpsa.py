@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metacl.attention import backends, naive
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.moments import moments, moments_alone
 from metacl.attention.recurrent import Gate, Shell, unit
 from metacl.attention.scan import Tokens, look
@@ -38,10 +38,10 @@ class Palimpsa(Shell[PalimpsaState]):
     kernels = ("fla",)
     activated = 2
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.beta = DecayGate(width, heads), Gate(width, heads)
-        self.log_prior = nn.Parameter(torch.zeros(heads, 1, 1))
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.decay, self.beta = DecayGate(self.width, self.heads), Gate(self.width, self.heads)
+        self.log_prior = nn.Parameter(torch.zeros(self.heads, 1, 1))
 
     def init_state(self, batch_size: int) -> PalimpsaState:
         precision = self.zeros(batch_size, self.heads, self.key_width)

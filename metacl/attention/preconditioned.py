@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metacl.attention import fused, naive
 from metacl.attention.gated import DecayGate
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.moments import moments, moments_alone
 from metacl.attention.recurrent import Gate, Shell, unit
 from metacl.attention.scan import Tokens, look, scan
@@ -69,11 +69,11 @@ class PreconditionedDelta(Shell[PreconditionedState]):
     kernels = ("fla",)
     activated = 2
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        self.decay, self.beta = DecayGate(width, heads), Gate(width, heads)
-        self.moment_decay, self.moment_weight = DecayGate(width, heads), Gate(width, heads)
-        self.usual_H = nn.Parameter(torch.full((heads,), USUAL))
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.decay, self.beta = DecayGate(self.width, self.heads), Gate(self.width, self.heads)
+        self.moment_decay, self.moment_weight = DecayGate(self.width, self.heads), Gate(self.width, self.heads)
+        self.usual_H = nn.Parameter(torch.full((self.heads,), USUAL))
 
     def init_state(self, batch_size: int) -> PreconditionedState:
         moment = self.zeros(batch_size, self.heads, self.key_width)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, State, Width, wide
+from metacl.attention.interface import Attention, Sizes, State, wide
 from metacl.attention.scan import Tokens, divided, look
 from metacl.nets.shared_batch import dropout
 
@@ -34,8 +34,8 @@ class Shell(Attention[State]):
     activated = 0
     """How many of queries, keys and values the mechanism itself puts SiLU on: those a short convolution leaves without."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
         self.norm: nn.Module = HeadNorm(self.head_width)
         self.output_gate: Gate | None = None
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metacl.attention.gated import LEAST
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.recurrent import Gate, Recurrent, start_at
 from metacl.attention.scan import Tokens
 
@@ -29,15 +29,15 @@ class RWKV7(Recurrent):
     a > w, and twice as much could make it grow.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, key_width: Width = None):
-        super().__init__(width, heads, dropout, head_width, key_width)
-        rank = max(32, 32 * round(2.5 * width**0.5 / 32))
-        self.decay, self.rate = (Gate(width, heads, self.key_width, rank) for _ in range(2))
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        rank = max(32, 32 * round(2.5 * self.width**0.5 / 32))
+        self.decay, self.rate = (Gate(self.width, self.heads, self.key_width, rank) for _ in range(2))
         cast(nn.Sequential, self.decay.linear).insert(1, nn.Tanh())
-        place = torch.linspace(-0.5, 0.5, heads * self.key_width).view(heads, 1, -1)
+        place = torch.linspace(-0.5, 0.5, self.heads * self.key_width).view(self.heads, 1, -1)
         self.removal = nn.Parameter(0.71 - 0.1 * place)
         self.replacement = nn.Parameter(torch.full_like(place, 1.02))
-        bend = torch.linspace(-1, 1, self.key_width).repeat(heads).view_as(place)
+        bend = torch.linspace(-1, 1, self.key_width).repeat(self.heads).view_as(place)
         bend = bend * bend.abs()
         _start(self.decay, 6 * place - 2.5 + 2.5 * bend)
         _start(self.rate, 0.4 * place - 0.19 + 0.3 * bend)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metacl.attention.interface import Learn, wide
+from metacl.attention.interface import Learn, Sizes, wide
 from metacl.attention.recurrent import Shell
 
 
@@ -62,8 +62,8 @@ class Convolved(Shell[ConvolvedState]):
 
     places: int
 
-    def __init__(self, *arguments: object, **options: object):
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+    def __init__(self, sizes: Sizes, **options: object):
+        super().__init__(sizes, **options)
         self.qkv = ShortConvolution(self.qkv, self.places, sum(self.parts[: self.activated]))
 
     @torch.no_grad()

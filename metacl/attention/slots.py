@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from metacl.attention import fused, naive
 from metacl.attention.decay import MOST
 from metacl.attention.gated import LEAST
-from metacl.attention.interface import Width, wide
+from metacl.attention.interface import Sizes, wide
 from metacl.attention.recurrent import Gate, Shell, softplus_inverse, start_at
 from metacl.attention.scan import Tokens, look, scan, short_enough
 
@@ -58,19 +58,10 @@ class GatedSlots(Shell[SlotState]):
     kernels = ("fla",)
     activated = 3
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        slots: int | None = None,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width)
+    def __init__(self, sizes: Sizes, *, slots: int | None = None):
+        super().__init__(sizes)
         self.slots = slots or self.key_width
-        self.forget = Gate(width, heads, self.slots)
+        self.forget = Gate(self.width, self.heads, self.slots)
 
     def start_matching(self) -> None:
         """See `Attention`. Slots are means of all that was seen, no votes of like examples, so this is no matching network; but

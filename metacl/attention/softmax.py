@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from episodes import UserError
 from metacl.attention import backends, naive
-from metacl.attention.interface import Attention, Width, rows_apart
+from metacl.attention.interface import Attention, Sizes, rows_apart
 from metacl.nets.shared_batch import dropout as shared_dropout
 
 
@@ -32,18 +32,8 @@ class SoftmaxAttention(Attention[KeyValueCache]):
 
     has_weights = True
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: Width = None,
-        key_width: Width = None,
-        *,
-        key_heads: int | None = None,
-        window: int | None = None,
-    ):
-        super().__init__(width, heads, dropout, head_width, key_width, key_heads)
+    def __init__(self, sizes: Sizes, *, key_heads: int | None = None, window: int | None = None):
+        super().__init__(sizes, key_heads)
         if window is not None and window < 1:
             raise UserError(f"A window of {window} tokens is too small: a token sees at least itself (1).")
         self.window, self.constant_state = window, window is not None

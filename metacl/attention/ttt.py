@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from episodes import UserError
 from metacl.attention import naive
-from metacl.attention.interface import Attention, Learn, Width, aligned_sizes, rows_apart, wide
+from metacl.attention.interface import Attention, Learn, Sizes, aligned_sizes, rows_apart, wide
 from metacl.attention.recurrent import Gate
 from metacl.nets.shared_batch import dropout
 
@@ -33,13 +34,15 @@ class TestTimeTraining(Attention[TestTimeState]):
     Arguments: see `Attention`, keys as wide as values; batch: tokens in a mini-batch.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, head_width: Width = None, *, batch: int = 16):
-        super().__init__(width, heads, dropout, head_width)
+    def __init__(self, sizes: Sizes, *, batch: int = 16):
+        super().__init__(sizes)
         E = self.head_width
+        if self.key_width != E:
+            raise UserError(f"ttt-linear has keys as wide as values ({E}), not {self.key_width} wide: leave key_width out.")
         self.batch = batch
-        self.rate = Gate(width, heads)
-        self.start = nn.Parameter(torch.cat([torch.randn(heads, E, E) * 0.02, torch.zeros(heads, 1, E)], dim=1))
-        self.scale, self.shift = nn.Parameter(torch.ones(heads, 1, E)), nn.Parameter(torch.zeros(heads, 1, E))
+        self.rate = Gate(self.width, self.heads)
+        self.start = nn.Parameter(torch.cat([torch.randn(self.heads, E, E) * 0.02, torch.zeros(self.heads, 1, E)], dim=1))
+        self.scale, self.shift = nn.Parameter(torch.ones(self.heads, 1, E)), nn.Parameter(torch.zeros(self.heads, 1, E))
 
     def init_state(self, batch_size: int) -> TestTimeState:
         start = wide(self.start).expand(batch_size, -1, -1, -1)
