@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from episodes import Episode, EpisodeSpec, UserError
+from episodes import Episode, EpisodeSpec, Examples, UserError
 from metacl.attention import ATTENTION
 from metacl.attention.recurrent import Recurrent
 from metacl.evaluation.check import random_episode
@@ -108,6 +108,8 @@ def test_a_recurrence_that_only_adds_has_sums_of_inputs_for_prototypes(mechanism
 
 def test_labels_are_asked_for_where_there_are_labels():
     assert sequence(IMAGES).likeness is not None and sequence(VECTORS).likeness is None
+    by_input = [name for name in ATTENTION if sequence(IMAGES, attention=name).likeness is None]
+    assert by_input == ["linear", "performer", "hgrn2", "gsa"]
     for options in ({"query": "input"}, {"start": "alike"}, {"layout": "interleaved"}, {"auxiliary_steps": 5}):
         assert sequence(IMAGES, **options).likeness is None
     with pytest.raises(UserError, match="query label is for classification"):
@@ -205,3 +207,18 @@ def test_every_mechanism_is_meta_trained_in_mixed_precision(mechanism):
         mixed = learner.meta_loss(episode).loss
     mixed.backward()
     assert_close(mixed, plain, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("mechanism", [name for name in ATTENTION if ATTENTION[name].recalls])
+def test_labels_read_back_other_inputs_for_other_labels(mechanism):
+    """However alike all inputs are: what the token of a label reads is as far from that of another as inputs are, or nearly."""
+    learner, y = sequence(IMAGES, attention=mechanism, heads=1, width=64, query="label"), torch.arange(8).repeat_interleave(2)
+    stream = random_episode(IMAGES, 1).stream
+    stream = Examples(stream.x[:1, :1].expand(1, 16, -1, -1, -1), y[None], y[None])
+    z = 2 * torch.randn(32) + torch.randn(8, 32)[y][None]
+    state = learner.learn_features(learner.init_state(1), z, stream)
+    tokens, block = learner.query_tokens(z), learner.blocks[0]
+    read = block.attention.read(block.norm_attention(tokens), state.layers[0])[0, :, :32]
+    inputs = F.layer_norm(z, (32,))[0, ::2]
+    spread = [(part - part.mean(0)).norm(dim=1).mean() for part in (read, inputs)]
+    assert spread[0] > 0.25 * spread[1]

@@ -53,6 +53,7 @@ class HGRN2(Recurrent):
     """
 
     activated = 2
+    recalls = False
 
     def __init__(self, sizes: Sizes):
         super().__init__(sizes)

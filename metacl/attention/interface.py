@@ -48,6 +48,9 @@ class Attention(nn.Module, Generic[State]):
     """Whether the state stays as large as it is, however long the stream."""
     has_weights = False
     """Whether outputs are weighted means of values, so that `task_mass` has a meaning."""
+    recalls = True
+    """Whether a key reads back what was told under it, and little of what was told under keys that are orthogonal to it. Not
+    where keys are made positive: then all of them are alike."""
     sharpness = 12.0
     """At the matching start, the product of a query and the key of the same input, over sqrt(E), in each head."""
     normed = False

@@ -20,6 +20,7 @@ class LinearAttention(Recurrent):
     """
 
     has_weights = True
+    recalls = False
     normed = False
     sharpness = 200.0  # wide apart, elu(x) + 1 is nearly relu(x), whose products tell inputs apart best
 
@@ -60,6 +61,7 @@ class Performer(Attention[PerformerState]):
     """
 
     has_weights = True
+    recalls = False
     sharpness = 3.0  # the variance of the estimate grows with exp(|q|^2)
     kernels = ("fla",)
     directions_ME: Tensor

@@ -57,6 +57,7 @@ class GatedSlots(Shell[SlotState]):
 
     kernels = ("fla",)
     activated = 3
+    recalls = False
 
     def __init__(self, sizes: Sizes, *, slots: int | None = None):
         super().__init__(sizes)

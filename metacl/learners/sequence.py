@@ -41,7 +41,8 @@ class SequenceConfig:
     query: Literal["input", "label"] | None = None
     """What a query token holds. `input`: the input that is asked about; its label is read off, as published. `label`: a label
     symbol, one token for each; what its inputs are like is read off, and the nearest is the answer. None: `label` in
-    classification with paired tokens that have the matching start, else `input`."""
+    classification with paired tokens that have the matching start, and a mechanism that tells labels apart (all but `linear`,
+    `performer`, `hgrn2` and `gsa`); else `input`."""
     start: Literal["matching", "alike", "random"] | None = None
     """Weights at the start. `matching`: those of a matching network, which has no plateau to leave; for paired tokens. `alike`:
     random, queries and keys with one projection. `random`: as published. None: `matching` where tokens are paired, else
@@ -119,7 +120,8 @@ class SequenceConfig:
         """`query`, or what stands for None. Raises `UserError` where there are no labels to ask for."""
         if self.query == "label" and not spec.classification:
             raise UserError("learner.query label is for classification; this is a regression. Take learner.query input.")
-        by_label = spec.classification and self.begins == "matching" and not self.auxiliary_steps
+        by_label = spec.classification and self.begins == "matching" and ATTENTION[self.attention].recalls
+        by_label = by_label and not self.auxiliary_steps
         return self.query or ("label" if by_label else "input")
 
 
