@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
+from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, Residual, VectorEncoder, build_encoder
 from metacl.nets.fast import PredictionNetwork
 from metacl.nets.scratch import Network
 from metacl.recipes.sizes import LIGHT, PUBLISHED
@@ -23,7 +24,10 @@ def encoder(shape=(1, 21, 21), width: int = 7, channels=(4, 5), strides=(1, 2)) 
     return ImageEncoder(shape, width, channels, strides).eval()
 
 
-@pytest.mark.parametrize("config", [LIGHT, PUBLISHED, EncoderConfig((3,), (1,))])
+RESIDUAL = EncoderConfig((4, 8), (1, 2), residual=True)
+
+
+@pytest.mark.parametrize("config", [LIGHT, PUBLISHED, EncoderConfig((3,), (1,)), RESIDUAL])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (21, 21), (5, 9)])
 def test_shapes(config, channels, size):
@@ -40,6 +44,33 @@ def test_the_published_layers():
         (channels, stride, (3, 3), (1, 1), None)
         for channels, stride in zip((32, 64, 128, 256, 256), (1, 2, 2, 2, 2), strict=True)
     ]
+
+
+def test_the_residual_encoder_is_a_resnet_18():
+    """17 convolutions of 3 x 3 and one of 1 x 1 wherever the width or the side changes, with the widths of CL-Seq."""
+    model = ImageEncoder((3, 32, 32), 512, (32, 64, 128, 256), (1, 2, 2, 2), residual=True)
+    sides = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert (sides.count(3), sides.count(1)) == (17, 3) and model.linear.in_features == 256
+    blocks = 9 * (4 * 32**2 + 32 * 64 + 3 * 64**2 + 64 * 128 + 3 * 128**2 + 128 * 256 + 3 * 256**2)
+    shortcuts = 32 * 64 + 64 * 128 + 128 * 256
+    norms = 2 * (5 * 32 + 5 * 64 + 5 * 128 + 5 * 256)
+    assert sum(p.numel() for p in model.convolutions.parameters()) == 9 * 3 * 32 + blocks + shortcuts + norms
+
+
+@pytest.mark.parametrize(("out", "step"), [(4, (1, 1)), (6, (2, 2))], ids=["as it was", "of another shape"])
+def test_a_residual_block_adds(out, step):
+    torch.manual_seed(0)
+    block, x = Residual(4, out, step).eval(), torch.randn(2, 4, 6, 6)
+    first, norm, _, second, last = block.change
+    shortcut = block.shortcut[1](F.conv2d(x, block.shortcut[0].weight, stride=step)) if out != 4 else x
+    inner = norm(F.conv2d(x, first.weight, stride=step, padding=1)).relu()
+    assert_close(block(x), (shortcut + last(F.conv2d(inner, second.weight, padding=1))).relu())
+
+
+@pytest.mark.parametrize("network", [PredictionNetwork, Network])
+def test_other_networks_have_no_residual_blocks(network):
+    with pytest.raises(UserError, match=r"leave out learner\.encoder\.residual"):
+        network(RESIDUAL, EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=5), 4)
 
 
 @pytest.mark.parametrize("recipe", [LIGHT, PUBLISHED], ids=["light", "published"])

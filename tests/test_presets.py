@@ -87,6 +87,16 @@ def test_the_query_only_learner_of_either_kind():
     assert on("query-only", "permuted-mnist").score.depth == 11
 
 
+def test_sizes_of_the_published_transformer():
+    """CL-Seq's S, M and XL: layers, heads, width, hidden width."""
+    found = {}
+    for name, recipe in LEARNERS["transformer"].meta.items():
+        learner = recipe(DataConfig(), "transformer").learner
+        found[name] = (learner.layers, learner.heads, learner.width, learner.hidden)
+    assert found["published"] == (4, 8, 512, 1024) and found["published-s"] == (2, 4, 256, 512)
+    assert found["published-m"] == (2, 8, 512, 1024) and found["published-xl"] == (4, 16, 1024, 2048)
+
+
 @pytest.mark.parametrize(("data", "query"), [("glyphs", None), ("recall", "input"), ("tracking", "input")])
 def test_a_sequence_learner_is_asked_by_input_where_the_inputs_of_a_label_are_not_alike(data, query):
     for size in ("small", "paper", "large"):

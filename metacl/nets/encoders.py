@@ -20,6 +20,9 @@ class EncoderConfig:
     """Channels of each 3 x 3 convolution of the image encoder."""
     strides: tuple[int, ...] = (1, 2, 2, 2, 2)
     """Stride of each 3 x 3 convolution of the image encoder. A first stride of 1 takes half of the encoder's time."""
+    residual: bool = False
+    """Each number of channels stands for two residual blocks in place of one convolution: 32 64 128 256 with strides 1 2 2 2 is
+    the ResNet-18 of CL-Seq."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.encoder.", "channels", "strides")
@@ -33,7 +36,7 @@ class EncoderConfig:
 def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Module:
     """The encoder that makes `width` features of inputs such as `spec` describes."""
     if spec.x_kind == "image":
-        return ImageEncoder(spec.x_shape, width, config.channels, config.strides)
+        return ImageEncoder(spec.x_shape, width, config.channels, config.strides, config.residual)
     return VectorEncoder(spec.x_shape, width)
 
 
@@ -53,26 +56,67 @@ class ImageEncoder(nn.Module):
     Arguments:
         shape: (C, height, width) of the uint8 images; they are scaled to [-1, 1].
         width: features that come out (D).
-        channels, strides: one number for each convolution.
+        channels, strides: one number for each convolution, or for each two residual blocks.
+        residual: a ResNet-18 (He 2016) of these widths: a convolution, two residual blocks for each width, of which the first
+            has the stride, no max-pooling, and the mean over all places before the linear layer.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int, channels: tuple[int, ...], strides: tuple[int, ...]):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        residual: bool = False,
+    ):
         super().__init__()
-        layers: list[nn.Module] = []
         into, *sides = shape
+        layers: list[nn.Module] = []
+        if residual:
+            layers += _convolution(into, channels[0], (1, 1))
+            into = channels[0]
         for out, stride in zip(channels, strides, strict=True):
             step, sides = strided(sides, stride)
-            layers += [nn.Conv2d(into, out, 3, step, padding=1, bias=False), BatchNorm2d(out), nn.ReLU(inplace=True)]
+            layers += [Residual(into, out, step), Residual(out, out, (1, 1))] if residual else _convolution(into, out, step)
             into = out
+        if residual:
+            layers.append(nn.AdaptiveAvgPool2d(1))
         self.convolutions = nn.Sequential(*layers)
         self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.linear = nn.Linear(into * math.prod(sides), width)
+        self.linear = nn.Linear(into * (1 if residual else math.prod(sides)), width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C, height, width) uint8 -> (B, N, D). Channels last in memory: on a CPU that takes half the time."""
         images = x.flatten(0, 1).to(memory_format=torch.channels_last)
         images = images.to(self.linear.weight.dtype) / 127.5 - 1
         return self.linear(self.convolutions(images).flatten(1)).unflatten(0, x.shape[:2])
+
+
+class Residual(nn.Module):
+    """relu(x + f(x)), f two 3x3 convolutions with BatchNorm and a ReLU between (He 2016, figure 2).
+
+    Where f changes the shape, x passes a 1x1 convolution with BatchNorm.
+    """
+
+    def __init__(self, into: int, out: int, step: tuple[int, int]):
+        super().__init__()
+        self.change = nn.Sequential(*_convolution(into, out, step), *_convolution(out, out, (1, 1))[:-1])
+        self.shortcut: nn.Module = nn.Identity()
+        if into != out or step != (1, 1):
+            self.shortcut = nn.Sequential(nn.Conv2d(into, out, 1, step, bias=False), BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.shortcut(x) + self.change(x)).relu()
+
+
+def _convolution(into: int, out: int, step: tuple[int, int]) -> list[nn.Module]:
+    return [nn.Conv2d(into, out, 3, step, padding=1, bias=False), BatchNorm2d(out), nn.ReLU(inplace=True)]
+
+
+def refuse_residual(config: EncoderConfig, what: str) -> None:
+    """Raises `UserError` for networks that are plain convolutions."""
+    if config.residual:
+        raise UserError(f"{what} has plain convolutions: leave out learner.encoder.residual.")
 
 
 class VectorEncoder(nn.Module):

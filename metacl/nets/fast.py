@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from episodes import EpisodeSpec
-from metacl.nets.encoders import EncoderConfig, strided
+from metacl.nets.encoders import EncoderConfig, refuse_residual, strided
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:
@@ -30,6 +30,7 @@ class PredictionNetwork(nn.Module):
 
     def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):
         super().__init__()
+        refuse_residual(config, "A network of fast weights")
         self.shape, self.image = spec.x_shape, spec.x_kind == "image"
         if self.image:
             into, *sides = spec.x_shape

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes import EpisodeSpec
-from metacl.nets.encoders import EncoderConfig, ImageEncoder, build_encoder
+from metacl.nets.encoders import EncoderConfig, ImageEncoder, build_encoder, refuse_residual
 
 Weights = dict[str, Tensor]
 """The weights of B networks: by the name of a parameter a tensor (B, *shape)."""
@@ -19,6 +19,7 @@ class Network(nn.Module):
 
     def __init__(self, config: EncoderConfig, spec: EpisodeSpec, width: int):
         super().__init__()
+        refuse_residual(config, "A network that is trained from nothing")
         encoder = build_encoder(config, spec, width)
         layers = encoder.convolutions if isinstance(encoder, ImageEncoder) else encoder.layers
         self.layers = nn.Sequential(*(_without_batch(layer) for layer in layers))  # type: ignore[union-attr]

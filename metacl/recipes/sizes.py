@@ -68,27 +68,30 @@ def published(learner: LearnerConfig, **options: Any) -> Recipe:
 
 
 def transformers(attention: str) -> dict[str, Recipe]:
-    """A transformer in four sizes: `paper` is 512 wide, `large` 1024 (CL-Seq's XL), both with this project's layout and norm;
-    `published` is CL-Seq's own network and training."""
+    """A transformer in several sizes: `paper` is 512 wide, `large` 1024, both with this project's layout and norm; `published`
+    is CL-Seq's own network and training, and beside it are its sizes S, M and XL."""
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
         "small": small(SequenceConfig(attention), **MATCHING),
         "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024), smoothing=0.1),
         "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048), smoothing=0.1),
         "published": _cl_seq(attention),
+        "published-s": _cl_seq(attention, width=256, layers=2, heads=4),
+        "published-m": _cl_seq(attention, layers=2),
+        "published-xl": _cl_seq(attention, width=1024, heads=16),
     }
 
 
-def _cl_seq(attention: str) -> Recipe:
+def _cl_seq(attention: str, width: int = 512, layers: int = 4, heads: int = 8) -> Recipe:
     """CL-Seq's own configuration: no LayerNorm, interleaved tokens, sinusoids, a symbol for each task, the auxiliary attention
     loss for 10 000 steps; heads of the linear form 512 wide; Omniglot at 32 x 32."""
     learner = SequenceConfig(
         attention,
         layout="interleaved",
-        width=512,
-        layers=4,
-        heads=8,
-        hidden=1024,
+        width=width,
+        layers=layers,
+        heads=heads,
+        hidden=2 * width,
         dropout=0.1,
         norm=False,
         head_width=512 if attention == "linear" else None,
