@@ -125,6 +125,19 @@ def test_warped_images_are_those_of_a_loop_over_pixels(height, width, float64):
     np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (6, 9)])
+def test_warped_images_are_those_of_kornia(height, width, float64):
+    """Which counts places from the corner, and wants the map from the old image to the new one."""
+    transform = pytest.importorskip("kornia.geometry.transform", reason="kornia is not installed")
+    rng = np.random.default_rng(1)
+    images = torch.from_numpy(rng.integers(0, 256, (8, 3, height, width)).astype(float))
+    maps = affine(replace(MAP, shift=0.4), 2 * rng.random((8, 5)) - 1, height, width)
+    to_centre = shifted(np.array([(width - 1) / 2, (height - 1) / 2]))
+    there = np.linalg.inv(np.linalg.inv(to_centre) @ maps @ to_centre)[:, :2]
+    expected = transform.warp_affine(images, torch.from_numpy(there), (height, width), padding_mode="border")
+    torch.testing.assert_close(warped(images, torch.from_numpy(maps)), expected, rtol=0, atol=1e-6)
+
+
 def test_maps_are_what_they_are_called():
     """By whole pixels: a quarter turn clockwise, shifts to the right and down, a mirror, a size, a slant."""
     image = torch.arange(36.0).view(1, 1, 6, 6)
