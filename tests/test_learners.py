@@ -633,6 +633,19 @@ def test_random_symbols_are_the_same_whatever_their_number():
     assert (likeness - torch.eye(300)).max() < 0.99, "two symbols are the same"
 
 
+def test_words_are_as_likely_as_their_letters():
+    """100 symbols are words of two letters, each another one, and 2 x 32 letters are all that is learnt."""
+    torch.manual_seed(0)
+    words = SYMBOLS["words"](100, 12, 20)
+    assert words.table.weight.shape == (64, 6) and len({tuple(word.tolist()) for word in words.word_VL}) == 100
+    h, vectors = torch.randn(2, 3, 20), words.embed(torch.tensor([[5, 70]]))[0]
+    assert_close(vectors[0], torch.cat([words.table.weight[5], words.table.weight[32]]))
+    assert_close(vectors[1], torch.cat([words.table.weight[70 - 64], words.table.weight[34]]))
+    letters = words.answer(h).unflatten(-1, (2, 32)).softmax(-1)
+    assert_close(words.logits(h)[..., 70].exp(), letters[..., 0, 6] * letters[..., 1, 2])
+    assert torch.equal(SYMBOLS["words"](300, 12, 20).word_VL[:100], words.word_VL)
+
+
 def test_random_symbols_are_not_in_the_checkpoint():
     assert sequence(symbols="random").state_dict().keys() == sequence(COLOUR, symbols="random").state_dict().keys()
     assert not any("codes" in key for key in sequence().state_dict())

@@ -165,7 +165,7 @@ BESIDES: list[tuple[str, dict[str, int]]] = [(mechanism, {}) for mechanism in AT
 
 
 @pytest.mark.parametrize(("mechanism", "options"), BESIDES, ids=[f"{name}{'*' * bool(o)}" for name, o in BESIDES])
-@pytest.mark.parametrize("symbols", ["random", "learned"])
+@pytest.mark.parametrize("symbols", ["random", "learned", "words"])
 @pytest.mark.parametrize("query", ["input", "label"])
 def test_every_mechanism_recognises_what_it_has_seen(mechanism, options, symbols, query):
     """At once, before any meta-training: there is no plateau to leave. By input each example is found, by label each class."""

@@ -78,8 +78,9 @@ class SequenceConfig:
     positions: Literal["none", "sinusoidal"] = "none"
     """Code for its place that is added to a token; where tokens are paired, to what was seen. With `none` a stream may be
     longer than those of meta-training."""
-    symbols: Literal["random", "learned"] = "random"
-    """Vectors for label symbols. `random`: fixed, for any number of symbols. `learned`: a table of those in meta-training."""
+    symbols: Literal["random", "learned", "words"] = "random"
+    """Vectors for label symbols. `random`: fixed, for any number of symbols. `learned`: a table of those in meta-training.
+    `words`: a symbol is a word of one letter or more, and the letters are learnt: for many symbols, as published."""
     auxiliary_steps: int = 0
     """First steps of meta-training with the auxiliary attention loss, which draws half of the heads to the task of a query."""
     distributed: Distributed = None

@@ -5,7 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from episodes import UserError
 from metacl.learners.matching import answer_by_transpose, silence
+
+LETTERS = 32
+"""Letters of the alphabet of `WordSymbols`: two make 1 024 words."""
 
 
 def symbol_codes(symbols: int, width: int) -> Tensor:
@@ -83,4 +87,56 @@ class LearnedSymbols(nn.Module):
             self.answer.weight[:, -width:] = self.table.weight * unanimous / width
 
 
-SYMBOLS: dict[str, type[RandomSymbols] | type[LearnedSymbols]] = {"random": RandomSymbols, "learned": LearnedSymbols}
+class WordSymbols(nn.Module):
+    """A symbol is a word: L letters of an alphabet of `LETTERS`, each with a learnt vector for its place (CL-Seq).
+
+    So a few vectors make many symbols, and one that was never trained means something: its letters. The answer says how likely
+    each letter is in each place, and a symbol is as likely as its letters together. In the paper a word is as many tokens as
+    letters, and each is answered with those before it given; here it is one token, and the letters are answered side by side.
+
+    Arguments: as of `RandomSymbols`.
+    """
+
+    word_VL: Tensor
+
+    def __init__(self, symbols: int, width: int, answer_width: int | None):
+        super().__init__()
+        length = next(length for length in range(1, 64) if LETTERS**length >= symbols)
+        if width < length:
+            raise UserError(f"Words of {length} letters need as many features; a label has {width}. Take a larger width.")
+        place_L = torch.arange(length)
+        word_VL = torch.arange(symbols)[:, None] // LETTERS**place_L % LETTERS + LETTERS * place_L
+        self.register_buffer("word_VL", word_VL, persistent=False)
+        self.length, self.spare = length, width % length
+        self.table = nn.Embedding(length * LETTERS, width // length)
+        self.answer = None if answer_width is None else nn.Linear(answer_width, length * LETTERS)
+
+    def embed(self, y_BN: Tensor) -> Tensor:
+        """(B, N) symbols -> (B, N, E): the vectors of the letters, side by side."""
+        return F.pad(self.table(self.word_VL[y_BN]).flatten(-2), (0, self.spare))
+
+    def logits(self, h_BMD: Tensor) -> Tensor:
+        """(B, M, D) -> (B, M, V), of a learner that answers so: log probabilities of words, but for a constant."""
+        assert self.answer is not None
+        letters = self.answer(h_BMD).unflatten(-1, (self.length, LETTERS)).log_softmax(-1).flatten(-2)
+        return letters[..., self.word_VL].sum(-1)
+
+    @torch.no_grad()
+    def start_matching(self, unanimous: float) -> None:
+        """See `RandomSymbols`. The letters of a place are as different as they can be."""
+        part = self.table.embedding_dim
+        for letters in self.table.weight.split(LETTERS):
+            letters.copy_(F.normalize(nn.init.orthogonal_(torch.empty_like(letters)), dim=1) * part**0.5)
+        if self.answer is not None:
+            silence(self.answer)
+            width = self.length * part + self.spare
+            for i, letters in enumerate(self.table.weight.split(LETTERS)):
+                first = self.answer.in_features - width + i * part
+                self.answer.weight[i * LETTERS : (i + 1) * LETTERS, first : first + part] = letters * unanimous / part
+
+
+SYMBOLS: dict[str, type[RandomSymbols] | type[LearnedSymbols] | type[WordSymbols]] = {
+    "random": RandomSymbols,
+    "learned": LearnedSymbols,
+    "words": WordSymbols,
+}
