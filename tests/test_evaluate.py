@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from making import labelled_folder
+from making import labelled_folder, noise, png
 
 from episodes import BENCHMARKS, STREAMS
 from metacl.cli import evaluate_main, train_main
@@ -186,6 +186,25 @@ def test_a_stream_whose_examples_it_cannot_read(cli):
     assert cli(train_main, "sine", "alpaca", *TRAIN.split(), "--run", "mine")[0] == 0
     status, text = cli(evaluate_main, "mine", REGRESSION, *SHORT, "--out", "along")
     assert status == 2 and "is of another learner" in text and not Path("along").exists()
+
+
+def test_a_run_on_another_data_set(cli, tmp_path, cache):
+    """Its images become of the size and channels of those in meta-training."""
+    pictures = labelled_folder(tmp_path / "pictures", classes=10, each=4)
+    for i in range(10):
+        (tmp_path / "others" / f"c{i}").mkdir(parents=True)
+        for j in range(4):
+            (tmp_path / "others" / f"c{i}" / f"{j}.png").write_bytes(png(noise(100 + 4 * i + j, 17, 3)))
+    words = ["pn", *TRAIN.split(), "--learner.width", "8", *ENCODER, "--run", "mine"]
+    assert cli(train_main, pictures, *words)[0] == 0
+    status, text = cli(evaluate_main, "mine", str(tmp_path / "others"), *FEW, "--tasks", "2", "--out", "elsewhere")
+    assert status == 0 and "on others" in text and "others is not the data that the run was started on" in text, text
+    data = results("elsewhere")["config"]["data"]
+    assert (data["size"], data["channels"]) == (10, 1) and data["name"].endswith("others")
+    assert results("elsewhere")["results"][0]["episodes"]["address"] == "others/test/0"
+    status, text = cli(evaluate_main, "mine", "glyphs", *FEW, "--tasks", "2", "--out", "letters")
+    assert status == 0 and results("letters")["config"]["data"]["size"] == 10, text
+    assert cli(evaluate_main, "mine", "glyfs")[0] == 2 and cli(evaluate_main, "mine", "pn")[0] == 2
 
 
 def test_several_seeds_of_meta_training(cli):

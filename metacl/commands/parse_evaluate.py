@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from episodes import BENCHMARKS, STREAMS, EpisodeShape, UserError, usual_shape
+from episodes import BENCHMARKS, STREAMS, DataConfig, EpisodeShape, UserError, usual_shape
 from episodes.errors import unknown
 from metacl.commands.options import NamedData, check_order, offered, parse, plain
 from metacl.commands.words import new_folder, recipe_words, split_words, take
@@ -64,15 +64,14 @@ def _of_run(names: list[str], options: list[str]) -> Followed:
     if missing := [own.folder.name for own in runs if len(runs) > 1 and not own.steps()]:
         raise UserError(f"{', '.join(missing)} of {run} is not trained yet. Go on with: python train.py --resume {run}")
     if len(rest) > 1:
-        raise UserError(f"RUN is followed by one stream, or by options, not by {' '.join(rest)}.")
-    if rest and rest[0] in (*BENCHMARKS, *LEARNERS) and rest[0] not in STREAMS:
-        what = "a learner, and a run has its own" if rest[0] in LEARNERS else "a data set, and a run has its own"
-        raise UserError(f"{rest[0]} is {what}: python evaluate.py {run}")
-    if rest and rest[0] not in STREAMS:
-        raise unknown("stream", rest[0], STREAMS)
+        raise UserError(f"RUN is followed by one stream or data set, or by options, not by {' '.join(rest)}.")
+    if rest and rest[0] in LEARNERS:
+        raise UserError(f"{rest[0]} is a learner, and a run has its own: python evaluate.py {run}")
+    if rest and re.fullmatch(r"[\w-]+", rest[0]) and rest[0] not in (*STREAMS, *BENCHMARKS) and not Path(rest[0]).exists():
+        raise unknown("data set or stream", rest[0], {*BENCHMARKS, *STREAMS})
     place = os.path.abspath(run)
     about = {"learner_name": runs[0].config.learner_name, "learner": runs[0].config.learner, "rates": (), "run": place}
-    source = _episodes_of(runs[0]) if not rest else _stream(rest[0])
+    source = _stream(rest[0]) if rest and rest[0] in STREAMS else _episodes_of(runs[0], *rest)
     default = source(**about)
     out = Path(run) / "results" if not rest else new_folder(run, rest[0])
     words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
@@ -141,10 +140,12 @@ def _episodes(data: str, recipe: str | None) -> Any:
     return lambda **about: EpisodesConfig(NamedData(data), **about, **own, episodes=128)
 
 
-def _episodes_of(run: Run) -> Any:
-    """As in meta-training."""
-    own, data = _shaped(run.config.episodes), NamedData(**vars(run.config.data))
-    return lambda **about: EpisodesConfig(data, **about, **own)
+def _episodes_of(run: Run, other: str | None = None) -> Any:
+    """As in meta-training; of another data set images of the size and channels that the learner knows."""
+    own, data = _shaped(run.config.episodes), run.config.data
+    if other is not None and other != data.name:
+        data = DataConfig(other, size=data.size, channels=None if other == "glyphs" else data.channels)
+    return lambda **about: EpisodesConfig(NamedData(**vars(data)), **about, **own)
 
 
 def _shaped(shape: EpisodeShape) -> dict[str, Any]:

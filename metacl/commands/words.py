@@ -33,6 +33,7 @@ EVALUATE_HELP = """\
 Follow tasks with a learner, and ask it questions in between.
 
     python evaluate.py RUN [options]                    a meta-trained learner on held-out episodes
+    python evaluate.py RUN DATA [options]               the same on another data set than it was meta-trained on
     python evaluate.py RUN STREAM [options]             the same learner along an endless stream
     python evaluate.py DATA LEARNER ... [options]       learners that start from nothing, on held-out episodes
     python evaluate.py STREAM LEARNER ... [options]     the same along a stream
@@ -50,6 +51,7 @@ LEARNER  one, or several to be compared; those that are meta-trained first are l
 
 Examples
     python evaluate.py runs/demo --tasks 5 20
+    python evaluate.py runs/demo omniglot --tasks 5 20
     python evaluate.py omniglot bp er knn
     python evaluate.py slowly-changing-regression query-only bp --tasks 100 --seeds 0 1 2
     python evaluate.py permuted-mnist bp --rates 1e-4 1e-3 1e-2
