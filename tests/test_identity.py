@@ -9,7 +9,8 @@ import pytest
 from making import hf_folder, noise, omniglot_zips, png, small_pool
 
 from episodes import Benchmark, ClassPool, DataConfig, UserError, completed, grouped, load_benchmark, shared_images
-from episodes.catalog import SPLITS, shuffled_by_name
+from episodes.benchmarks.benchmark import SPLITS
+from episodes.benchmarks.cut import shuffled_by_name
 from episodes.data.identity import identity
 from episodes.tasks.classification import Classification
 from episodes.tasks.permuted import Permuted
