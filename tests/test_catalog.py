@@ -260,6 +260,11 @@ def test_episodes_stands_alone():
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_page_of_the_benchmarks_has_every_one():
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in BENCHMARKS)
+
+
 def test_the_help_names_every_benchmark():
     source = (Path(__file__).parents[1] / "episodes" / "data" / "config.py").read_text(encoding="utf-8")
     described = source.split("name: str =")[1].split('"""')[1]

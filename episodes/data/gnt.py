@@ -87,7 +87,8 @@ def decoded_at(file: BinaryIO, offset: int, size: int, channels: int) -> tuple[n
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     known = identity(b"%d %d " % (width, height) + stored)
-    return np.broadcast_to(np.asarray(image), (channels, size, size)), known
+    pixels = np.asarray(image)[None]
+    return pixels if channels == 1 else np.broadcast_to(pixels, (channels, size, size)), known
 
 
 def squared(pixels_HW: np.ndarray) -> np.ndarray:
