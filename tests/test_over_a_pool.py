@@ -1,17 +1,20 @@
 """Completion and rotation: regression about the images of any data set."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from making import gnt_folder, labelled_folder, small_pool
 
-from episodes import Benchmark, DataConfig, EpisodeGenerator, EpisodeShape, UserError, completed, load_benchmark
+from episodes import STREAMS, Benchmark, DataConfig, EpisodeGenerator, EpisodeShape, UserError, completed, load_benchmark
 from episodes.data.pool import ClassPool, grouped
 from episodes.tasks.completion import Completion
 from episodes.tasks.family import TaskFamily
 from episodes.tasks.rotation import Rotation
+from metacl.commands.places import located
 
 SHAPE = EpisodeShape(tasks=3, shots=2, queries=2)
 FAMILIES: dict[str, Callable[[ClassPool], TaskFamily]] = {"completion": Completion, "rotation": Rotation}
@@ -133,3 +136,18 @@ def test_they_are_about_any_data_set(tmp_path, cache):
 def test_sources_that_cannot_be(config, words, cache):
     with pytest.raises(UserError, match=words):
         load_benchmark(config, 8)
+
+
+def test_a_run_names_the_folder_of_its_source_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runes").mkdir()
+    (tmp_path / "omniglot").mkdir()
+    assert located(DataConfig("rotation", source="runes")).source == str(tmp_path / "runes")
+    assert located(DataConfig("rotation", source="omniglot")).source == "omniglot", "a name is not a folder beside it"
+
+
+def test_a_stream_has_no_source(tmp_path, cache):
+    config: Any = STREAMS["incremental-cifar100"].config
+    data = DataConfig(labelled_folder(tmp_path / "runes"), source="omniglot")
+    with pytest.raises(UserError, match=r"--stream.data.source means nothing for a stream"):
+        replace(config, data=data).load()

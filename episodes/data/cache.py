@@ -176,9 +176,9 @@ def _believe(entry: Path) -> None:
     stamps = _stamps(entry)
     if sum(size for _, size, *_ in stamps) < LARGE:
         return
-    with tempfile.NamedTemporaryFile("w", dir=entry.parent, prefix="sound-", delete=False, encoding="utf-8") as file:
-        json.dump(stamps, file)
-    Path(file.name).replace(entry / SOUND)
+    fresh = entry.parent / f"sound-{os.getpid()}-{entry.name}"
+    fresh.write_text(json.dumps(stamps), encoding="utf-8")
+    fresh.replace(entry / SOUND)
 
 
 def _store(pool: ClassPool, entry: Path) -> None:

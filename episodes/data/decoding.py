@@ -1,7 +1,7 @@
 """The records of a large source, decoded chunk by chunk into the files of a pool, by one process or several.
 
 The images of a chunk go to their own places in the file, whoever decodes them and in whatever order, so the pool is the same. A
-process of its own is `python -m episodes.data.decoding FOLDER NUMBER OF`: all that it needs is in the folder of the build.
+process of its own runs `main`: all that it needs is in the folder of the build.
 """
 
 import json
@@ -86,7 +86,8 @@ def decode_chunks(folder: Path, chunks: Iterable[int]) -> Generator[Done, None, 
 def decode_by_processes(folder: Path, chunks: list[int], processes: int) -> Generator[Done, None, None]:
     """As `decode_chunks`, by several processes, in no order."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "episodes.data.decoding", str(folder)]
+    code = "import sys; from episodes.data.decoding import main; sys.exit(main(*sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(folder)]
     known = {done.chunk for done in done_in(folder)}
     (folder / WORK / "todo.json").write_text(json.dumps(chunks), encoding="utf-8")
     errors = [folder / WORK / f"error-{own}" for own in range(processes)]
@@ -112,7 +113,12 @@ def decode_by_processes(folder: Path, chunks: list[int], processes: int) -> Gene
 
 
 def main(folder: str, own: str, of: str) -> int:
-    """The share of one of several processes. It ends where the process that started it is no more."""
+    """The share of one of several processes: its status. It ends where the process that started it is no more.
+
+    Arguments:
+        folder: of the build.
+        own, of: the number of the process, from 0, and how many there are.
+    """
     parent, place = os.getppid(), Path(folder)
     chunks = json.loads((place / WORK / "todo.json").read_text(encoding="utf-8"))
     try:
@@ -176,7 +182,3 @@ def _write(file: BinaryIO, data: bytes, place: int) -> None:
     while view:
         written = os.pwrite(file.fileno(), view, place)
         view, place = view[written:], place + written
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

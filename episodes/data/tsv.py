@@ -3,7 +3,9 @@ in base64 last."""
 
 import base64
 import binascii
+import os
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,16 +17,19 @@ from episodes.data.places import readable
 from episodes.data.records import Faulty, Index, in_order
 from episodes.progress import progress
 
+STEP = 2**24
+"""Bytes of whole lines that are read at a time."""
+
 
 def tsv_index(root: Path, files: list[str], source: str) -> Index:
     """Finds all rows, in one pass; a class is an identity, e.g. "celeb/m.0107_f". Rows without two columns are faulty."""
     number, offset, row, label = array("i"), array("q"), array("q"), array("i")
     codes: dict[bytes, int] = {}
     faulty: list[Faulty] = []
-    for own, name in enumerate(progress(files, len(files), f"looking through {source}")):
+    for own, name in enumerate(files):
         with readable(root / name), (root / name).open("rb") as file:
             place = 0
-            for at, line in enumerate(file, 1):
+            for at, line in enumerate(_lines(file, f"looking through {name}"), 1):
                 who, *others = line.split(b"\t", 1)
                 who = who.strip()
                 if not (who and others):
@@ -38,6 +43,13 @@ def tsv_index(root: Path, files: list[str], source: str) -> Index:
     names, label_I = in_order(names, np.array(label, dtype=np.int64))
     offset_I, row_I = np.array(offset, dtype=np.int64), np.array(row, dtype=np.int64)
     return Index(np.array(number, dtype=np.int32), offset_I, row_I, label_I, names, faulty)
+
+
+def _lines(file: BinaryIO, words: str) -> Iterator[bytes]:
+    """The lines of a file; of a large one the progress is shown."""
+    size = os.fstat(file.fileno()).st_size
+    for block in progress(iter(lambda: file.readlines(STEP), []), -(-size // STEP), f"{words} (in parts of 16 MiB)"):
+        yield from block
 
 
 def decoded_at(file: BinaryIO, offset: int, size: int, channels: int) -> tuple[np.ndarray, int]:

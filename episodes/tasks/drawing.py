@@ -3,7 +3,7 @@
 import numpy as np
 
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError
+from episodes.errors import LISTED, UserError
 from episodes.types import EpisodeShape
 
 FEW = 4096
@@ -24,11 +24,12 @@ def check_pool(pool: ClassPool, shape: EpisodeShape, turns: int = 1) -> None:
             f"{shape.tasks} tasks are asked, but {pool.source} has {classes} classes{turned}. Ask for {most} or "
             f"fewer: --tasks {most} of evaluate.py, --episodes.tasks {most} of train.py."
         )
-    small = [f"{pool.names[i]} ({pool.counts[i]})" for i in np.flatnonzero(pool.counts < needed)]
-    if small:
+    small = np.flatnonzero(pool.counts < needed)
+    if len(small):
+        named = ", ".join(f"{pool.names[i]} ({pool.counts[i]})" for i in small[:LISTED]) + " ..." * (len(small) > LISTED)
         raise UserError(
             f"{len(small)} of the {classes} classes of {pool.source} have fewer than the {shape.shots} shots + "
-            f"{shape.queries} queries = {needed} images that are asked: {', '.join(small)}. Ask for fewer, or leave out "
+            f"{shape.queries} queries = {needed} images that are asked: {named}. Ask for fewer, or leave out "
             f"such classes: --data.fewest {needed}."
         )
 
