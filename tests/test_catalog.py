@@ -150,6 +150,19 @@ def test_named_benchmarks_pool_their_splits(tmp_path, cache, name):
     assert names(load_benchmark(DataConfig(name, path=elsewhere), 8)) == names(benchmark)
 
 
+@pytest.mark.filterwarnings("ignore:.*are taken for splits")
+def test_tiny_imagenet_as_its_authors_pack_it(tmp_path, cache):
+    """Their images to validate and to test have no folders of classes, and are no class of their own."""
+    places = [f"train/n0{label}/images/n0{label}_{i}.JPEG" for label in range(5) for i in range(2)]
+    for i, place in enumerate([*places, "val/images/val_0.JPEG", "test/images/test_0.JPEG"]):
+        file = tmp_path / "tiny" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(noise(i)))
+    with pytest.warns(UserWarning, match="tiny-imagenet: 2 images in folders `images` have no label there and are left out"):
+        benchmark = load_benchmark(DataConfig("tiny-imagenet", path=str(tmp_path / "tiny")), 8)
+    assert set().union(*names(benchmark)) == {f"tiny-imagenet/n0{label}" for label in range(5)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"), [("tiny-imagenet", [120, 20, 60]), ("casia-hwdb-95", [57, 19, 19]), ("mnist", [6, 2, 2])]

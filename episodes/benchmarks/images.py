@@ -15,7 +15,7 @@ from episodes.data.leaving_out import left_in
 from episodes.data.pool import ClassPool
 from episodes.data.reading import Reading
 from episodes.data.sources import with_columns
-from episodes.errors import UserError
+from episodes.errors import UserError, note
 
 
 def glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
@@ -50,31 +50,44 @@ def cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
     Classes are dealt at random, not by superclass: 35 of the 40 that test have another class of their superclass in meta-train.
     The others are the five fish. Nine images of meta-test are in meta-train too, byte for byte, with another label.
     """
-    return _pooled(config, vocabulary, CIFAR100, 32, (50, 10, 40))
+    return _dealt(config, vocabulary, _pooled(config, CIFAR100, 32), (50, 10, 40))
 
 
 def tiny_imagenet(config: DataConfig, vocabulary: int) -> Benchmark:
-    """All splits pooled; 200 classes, 120 to meta-train, 20 to validate and 60 to test; 32 x 32 RGB."""
-    return _pooled(config, vocabulary, TINY_IMAGENET, 32, (120, 20, 60))
+    """All splits pooled; 200 classes, 120 to meta-train, 20 to validate and 60 to test; 32 x 32 RGB.
+
+    In the archive of its authors the images to validate and to test lie in folders `images`, without their labels: they are
+    left out, and said.
+    """
+    pool = _pooled(config, TINY_IMAGENET, 32)
+    if "tiny-imagenet/images" in pool.names:
+        own = pool.names.index("tiny-imagenet/images")
+        note(f"tiny-imagenet: {pool.counts[own]} images in folders `images` have no label there and are left out.")
+        pool = pool.select([i for i in range(len(pool.names)) if i != own])
+    return _dealt(config, vocabulary, pool, (120, 20, 60))
 
 
 def casia_hwdb_95(config: DataConfig, vocabulary: int) -> Benchmark:
     """95 Chinese characters, white on black: 57 to meta-train, 19 to validate, 19 to test; 32 x 32 grey. No usual place."""
     if config.path is None:
         raise UserError("casia-hwdb-95 has no place to be downloaded from. Give the folder of a copy: --data.path FOLDER.")
-    return _pooled(config, vocabulary, HubImages("", 32, 1), 32, (57, 19, 19))
+    return _dealt(config, vocabulary, _pooled(config, HubImages("", 32, 1), 32), (57, 19, 19))
 
 
 def mnist(config: DataConfig, vocabulary: int) -> Benchmark:
     """Train and test images pooled; ten digits, 6 to meta-train, 2 to validate and 2 to test; 28 x 28 grey."""
-    return _pooled(config, vocabulary, MNIST, 28, (6, 2, 2))
+    return _dealt(config, vocabulary, _pooled(config, MNIST, 28), (6, 2, 2))
 
 
-def _pooled(config: DataConfig, vocabulary: int, own: HubImages, size: int, shares: tuple[int, int, int]) -> Benchmark:
-    """All splits of a data set pooled, its classes dealt by the benchmark's name."""
+def _pooled(config: DataConfig, own: HubImages, size: int) -> ClassPool:
+    """All splits of a data set."""
     where = local_copy(config) or own.hub
     reading = with_columns(reading_of(config, size, own.channels), str(where), own.image, own.label)
-    pool = read_cached(where, config.name, None, reading)
+    return read_cached(where, config.name, None, reading)
+
+
+def _dealt(config: DataConfig, vocabulary: int, pool: ClassPool, shares: tuple[int, int, int]) -> Benchmark:
+    """Its classes are dealt by the name of the benchmark."""
     return _named(config, vocabulary, cut(pool, config.name, shuffled_by_name(pool, config.name), shares, SPLITS))
 
 
