@@ -95,10 +95,11 @@ def _new_plan(folder: Path, about: dict[str, Any], index: Index, fewest: int) ->
         what = f"{len(counts)} classes, none of them with {fewest} images" if len(counts) else "no images"
         raise UserError(f"{about['source']} has {what}.")
     own_I = kept[index.label_I]
-    label_I = (np.cumsum(kept) - 1)[index.label_I[own_I]]
-    place_I = np.empty(len(label_I), dtype=np.int64)
-    place_I[np.argsort(label_I, kind="stable")] = np.arange(len(label_I))
-    side, records = about["size"], len(label_I)
+    order_I = np.argsort(index.label_I[own_I], kind="stable")
+    side, records = about["size"], len(order_I)
+    place_I = np.empty(records, dtype=np.int64)
+    place_I[order_I] = np.arange(records)
+    del order_I
     _allocate(folder / "x.npy", (records, about["channels"], side, side), np.uint8)
     work = folder / WORK
     work.mkdir()

@@ -57,9 +57,9 @@ def gnt_index(root: Path, files: list[str], source: str) -> Index:
             f"{source}: {len(broken)} of {len(files)} files in {root} are cut off or no .gnt: {'; '.join(broken[:10])}"
             f"{' ...' if len(broken) > 10 else ''}. Get them again, or take them away to go on without them."
         )
-    names, label_I = in_order(names, np.array(label, dtype=np.int64))
-    offset_I = np.array(offset, dtype=np.int64)
-    return Index(np.array(number, dtype=np.int32), offset_I, offset_I, label_I, names, faulty)
+    file_I, offset_I, label_I = (np.asarray(column) for column in (number, offset, label))
+    names, label_I = in_order(names, label_I)
+    return Index(file_I, offset_I, offset_I, label_I, names, faulty)
 
 
 def character_of(code: bytes) -> str | None:

@@ -85,8 +85,8 @@ class ClassPool:
 
     def rows(self) -> np.ndarray:
         """(N,) the places in `x` of all images of the pool's own classes, one class after another."""
-        runs = [np.arange(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
-        return np.concatenate(runs) if runs else np.empty(0, dtype=np.int64)
+        before = self.starts - _starts(self.counts)  # places in `x` before a class that are of no class before it here
+        return np.repeat(before, self.counts) + np.arange(self.counts.sum())
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""

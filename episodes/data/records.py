@@ -35,7 +35,7 @@ class Index(NamedTuple):
     position_I: np.ndarray
     """int64, what a message calls its place: a row, from 1, or this byte."""
     label_I: np.ndarray
-    """int64, its class."""
+    """int32, its class."""
     names: list[str]
     """The name of class 0, 1, ..., in their order."""
     faulty: list[Faulty]
@@ -65,8 +65,8 @@ def note_left_out(faulty: list[Faulty], records: int, files: list[str], unit: st
 def in_order(index_names: list[str], label_I: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The classes in the order of their names, and the label of each record among them."""
     order = sorted(range(len(index_names)), key=index_names.__getitem__)
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
     return [index_names[i] for i in order], rank[label_I]
 
 

@@ -40,9 +40,9 @@ def tsv_index(root: Path, files: list[str], source: str) -> Index:
                         column.append(value)
                 place += len(line)
     names = [f"{source}/{who.decode('utf-8', 'backslashreplace')}" for who in codes]
-    names, label_I = in_order(names, np.array(label, dtype=np.int64))
-    offset_I, row_I = np.array(offset, dtype=np.int64), np.array(row, dtype=np.int64)
-    return Index(np.array(number, dtype=np.int32), offset_I, row_I, label_I, names, faulty)
+    file_I, offset_I, row_I, label_I = (np.asarray(column) for column in (number, offset, row, label))
+    names, label_I = in_order(names, label_I)
+    return Index(file_I, offset_I, row_I, label_I, names, faulty)
 
 
 def _lines(file: BinaryIO, words: str) -> Iterator[bytes]:
