@@ -173,6 +173,14 @@ def test_a_full_disk_is_found_out_before_anything_is_decoded(folder, cache, monk
     assert entries(cache) == []
 
 
+def test_a_file_system_that_takes_no_room_before(folder, cache, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(filling.os, "posix_fallocate", refused, raising=False)
+    assert len(whole(load(folder)))
+
+
 def test_a_disk_that_fills_up_leaves_nothing(folder, cache, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import large_pools
 import numpy as np
 import pytest
 from making import gnt_folder, gnt_record
@@ -118,6 +119,12 @@ def test_codes_that_are_no_characters_are_left_out_up_to_a_limit(tmp_path, cache
     (folder / "z.gnt").write_bytes(4 * bad)
     with pytest.raises(UserError, match=r"12 of 27 records cannot be read, which is too many"):
         casia(folder)
+
+
+def test_the_measurement_of_large_pools_writes_such_files(tmp_path, cache):
+    large_pools.synthesise(tmp_path / "gnt", writers=2, classes=40)
+    pool = pool_of(casia(tmp_path / "gnt"))
+    assert pool.counts.tolist() == [2] * 40
 
 
 @pytest.mark.parametrize(

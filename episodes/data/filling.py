@@ -174,9 +174,14 @@ def _allocate(file: Path, shape: tuple[int, ...], dtype: type) -> None:
     if need > free:
         raise OSError(errno.ENOSPC, f"{need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
     np.lib.format.open_memmap(file, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # the file system has no such thing
+                raise
 
 
 def _processors() -> int:
