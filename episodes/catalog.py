@@ -1,96 +1,23 @@
 """Named benchmarks: from a name to the task families of meta-train, meta-validation and meta-test."""
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
-
-from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
-from episodes.data.cache import cached
+from episodes.benchmarks import images, large
+from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
+from episodes.benchmarks.cut import cut, dealt_by_label
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
-from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
-from episodes.data.identity import classes_among, ids_of, images_in_both
 from episodes.data.leaving_out import left_in
 from episodes.data.places import name_of, readable, user_path
 from episodes.data.pool import ClassPool
-from episodes.data.reading import Reading
-from episodes.data.sources import with_columns
 from episodes.errors import UserError, unknown
-from episodes.generator import EpisodeGenerator
-from episodes.rng import random_numbers
 from episodes.synthetic import SYNTHETIC
-from episodes.tasks.classification import Classification
+from episodes.tasks.completion import Completion
 from episodes.tasks.family import TaskFamily
-from episodes.types import EpisodeShape
+from episodes.tasks.rotation import Rotation
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Three task families that share no class.
-
-    Raises:
-        UserError: two of them share a class, or one has none.
-    """
-
-    name: str
-    train: TaskFamily
-    validation: TaskFamily
-    test: TaskFamily
-    fingerprint: str
-    """Digest of all that the episodes are made of: equal fingerprints, equal episodes."""
-
-    def __post_init__(self) -> None:
-        seen: dict[str, str] = {}
-        for split in SPLITS:
-            if not isinstance(getattr(self, split), Classification):
-                continue
-            names = set(self.classes(split))
-            if not names:
-                raise UserError(f"The meta-{split} part of {self.name} has no classes. Give it some, or use a larger data set.")
-            if shared := sorted(names & seen.keys()):
-                raise UserError(
-                    f"Meta-{seen[shared[0]]} and meta-{split} of {self.name} share {len(shared)} classes, such as "
-                    f"{', '.join(shared[:3])}. What is tested must not be trained on: give each class to one part."
-                )
-            seen |= dict.fromkeys(names, split)
-
-    def classes(self, split: Split) -> list[str]:
-        """The names of a meta-split's classes; none in regression."""
-        return [name for pool in self._pools(split) for name in pool.names]
-
-    def ids(self, split: Split) -> np.ndarray:
-        """(I,) uint64: what the images of a meta-split are (`episodes.data.identity`), sorted; none in regression."""
-        return ids_of(self._pools(split))
-
-    def classes_among(self, split: Split, ids: np.ndarray) -> list[str]:
-        """The classes of a meta-split of whose images more than half are among `ids`."""
-        return [name for pool in self._pools(split) for name in classes_among(pool, ids)]
-
-    def shared_images(self) -> list[str]:
-        """Sentences on identical images in two meta-splits: how many, and an example. They are no fault of the split."""
-        pairs = ((own, other) for own, other in combinations(SPLITS, 2))
-        found = (images_in_both(a, b) for own, other in pairs for a in self._pools(own) for b in self._pools(other))
-        return [words for words in found if words]
-
-    def _pools(self, split: Split) -> list[ClassPool]:
-        family = getattr(self, split)
-        return [family.pool] if isinstance(family, Classification) else []
-
-    def generator(self, split: Split, shape: EpisodeShape, seed: int) -> EpisodeGenerator:
-        """The episodes of one meta-split ("train", "validation" or "test")."""
-        if split not in SPLITS:
-            raise unknown("meta-split", split, SPLITS)
-        return EpisodeGenerator(getattr(self, split), shape, self.name, split, seed)
+__all__ = ["BENCHMARKS", "SPLITS", "Benchmark", "Split", "load_benchmark"]
 
 
 def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
@@ -103,6 +30,8 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
         UserError: no such benchmark, folder or hub data set, an option that it does not have, or data that cannot be read.
     """
     with readable(config.path or config.name):
+        if config.name not in OVER_A_POOL:
+            refuse(config, "source")
         if config.name not in BENCHMARKS:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
@@ -121,53 +50,6 @@ def _check_place(config: DataConfig) -> None:
         raise UserError(f"{wrong} Or give the path of a folder or file, or a hub name like owner/data-set.")
 
 
-def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
-    _refuse(config, "path", "image", "label", "channels")
-    pools = glyph_pools(reading_of(config, 28, None).size or 28)
-    return _classification(config, "glyphs", vocabulary, [pools[split] for split in SPLITS])
-
-
-def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
-    """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
-    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
-    named = SYNTHETIC[config.name]
-    train, held_out = named.families(vocabulary)
-    return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
-
-
-def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
-    """Background (964 classes: 864 to meta-train, 100 to validate) and evaluation (659 to test); 28 x 28 grey.
-
-    The two have other alphabets. But the 100 classes that validate are drawn from the background at random: they are
-    characters of 25 of its 30 alphabets, and each of the 25 has other characters in meta-train.
-    """
-    folder = local_copy(config) or omniglot_download()
-    reading = reading_of(config, 28, 1)
-    if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
-        _refuse(config, "image", "label")
-        background, test = (_archive(folder / name, split, reading) for split, name in OMNIGLOT_ARCHIVES.items())
-    else:
-        background, test = (
-            read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
-        )
-    order = shuffled_by_name(background, "omniglot")
-    train, validation = _cut(background, "omniglot", order, (864, 100), ("train", "validation"))
-    return _classification(config, "omniglot", vocabulary, [train, validation, test])
-
-
-def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
-    """Train and test images pooled; 60 classes (50 to meta-train, 10 to validate) and 40 (to test); 32 x 32 RGB.
-
-    Classes are dealt at random, not by superclass: 35 of the 40 that test have another class of their superclass in meta-train.
-    The others are the five fish. Nine images of meta-test are in meta-train too, byte for byte, with another label.
-    """
-    where = local_copy(config) or "uoft-cs/cifar100"
-    reading = with_columns(reading_of(config, 32, 3), str(where), "img", "fine_label")
-    pool = read_cached(where, "cifar100", None, reading)
-    parts = _cut(pool, "cifar100", shuffled_by_name(pool, "cifar100"), (50, 10, 40), SPLITS)
-    return _classification(config, "cifar100", vocabulary, parts)
-
-
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test.
 
@@ -177,65 +59,41 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
     (pool,) = left_in([pool], config, name)
-    return _classification(config, name, vocabulary, _cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
+    return classification(name, vocabulary, cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
 
+
+def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
+    """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
+    refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
+    named = SYNTHETIC[config.name]
+    train, held_out = named.families(vocabulary)
+    return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
+
+
+def _over_a_pool(config: DataConfig, vocabulary: int) -> Benchmark:
+    """The images, classes and meta-splits of another data set, `--data.source`. What is asked of them is no class."""
+    source = config.source or "casia"
+    if source in OVER_A_POOL or source in SYNTHETIC:
+        raise UserError(f"{config.name} asks about images, and {source} has none. Name a data set: --data.source omniglot.")
+    own = load_benchmark(replace(config, name=source, source=None), vocabulary)
+    name = config.name if source == "casia" else f"{config.name}-{own.name}"
+    families = [OVER_A_POOL[config.name](pool) for split in SPLITS for pool in own.pools(split)]
+    return Benchmark(name, families[0], families[1], families[2], f"{config.name}-1/{own.fingerprint}")
+
+
+OVER_A_POOL: dict[str, Callable[[ClassPool], TaskFamily]] = {"completion": Completion, "rotation": Rotation}
+"""Benchmarks over any data set of images: what is asked of them."""
 
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
-    "glyphs": _glyphs,
+    "glyphs": images.glyphs,
     **dict.fromkeys(SYNTHETIC, _synthetic),
-    "omniglot": _omniglot,
-    "cifar100": _cifar100,
+    "omniglot": images.omniglot,
+    "cifar100": images.cifar100,
+    "casia": large.casia,
+    "celeb": large.celeb,
+    **dict.fromkeys(OVER_A_POOL, _over_a_pool),
+    "tiny-imagenet": images.tiny_imagenet,
+    "casia-hwdb-95": images.casia_hwdb_95,
+    "mnist": images.mnist,
 }
-
-
-def _classification(config: DataConfig, name: str, vocabulary: int, pools: Sequence[ClassPool]) -> Benchmark:
-    """Of the pools of the three meta-splits. Of a named benchmark classes are left out after the cut, which stays as it is."""
-    if config.name in BENCHMARKS:
-        pools = left_in(pools, config, name)
-    digest = hashlib.blake2b("/".join(pool.fingerprint for pool in pools).encode(), digest_size=16)
-    families = [Classification(pool, vocabulary) for pool in pools]
-    return Benchmark(name, families[0], families[1], families[2], digest.hexdigest())
-
-
-def shuffled_by_name(pool: ClassPool, name: str) -> np.ndarray:
-    """(classes,) the places of a named benchmark's classes, in an order that its name says: the same on every machine."""
-    return random_numbers(f"classes of {name}").random(len(pool.names)).argsort()
-
-
-def dealt_by_label(pool: ClassPool, name: str) -> np.ndarray:
-    """(classes,) the places of the classes, in the order of digests of their labels, whatever the data set is called."""
-    labels = [os.fsencode(own.removeprefix(f"{name}/")) for own in pool.names]  # names of folders may be no text
-    digests = [hashlib.blake2b(label, digest_size=8, person=b"classes").digest() for label in labels]
-    return np.array(sorted(range(len(labels)), key=lambda i: (digests[i], labels[i])), dtype=np.int64)
-
-
-def _cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], splits: Sequence[str]) -> list[ClassPool]:
-    """Deals the classes in this order, in proportion to `shares`, at least one to each split."""
-    classes = len(pool.names)
-    if classes < len(splits):
-        raise UserError(
-            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}; {len(splits)} are the least) "
-            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
-        )
-    ends: list[int] = []
-    for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it
-        least, most = (ends[-1] if ends else 0) + 1, classes - len(splits) + i
-        ends.append(min(max(round(classes * sum(shares[:i]) / sum(shares)), least), most))
-    parts = np.split(order, ends)
-    return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
-
-
-def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
-    if not archive.is_file():
-        raise missing_archive(archive)
-    about = archive.stat()
-    size, channels = reading.size or 28, reading.channels or 1
-    key = {"source": [str(archive.resolve()), about.st_size, about.st_mtime_ns], "size": size, "channels": channels}
-    return cached(key, partial(read_omniglot_archive, archive, f"omniglot, {split}", size, channels))
-
-
-def _refuse(config: DataConfig, *options: str) -> None:
-    """Options that this data set does not have are an error, not ignored."""
-    for option in options:
-        if getattr(config, option) not in (None, ()):
-            raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")
+"""Every benchmark that has a name."""

@@ -1,6 +1,8 @@
 """Small data sets for tests, in the formats in which real ones come."""
 
+import base64
 import io
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -72,6 +74,36 @@ def omniglot_zips(folder: Path, alphabets=("Latin", "Greek"), characters: int = 
                         image = Image.fromarray(noise(zlib.crc32(name.encode()), 21, 1)).convert("1")
                         archive.writestr(f"images_{part}/{name}", png(image))
     return folder
+
+
+def gnt_record(code: bytes, image: np.ndarray) -> bytes:
+    """A record of CASIA-HWDB: how long it is, the character in GBK, the sides, and the grey pixels (H, W)."""
+    height, width = image.shape
+    return struct.pack("<I2sHH", 10 + image.size, code.ljust(2, b"\0"), width, height) + image.tobytes()
+
+
+def gnt_folder(folder: Path, characters: str = "啊阿埃0a", writers: int = 3, side: int = 12) -> Path:
+    """Folders of `.gnt` files, one for each writer, who wrote each character once; widths and heights differ."""
+    for writer in range(writers):
+        file = folder / f"part{writer % 2}" / f"{writer:03}-c.gnt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(writer)
+        sides = rng.integers(side // 2, side * 2, (len(characters), 2))
+        drawn = [rng.integers(0, 256, tuple(own), dtype=np.uint8) for own in sides]
+        file.write_bytes(b"".join(gnt_record(c.encode("gbk"), x) for c, x in zip(characters, drawn, strict=True)))
+    return folder
+
+
+def face(seed: int, side: int = 8) -> bytes:
+    """A JPEG in colour."""
+    file = io.BytesIO()
+    Image.fromarray(noise(seed, side)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def face_row(identity: str, raw: bytes, rank: int = 0) -> bytes:
+    """A row of MS-Celeb-1M's aligned faces: the identity, the rank of the search, ids, a box, and the JPEG in base64."""
+    return b"\t".join([identity.encode(), b"%d" % rank, b"FaceId-0", b"AAAAAA==", base64.b64encode(raw)]) + b"\n"
 
 
 def _stored(value):

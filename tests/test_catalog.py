@@ -129,6 +129,48 @@ def test_the_shuffle_of_classes_is_the_same_on_every_machine(cifar_like, cache):
     assert benchmark.validation.pool.names == tuple(f"cifar100/{i}" for i in (17, 18, 23, 35, 39, 41, 58, 59, 77, 99))
 
 
+NAMED = {
+    "tiny-imagenet": (20, [12, 2, 6], (3, 32, 32)),
+    "casia-hwdb-95": (10, [6, 2, 2], (1, 32, 32)),
+    "mnist": (10, [6, 2, 2], (1, 28, 28)),
+}
+"""Classes, how many of them are for each meta-split, and the shape of an image."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_benchmarks_pool_their_splits(tmp_path, cache, name):
+    classes, expected, shape = NAMED[name]
+    where = labelled_folder(tmp_path / "copy", classes, splits=("train", "test"))
+    benchmark = load_benchmark(DataConfig(name, path=where), 8)
+    assert_disjoint(benchmark)
+    assert sizes(benchmark) == expected and benchmark.train.spec.x_shape == shape and benchmark.name == name
+    assert set(benchmark.train.pool.counts) == {6}, "three images of each split"
+    assert set().union(*names(benchmark)) == {f"{name}/{i}" for i in range(classes)}
+    elsewhere = labelled_folder(tmp_path / "elsewhere", classes, splits=("train", "test"))
+    assert names(load_benchmark(DataConfig(name, path=elsewhere), 8)) == names(benchmark)
+
+
+@pytest.mark.filterwarnings("ignore:.*are taken for splits")
+def test_tiny_imagenet_as_its_authors_pack_it(tmp_path, cache):
+    """Their images to validate and to test have no folders of classes, and are no class of their own."""
+    places = [f"train/n0{label}/images/n0{label}_{i}.JPEG" for label in range(5) for i in range(2)]
+    for i, place in enumerate([*places, "val/images/val_0.JPEG", "test/images/test_0.JPEG"]):
+        file = tmp_path / "tiny" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(noise(i)))
+    with pytest.warns(UserWarning, match="tiny-imagenet: 2 images in folders `images` have no label there and are left out"):
+        benchmark = load_benchmark(DataConfig("tiny-imagenet", path=str(tmp_path / "tiny")), 8)
+    assert set().union(*names(benchmark)) == {f"tiny-imagenet/n0{label}" for label in range(5)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"), [("tiny-imagenet", [120, 20, 60]), ("casia-hwdb-95", [57, 19, 19]), ("mnist", [6, 2, 2])]
+)
+def test_real_named_benchmarks(real_data, cache, name, expected):
+    assert sizes(load_benchmark(DataConfig(name, path=real_data(name)), 64)) == expected
+
+
 def test_any_folder(tmp_path, cache):
     where = labelled_folder(tmp_path / "runes", classes=10, splits=("train", "test"))
     benchmark = load_benchmark(DataConfig(where), 8)
@@ -172,6 +214,9 @@ def test_a_changed_folder_is_read_again(tmp_path, cache):
         (DataConfig("omniglot", path="nowhere"), "The data path nowhere is no folder"),
         (DataConfig("cifar100", path="nowhere"), "The data path nowhere is no folder"),
         (DataConfig("cifar100"), "uoft-cs/cifar100.*--data.path"),
+        (DataConfig("mnist"), "ylecun/mnist.*--data.path"),
+        (DataConfig("tiny-imagenet"), "zh-plus/tiny-imagenet.*--data.path"),
+        (DataConfig("casia-hwdb-95"), "casia-hwdb-95 has no place to be downloaded from.*--data.path FOLDER"),
         (DataConfig("glyphs", path="x"), "--data.path means nothing for glyphs"),
         (DataConfig("sine", size=3), "--data.size means nothing for sine"),
         (DataConfig("glyphs", size=0), "data.size must be at least 1"),
@@ -226,6 +271,11 @@ def test_episodes_stands_alone():
     code = "import sys, episodes; print([m for m in sys.modules if m.split('.')[0] in ('metacl', 'datasets')])"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_page_of_the_benchmarks_has_every_one():
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in BENCHMARKS)
 
 
 def test_the_help_names_every_benchmark():

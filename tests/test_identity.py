@@ -9,8 +9,9 @@ import pytest
 from making import hf_folder, noise, omniglot_zips, png, small_pool
 
 from episodes import Benchmark, ClassPool, DataConfig, UserError, completed, grouped, load_benchmark, shared_images
-from episodes.catalog import SPLITS, shuffled_by_name
-from episodes.data.identity import identity
+from episodes.benchmarks.benchmark import SPLITS
+from episodes.benchmarks.cut import shuffled_by_name
+from episodes.data.identity import identity, ids_of, images_in_both
 from episodes.tasks.classification import Classification
 from episodes.tasks.permuted import Permuted
 from episodes.tasks.splits import Splits
@@ -210,3 +211,20 @@ def test_the_alphabets_that_validate_on_omniglot_are_in_meta_train_too():
     order = shuffled_by_name(named([f"omniglot/{i}" for i in range(len(alphabets))]), "omniglot")
     train, validation = set(alphabets[order[:864]]), set(alphabets[order[864:]])
     assert len(alphabets) == 964 and len(validation) == 25 and validation <= train
+
+
+def with_ids(*ids: int) -> ClassPool:
+    """A pool of one class with such images."""
+    own = np.array(ids, dtype=np.uint64)
+    count = np.array([len(own)])
+    return ClassPool(np.zeros((len(own), 1, 1, 1), np.uint8), np.array([0]), count, ("a",), "a", "print", own)
+
+
+@pytest.mark.parametrize("others", [[2, 9], [8, 8, 1], [2**64 - 1], [0, 3], []])
+def test_ids_are_sorted_and_found_in_both_pools(others):
+    own = with_ids(8, 2**64 - 1, 2, 8, 5)
+    other = with_ids(*others)
+    assert np.array_equal(ids_of([own, other]), np.unique(np.concatenate([own.ids, other.ids])))
+    shared = len(np.intersect1d(own.ids, other.ids))
+    for words in (images_in_both(own, other), images_in_both(other, own)):
+        assert words.startswith(f"a and a have {shared} image") if shared else words == ""

@@ -301,3 +301,10 @@ def test_without_a_home_folder(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("METACL_CACHE", str(tmp_path))
     assert cached({}, small_pool).names == small_pool().names
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [2, 0], [1], []])
+def test_the_rows_of_a_pool_are_those_of_its_classes_one_after_another(classes):
+    pool = small_pool(counts=(3, 1, 4)).select(classes)
+    runs = [np.arange(start, start + count) for start, count in zip(pool.starts, pool.counts, strict=True)]
+    assert pool.rows().tolist() == [row for run in runs for row in run]

@@ -30,9 +30,8 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
     if not config.changes:
         return family
     if not isinstance(family, Classification) or family.pool.x_kind == "vector":
-        raise UserError(
-            "Only images can be augmented, and the inputs of these episodes are vectors: leave out the options --augment."
-        )
+        what = "the inputs of these episodes are vectors" if family.spec.x_kind == "vector" else "these are asked for no class"
+        raise UserError(f"Only images of classes can be augmented, and {what}: leave out the options --augment.")
     source, (channels, height, width) = family.pool.source, family.pool.x_shape
     if config.rotations == 4 and height != width:
         raise UserError(

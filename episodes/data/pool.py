@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
 from episodes.progress import progress
+
+BLOCK = 2**23
+"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +85,8 @@ class ClassPool:
 
     def rows(self) -> np.ndarray:
         """(N,) the places in `x` of all images of the pool's own classes, one class after another."""
-        runs = [np.arange(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
-        return np.concatenate(runs) if runs else np.empty(0, dtype=np.int64)
+        before = self.starts - _starts(self.counts)  # places in `x` before a class that are of no class before it here
+        return np.repeat(before, self.counts) + np.arange(self.counts.sum())
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
@@ -92,12 +95,16 @@ class ClassPool:
 
     def save(self, folder: Path) -> None:
         """Writes `x.npy`, `ids.npy` and `pool.json`, which has a digest of all three, into an existing folder."""
-        x = np.asarray(self.x.cpu() if isinstance(self.x, Tensor) else self.x)
-        np.save(folder / "x.npy", x)
+        np.save(folder / "x.npy", np.asarray(self.x.cpu() if isinstance(self.x, Tensor) else self.x))
         np.save(folder / "ids.npy", np.asarray(self.ids))
+        self.seal(folder)
+
+    def seal(self, folder: Path) -> None:
+        """Writes `pool.json` into a folder that has `x.npy` and `ids.npy` of this pool already."""
+        x = self.x.cpu().numpy() if isinstance(self.x, Tensor) else self.x
         about = {"starts": self.starts.tolist(), "counts": self.counts.tolist(), "names": self.names}
         about |= {"source": self.source, "fingerprint": self.fingerprint}
-        about |= {"digest": _content(about, x, np.asarray(self.ids))}
+        about |= {"digest": _content(about, x, self.ids)}
         (folder / "pool.json").write_text(json.dumps(about), encoding="utf-8")
 
     @staticmethod
@@ -167,16 +174,27 @@ def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np
     kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
     starts = _starts(counts)
-    shape = json.dumps(store.shape).encode()
-    fingerprint = digest_of(shape, store, starts.astype("<i8").tobytes(), json.dumps(kept).encode())
-    return ClassPool(store, starts, counts, kept, source, fingerprint, ids)
+    return ClassPool(store, starts, counts, kept, source, fingerprint_of(store, starts, kept), ids)
+
+
+def fingerprint_of(x: np.ndarray, starts: np.ndarray, names: Sequence[str]) -> str:
+    """The fingerprint of a pool of which no classes were selected."""
+    shape = json.dumps(x.shape).encode()
+    return digest_of(shape, x, starts.astype("<i8").tobytes(), json.dumps(names).encode())
 
 
 def digest_of(*parts) -> str:
-    """Hex blake2b of byte buffers."""
+    """Hex blake2b of byte buffers. The file of a memory map is read block by block, so that it takes no memory."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        digest.update(part)
+        file = _path_of(part)
+        if file is None or part.offset + part.nbytes != file.stat().st_size:
+            digest.update(part)
+            continue
+        with file.open("rb") as opened:
+            opened.seek(part.offset)
+            while block := opened.read(BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -217,7 +235,7 @@ def _content(about: dict, x: np.ndarray, ids: np.ndarray) -> str:
     return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), x, ids)
 
 
-def _path_of(array: np.ndarray | Tensor) -> Path | None:
+def _path_of(array: Any) -> Path | None:
     """The file of a memory map."""
     name = array.filename if isinstance(array, np.memmap) else None
     return None if name is None else Path(name)

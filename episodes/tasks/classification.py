@@ -6,6 +6,7 @@ from torch import Tensor
 
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError
+from episodes.tasks.drawing import check_pool, distinct, images_of
 from episodes.tasks.family import Draw
 from episodes.types import EpisodeShape, EpisodeSpec
 
@@ -26,34 +27,17 @@ class Classification:
         self.most_tasks = rotations * len(pool.names)
 
     def check(self, shape: EpisodeShape) -> None:
-        classes, most, needed = len(self.pool.names), self.most_tasks, shape.shots + shape.queries
-        if shape.tasks > most:
-            turned = f", turned {self.rotations} ways" if self.rotations > 1 else ""
-            raise UserError(
-                f"{shape.tasks} tasks are asked, but {self.pool.source} has {classes} classes{turned}. Ask for {most} or "
-                f"fewer: --tasks {most} of evaluate.py, --episodes.tasks {most} of train.py."
-            )
+        check_pool(self.pool, shape, self.rotations)
         if shape.tasks > self.spec.symbols:
             raise UserError(
                 f"{shape.tasks} tasks need as many symbols; this family has {self.spec.symbols}. Build it with shape.symbols."
             )
-        small = [f"{name} ({n})" for name, n in zip(self.pool.names, self.pool.counts, strict=True) if n < needed]
-        if small:
-            raise UserError(
-                f"{len(small)} of the {classes} classes of {self.pool.source} have fewer than the {shape.shots} shots + "
-                f"{shape.queries} queries = {needed} images that are asked: {', '.join(small)}. Ask for fewer, or leave out "
-                f"such classes: --data.fewest {needed}."
-            )
 
     def draw(self, rng: np.random.Generator, shape: EpisodeShape) -> Draw:
-        numbers = _distinct(rng, self.most_tasks, shape.tasks)
+        numbers = distinct(rng, self.most_tasks, shape.tasks)
         turns, classes = np.divmod(numbers, len(self.pool.names))
-        symbols = _distinct(rng, self.spec.symbols, shape.tasks)
-        counts = self.pool.counts[classes]
-        lots = rng.random((shape.tasks, counts.max()))
-        lots[np.arange(counts.max()) >= counts[:, None]] = 2.0  # places past a class's last image lose every draw
-        chosen = np.argsort(lots, axis=1)[:, : shape.shots + shape.queries] + self.pool.starts[classes][:, None]
-        chosen += turns[:, None] * len(self.pool.x)
+        symbols = distinct(rng, self.spec.symbols, shape.tasks)
+        chosen = images_of(rng, self.pool, classes, shape.shots + shape.queries) + turns[:, None] * len(self.pool.x)
         labels = np.broadcast_to(symbols[:, None], chosen.shape)
         K = shape.shots
         return Draw(chosen[:, :K], labels[:, :K], chosen[:, K:], labels[:, K:], numbers)
@@ -66,8 +50,3 @@ class Classification:
             which = torch.from_numpy(turns == turn).to(images.device)
             images[which] = images[which].rot90(turn * 4 // self.rotations, (-2, -1))
         return images
-
-
-def _distinct(rng: np.random.Generator, choices: int, size: int) -> np.ndarray:
-    """`size` distinct integers below `choices`, in random order."""
-    return np.argsort(rng.random(choices))[:size]

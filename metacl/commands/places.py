@@ -12,7 +12,7 @@ def located(data: DataConfig) -> DataConfig:
     """With the whole path where the name or the path is that of a folder or a file."""
     values = {part.name: getattr(data, part.name) for part in fields(DataConfig)}
     named = data.path is not None or data.name in BENCHMARKS
-    for name in ("path",) if named else ("name",):
+    for name in ("path", *(("source",) if data.source not in BENCHMARKS else ())) if named else ("name",):
         if values[name] and user_path(values[name]).exists():
             values[name] = os.path.abspath(user_path(values[name]))
     return DataConfig(**values)
