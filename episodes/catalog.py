@@ -14,6 +14,7 @@ import numpy as np
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.features import with_features
 from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
 from episodes.data.identity import classes_among, ids_of, images_in_both
@@ -124,12 +125,12 @@ def _check_place(config: DataConfig) -> None:
 def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
     _refuse(config, "path", "image", "label", "channels")
     pools = glyph_pools(reading_of(config, 28, None).size or 28)
-    return _classification(config, "glyphs", vocabulary, [pools[split] for split in SPLITS])
+    return _classification(config, "glyphs", vocabulary, [with_features(pools[split], config) for split in SPLITS])
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
     """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
-    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
+    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest", "features")
     named = SYNTHETIC[config.name]
     train, held_out = named.families(vocabulary)
     return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
@@ -150,6 +151,7 @@ def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
         background, test = (
             read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
         )
+    background, test = (with_features(pool, config) for pool in (background, test))
     order = shuffled_by_name(background, "omniglot")
     train, validation = _cut(background, "omniglot", order, (864, 100), ("train", "validation"))
     return _classification(config, "omniglot", vocabulary, [train, validation, test])
@@ -163,7 +165,7 @@ def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
     """
     where = local_copy(config) or "uoft-cs/cifar100"
     reading = with_columns(reading_of(config, 32, 3), str(where), "img", "fine_label")
-    pool = read_cached(where, "cifar100", None, reading)
+    pool = with_features(read_cached(where, "cifar100", None, reading), config)
     parts = _cut(pool, "cifar100", shuffled_by_name(pool, "cifar100"), (50, 10, 40), SPLITS)
     return _classification(config, "cifar100", vocabulary, parts)
 
@@ -176,7 +178,7 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    (pool,) = left_in([pool], config, name)
+    (pool,) = left_in([with_features(pool, config)], config, name)
     return _classification(config, name, vocabulary, _cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
 
 

@@ -26,6 +26,7 @@ from metacl.recipes.sizes import (
     NO_DECAY,
     PUBLISHED,
     Recipe,
+    on_features,
     paper,
     published,
     small,
@@ -77,6 +78,7 @@ def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
 
 def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
     sizes = {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))}
+    sizes |= {"features": on_features(GemclConfig(predictive=predictive))}
     return Preset(about, sizes, only="classification")
 
 
@@ -106,7 +108,11 @@ LEARNERS: dict[str, Preset] = {
     ),
     "pn": Preset(
         "a mean of features for each class",
-        {"small": small(PrototypesConfig(), **CALIBRATED), "paper": paper(PrototypesConfig(width=512))},
+        {
+            "small": small(PrototypesConfig(), **CALIBRATED),
+            "paper": paper(PrototypesConfig(width=512)),
+            "features": on_features(PrototypesConfig(), **CALIBRATED),
+        },
         only="classification",
     ),
     "gemcl": _gemcl("a mean and variance for each class", "student-t"),

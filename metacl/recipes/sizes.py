@@ -49,6 +49,16 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
     return recipe
 
 
+def on_features(learner: LearnerConfig, **options: Any) -> Recipe:
+    """On frozen features, those of `efficientnet-lite0` where no others are asked: steps are fast, and nothing is augmented."""
+
+    def recipe(data: DataConfig, name: str) -> TrainConfig:
+        own = data if data.features else replace(data, features="efficientnet-lite0")
+        return replace(TrainConfig(own, name, _asking(learner, own), usual_shape(data.name)), **options)
+
+    return recipe
+
+
 def paper(learner: LearnerConfig, **options: Any) -> Recipe:
     """The published encoder, streams of 20 tasks and 50 000 steps, with this project's outer loop. For a GPU."""
     whole = _with_encoder(learner, PUBLISHED)
@@ -69,13 +79,14 @@ def published(learner: LearnerConfig, **options: Any) -> Recipe:
 
 def transformers(attention: str) -> dict[str, Recipe]:
     """A transformer in four sizes: `paper` is 512 wide, `large` 1024 (CL-Seq's XL), both with this project's layout and norm;
-    `published` is CL-Seq's own network and training."""
+    `published` is CL-Seq's own network and training. And one for features, of which a token has 128."""
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
         "small": small(SequenceConfig(attention), **MATCHING),
         "paper": paper(replace(dropout, width=512, layers=4, heads=8, hidden=1024), smoothing=0.1),
         "large": paper(replace(dropout, width=1024, layers=4, heads=16, hidden=2048), smoothing=0.1),
         "published": _cl_seq(attention),
+        "features": on_features(SequenceConfig(attention, width=256, hidden=512), **MATCHING),
     }
 
 
