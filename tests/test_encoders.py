@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, VectorEncoder, build_encoder
+from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, LinearEncoder, VectorEncoder, build_encoder
 from metacl.nets.fast import PredictionNetwork
 from metacl.nets.scratch import Network
 from metacl.recipes.sizes import LIGHT, PUBLISHED
@@ -40,6 +40,16 @@ def test_the_published_layers():
         (channels, stride, (3, 3), (1, 1), None)
         for channels, stride in zip((32, 64, 128, 256, 256), (1, 2, 2, 2, 2), strict=True)
     ]
+
+
+@pytest.mark.parametrize("width", [9, 20, 6])
+def test_a_linear_encoder_starts_as_a_rotation(width):
+    """Where features are as many or more, distances stay; a projection makes none longer."""
+    own = build_encoder(EncoderConfig(vectors="linear"), EpisodeSpec("vector", (9,), "cross_entropy", symbols=3), width)
+    x, y = torch.randn(2, 1, 50, 9)
+    before, after = (x - y).norm(dim=-1), (own(x) - own(y)).norm(dim=-1)
+    assert isinstance(own, LinearEncoder) and own(x).shape == (1, 50, width)
+    assert torch.allclose(before, after, atol=1e-5) if width >= 9 else (after < before).all()
 
 
 @pytest.mark.parametrize("recipe", [LIGHT, PUBLISHED], ids=["light", "published"])

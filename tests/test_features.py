@@ -19,7 +19,8 @@ from episodes.data.backbones.known import Backbone
 from episodes.data.features import features_of, shown, with_features
 from episodes.errors import Notice
 from metacl.cli import evaluate_main, train_main
-from metacl.recipes.presets import META_TRAINED, recipe_for
+from metacl.commands.parse_train import parse_train
+from metacl.recipes.presets import recipe_for
 
 FEW = ["--steps", "2", "--batch-size", "1", "--validation.every", "2", "--validation.episodes", "1", "--precision", "fp32"]
 SHAPE = ["--episodes.tasks", "2", "--episodes.shots", "2", "--episodes.queries", "1", "--learner.width", "8"]
@@ -155,7 +156,7 @@ def test_options_that_mean_nothing():
 
 def test_features_are_not_augmented(net, pictures):
     family = load_benchmark(DataConfig(pictures, features=net), 8).train
-    with pytest.raises(UserError, match=r"features were computed once, of the images as they are; --recipe features"):
+    with pytest.raises(UserError, match=r"features were computed once, of the images as they are"):
         with_rotations(family, EpisodeShape(2, 1, 1, 8), AugmentConfig(flip=True))
 
 
@@ -194,10 +195,18 @@ def test_a_run_along_features_of_others_is_refused(cli, net, pictures, tmp_path)
     assert cli(evaluate_main, *along, net, "--out", "b")[0] == 0
 
 
+@pytest.mark.parametrize("words", [["--data.features", "a.pt"], ["--data.features=a.pt"], ["--recipe", "features"]])
+def test_features_of_characters_are_not_augmented_by_default(words):
+    assert parse_train(["omniglot", "pn"]).configs["seed-0"].augment.changes
+    config = parse_train(["omniglot", "pn", *words]).configs["seed-0"]
+    assert not config.augment.changes and config.data.features in ("a.pt", "efficientnet-lite0")
+
+
 def test_the_recipe_for_features():
     data = DataConfig("omniglot")
     for learner in ("transformer", "linear-transformer", "pn", "gemcl", "gemcl-map"):
         config = recipe_for(learner, "features", data)
         assert config.data.features == "efficientnet-lite0" and not config.augment.changes
         assert recipe_for(learner, "features", DataConfig(features="a.pt")).data.features == "a.pt"
-    assert recipe_for("transformer", "features", data).learner.width == 256 and "transformer" in META_TRAINED
+        assert config.learner.encoder.vectors == "linear"
+    assert recipe_for("transformer", "features", data).learner.width == 256

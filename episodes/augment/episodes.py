@@ -32,7 +32,7 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
     if not isinstance(family, Classification) or family.pool.x_kind == "vector":
         raise UserError(
             "Only images can be augmented, and the inputs of these episodes are vectors: leave out the options --augment. "
-            "Frozen features were computed once, of the images as they are; --recipe features augments nothing."
+            "Frozen features were computed once, of the images as they are."
         )
     source, (channels, height, width) = family.pool.source, family.pool.x_shape
     if config.rotations == 4 and height != width:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,15 @@ from metacl.nets.shared_batch import BatchNorm1d, BatchNorm2d
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Convolutions of the image encoder. Vectors pass three linear layers instead, which have no options."""
+    """Convolutions of the image encoder, and what vectors pass instead."""
 
     channels: tuple[int, ...] = (32, 64, 128, 256, 256)
     """Channels of each 3 x 3 convolution of the image encoder."""
     strides: tuple[int, ...] = (1, 2, 2, 2, 2)
     """Stride of each 3 x 3 convolution of the image encoder. A first stride of 1 takes half of the encoder's time."""
+    vectors: Literal["layers", "linear"] = "layers"
+    """What vectors pass. `layers`: three linear layers with BatchNorm and ReLU, as published. `linear`: one, which starts as a
+    rotation, or a projection: for frozen features. Networks of fast weights have layers of their own."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.encoder.", "channels", "strides")
@@ -34,7 +38,7 @@ def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Mo
     """The encoder that makes `width` features of inputs such as `spec` describes."""
     if spec.x_kind == "image":
         return ImageEncoder(spec.x_shape, width, config.channels, config.strides)
-    return VectorEncoder(spec.x_shape, width)
+    return LinearEncoder(spec.x_shape, width) if config.vectors == "linear" else VectorEncoder(spec.x_shape, width)
 
 
 def strided(sides: list[int], stride: int) -> tuple[tuple[int, int], list[int]]:
@@ -92,6 +96,24 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, *shape) float -> (B, N, D)."""
         return self.layers(x.flatten(2).flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class LinearEncoder(nn.Module):
+    """One linear layer without bias, whose rows (or columns) are orthogonal at the start: distances are kept, or projected.
+
+    Arguments:
+        shape: the shape of one input, which is laid flat.
+        width: features that come out (D).
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(shape), width, bias=False)
+        nn.init.orthogonal_(self.linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, *shape) float -> (B, N, D)."""
+        return self.linear(x.flatten(2))
 
 
 class FeatureEncoder(nn.Module):

@@ -21,6 +21,7 @@ from metacl.recipes.config import TrainConfig
 from metacl.recipes.settings import Settings
 from metacl.recipes.sizes import (
     CALIBRATED,
+    GENTLE,
     INTERPOLATION,
     LIGHT,
     NO_DECAY,
@@ -78,7 +79,7 @@ def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
 
 def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
     sizes = {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))}
-    sizes |= {"features": on_features(GemclConfig(predictive=predictive))}
+    sizes |= {"features": on_features(GemclConfig(512, predictive), optimiser=GENTLE)}
     return Preset(about, sizes, only="classification")
 
 
@@ -111,7 +112,7 @@ LEARNERS: dict[str, Preset] = {
         {
             "small": small(PrototypesConfig(), **CALIBRATED),
             "paper": paper(PrototypesConfig(width=512)),
-            "features": on_features(PrototypesConfig(), **CALIBRATED),
+            "features": on_features(PrototypesConfig(width=512), smoothing=0.1, optimiser=GENTLE),
         },
         only="classification",
     ),

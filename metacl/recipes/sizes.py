@@ -30,6 +30,8 @@ CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothin
 MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.125)}
 """For those that start as a matching network: at this rate its weights would be lost before they are of use. `paper` and
 `large` have a lower rate for all weights; what a part of it behind the encoder does there was not tried."""
+GENTLE = OptimiserConfig(rate=3e-4)
+"""Features from elsewhere are good as they are."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
 INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
@@ -43,18 +45,23 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
     light = _with_encoder(learner, LIGHT)
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
-        augment = CHARACTERS.get(data.name, AugmentConfig())
+        augment = AugmentConfig() if data.features else CHARACTERS.get(data.name, AugmentConfig())
         return replace(TrainConfig(data, name, _asking(light, data), usual_shape(data.name), augment), **options)
 
     return recipe
 
 
 def on_features(learner: LearnerConfig, **options: Any) -> Recipe:
-    """On frozen features, those of `efficientnet-lite0` where no others are asked: steps are fast, and nothing is augmented."""
+    """On frozen features, those of `efficientnet-lite0` where no others are asked: a linear encoder, and nothing is augmented.
+
+    On meta-validation of CIFAR-100 (10 tasks, sixty images of a class) `pn` is right 80 % of the time with 512 features of the
+    linear encoder and 74 % with 128. With three layers it is 65 %: fifty classes are too few for them.
+    """
+    linear = _with_encoder(learner, EncoderConfig(vectors="linear"))
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
         own = data if data.features else replace(data, features="efficientnet-lite0")
-        return replace(TrainConfig(own, name, _asking(learner, own), usual_shape(data.name)), **options)
+        return replace(TrainConfig(own, name, _asking(linear, own), usual_shape(data.name)), **options)
 
     return recipe
 

@@ -59,7 +59,8 @@ def _lite0_file() -> Path:
 
 
 BACKBONES: dict[str, Known] = {
-    # The longer side of ImageNet's images pays (224 is what it was trained with), and takes time with its square: README.
+    # Trained on a side of 224. Of small images a nearest class mean (10 classes of CIFAR-100, 5 examples) is right 82 % of the
+    # time at 96, 84 % at 128, 87 % at 160 and 91 % at 224, and time grows with the square.
     "efficientnet-lite0": Known(
         _lite0_file, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 128, LiteFeatures
     ),
