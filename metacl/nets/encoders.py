@@ -23,7 +23,7 @@ class EncoderConfig:
     """Stride of each 3 x 3 convolution of the image encoder. A first stride of 1 takes half of the encoder's time."""
     vectors: Literal["layers", "linear"] = "layers"
     """What vectors pass. `layers`: three linear layers with BatchNorm and ReLU, as published. `linear`: one, which starts as a
-    rotation, or a projection: for frozen features. Networks of fast weights have layers of their own."""
+    short rotation, or projection: for frozen features. Networks of fast weights have layers of their own."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.encoder.", "channels", "strides")
@@ -99,7 +99,9 @@ class VectorEncoder(nn.Module):
 
 
 class LinearEncoder(nn.Module):
-    """One linear layer without bias, whose rows (or columns) are orthogonal at the start: distances are kept, or projected.
+    """One linear layer without bias: at the start a rotation, or a projection, that keeps a tenth of every length.
+
+    Distances between features of variance 1 are then of the size of logits, so that `pn` is not certain from the start.
 
     Arguments:
         shape: the shape of one input, which is laid flat.
@@ -109,7 +111,7 @@ class LinearEncoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int):
         super().__init__()
         self.linear = nn.Linear(math.prod(shape), width, bias=False)
-        nn.init.orthogonal_(self.linear.weight)
+        nn.init.orthogonal_(self.linear.weight, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, *shape) float -> (B, N, D)."""

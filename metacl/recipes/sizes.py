@@ -54,8 +54,8 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
 def on_features(learner: LearnerConfig, **options: Any) -> Recipe:
     """On frozen features, those of `efficientnet-lite0` where no others are asked: a linear encoder, and nothing is augmented.
 
-    On meta-validation of CIFAR-100 (10 tasks, sixty images of a class) `pn` is right 80 % of the time with 512 features of the
-    linear encoder and 74 % with 128. With three layers it is 65 %: fifty classes are too few for them.
+    On meta-validation of CIFAR-100 (10 tasks, features at 96 pixels, 80 steps, one seed) `pn` is right 81 % of the time; 74 %
+    where the encoder starts with lengths as they are, and 66 % with three layers, for which fifty classes are too few.
     """
     linear = _with_encoder(learner, EncoderConfig(vectors="linear"))
 
