@@ -7,6 +7,7 @@ from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
 from episodes.benchmarks.cut import cut, dealt_by_label
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.features import with_features
 from episodes.data.hf import is_hub_name
 from episodes.data.leaving_out import left_in
 from episodes.data.places import name_of, readable, user_path
@@ -58,13 +59,13 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    (pool,) = left_in([pool], config, name)
+    (pool,) = left_in([with_features(pool, config)], config, name)
     return classification(name, vocabulary, cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
     """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
-    refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
+    refuse(config, "path", "size", "image", "label", "channels", "without", "fewest", "features")
     named = SYNTHETIC[config.name]
     train, held_out = named.families(vocabulary)
     return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
@@ -72,6 +73,7 @@ def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
 
 def _over_a_pool(config: DataConfig, vocabulary: int) -> Benchmark:
     """The images, classes and meta-splits of another data set, `--data.source`. What is asked of them is no class."""
+    refuse(config, "features")
     source = config.source or "casia"
     if source in OVER_A_POOL or source in SYNTHETIC:
         raise UserError(f"{config.name} asks about images, and {source} has none. Name a data set: --data.source omniglot.")

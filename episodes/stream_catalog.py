@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from episodes.data.config import DataConfig, completed
+from episodes.data.features import remembering
 from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET
 from episodes.schedule import Schedule
 from episodes.stream import Stream
@@ -33,14 +34,16 @@ class StreamConfig(Protocol):
 
 
 def completed_stream(config: StreamConfig, stream: Stream) -> StreamConfig:
-    """The options of a stream with the size and channels of its images, where these were found from the data.
+    """The options of a stream with the size and channels of its images, where these were found from the data, or with
+    the weights of its features.
 
     Arguments:
         stream: what `config.load()` gave.
     """
     if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits):
         return config
-    return replace(config, data=completed(config.data, stream.pools[0].x_shape))
+    pool = stream.pools[0]
+    return replace(config, data=completed(config.data, pool.x_shape) if pool.x_kind == "image" else remembering(config.data))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import EpisodeSpec, UserError
-from metacl.nets.encoders import EncoderConfig, FeatureEncoder, ImageEncoder, Residual, VectorEncoder, build_encoder
+from metacl.nets.encoders import (
+    EncoderConfig,
+    FeatureEncoder,
+    ImageEncoder,
+    LinearEncoder,
+    Residual,
+    VectorEncoder,
+    build_encoder,
+)
 from metacl.nets.fast import PredictionNetwork
 from metacl.nets.scratch import Network
 from metacl.recipes.sizes import LIGHT, PUBLISHED
@@ -71,6 +79,16 @@ def test_a_residual_block_adds(out, step):
 def test_other_networks_have_no_residual_blocks(network):
     with pytest.raises(UserError, match=r"leave out learner\.encoder\.residual"):
         network(RESIDUAL, EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=5), 4)
+
+
+@pytest.mark.parametrize("width", [9, 20, 6])
+def test_a_linear_encoder_starts_as_a_short_rotation(width):
+    """Where features are as many or more, distances are a tenth; a projection makes none longer."""
+    own = build_encoder(EncoderConfig(vectors="linear"), EpisodeSpec("vector", (9,), "cross_entropy", symbols=3), width)
+    x, y = torch.randn(2, 1, 50, 9)
+    before, after = 0.1 * (x - y).norm(dim=-1), (own(x) - own(y)).norm(dim=-1)
+    assert isinstance(own, LinearEncoder) and own(x).shape == (1, 50, width)
+    assert torch.allclose(before, after, atol=1e-5) if width >= 9 else (after < before).all()
 
 
 @pytest.mark.parametrize("recipe", [LIGHT, PUBLISHED], ids=["light", "published"])

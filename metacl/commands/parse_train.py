@@ -37,7 +37,7 @@ def parse_train(argv: list[str]) -> Training:
         )
     if learner in TRAINED and not LEARNERS[learner].meta:
         raise UserError(f"{learner} is not meta-trained. Evaluate it at once: python evaluate.py {data} {learner}")
-    default = recipe_for(learner, recipe, NamedData(data))
+    default = recipe_for(learner, recipe, NamedData(data, features=take(options, "--data.features")))
 
     kind = offered(TrainConfig, data=NamedData, learner=type(default.learner))
 

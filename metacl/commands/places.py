@@ -5,16 +5,19 @@ from dataclasses import fields, replace
 from typing import Any
 
 from episodes import BENCHMARKS, DataConfig, UserError
+from episodes.data.backbones.known import BACKBONES
 from episodes.data.places import user_path
 
 
 def located(data: DataConfig) -> DataConfig:
-    """With the whole path where the name or the path is that of a folder or a file."""
+    """With the whole path where the name, the path or the features are those of a folder or a file."""
     values = {part.name: getattr(data, part.name) for part in fields(DataConfig)}
     named = data.path is not None or data.name in BENCHMARKS
     for name in ("path", *(("source",) if data.source not in BENCHMARKS else ())) if named else ("name",):
         if values[name] and user_path(values[name]).exists():
             values[name] = os.path.abspath(user_path(values[name]))
+    if values["features"] and values["features"] not in BACKBONES and user_path(values["features"]).exists():
+        values["features"] = os.path.abspath(user_path(values["features"]))
     return DataConfig(**values)
 
 

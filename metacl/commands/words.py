@@ -94,8 +94,9 @@ def take(words: list[str], option: str) -> str | None:
 
 
 def data_in_words(data: DataConfig) -> str:
-    """The name of a data set; of a folder its last part."""
-    return Path(data.name).name if Path(data.name).is_absolute() else data.name
+    """The name of a data set, of a folder its last part; and that of its features."""
+    features = f" ({Path(data.features).name} features)" if data.features else ""
+    return (Path(data.name).name if Path(data.name).is_absolute() else data.name) + features
 
 
 def new_folder(*names: str) -> Path:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from metacl.nets.shared_batch import BatchNorm1d, BatchNorm2d
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Convolutions of the image encoder. Vectors pass three linear layers instead, which have no options."""
+    """Convolutions of the image encoder, and what vectors pass instead."""
 
     channels: tuple[int, ...] = (32, 64, 128, 256, 256)
     """Channels of each 3 x 3 convolution of the image encoder."""
@@ -23,6 +24,9 @@ class EncoderConfig:
     residual: bool = False
     """Each number of channels stands for two residual blocks in place of one convolution: 32 64 128 256 with strides 1 2 2 2 is
     the ResNet-18 of CL-Seq."""
+    vectors: Literal["layers", "linear"] = "layers"
+    """What vectors pass. `layers`: three linear layers with BatchNorm and ReLU, as published. `linear`: one, which starts as a
+    short rotation, or projection: for frozen features. Networks of fast weights have layers of their own."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.encoder.", "channels", "strides")
@@ -37,7 +41,7 @@ def build_encoder(config: EncoderConfig, spec: EpisodeSpec, width: int) -> nn.Mo
     """The encoder that makes `width` features of inputs such as `spec` describes."""
     if spec.x_kind == "image":
         return ImageEncoder(spec.x_shape, width, config.channels, config.strides, config.residual)
-    return VectorEncoder(spec.x_shape, width)
+    return LinearEncoder(spec.x_shape, width) if config.vectors == "linear" else VectorEncoder(spec.x_shape, width)
 
 
 def strided(sides: list[int], stride: int) -> tuple[tuple[int, int], list[int]]:
@@ -136,6 +140,26 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, *shape) float -> (B, N, D)."""
         return self.layers(x.flatten(2).flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class LinearEncoder(nn.Module):
+    """One linear layer without bias: at the start a rotation, or a projection, that keeps a tenth of every length.
+
+    Distances between features of variance 1 are then of the size of logits, so that `pn` is not certain from the start.
+
+    Arguments:
+        shape: the shape of one input, which is laid flat.
+        width: features that come out (D).
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(shape), width, bias=False)
+        nn.init.orthogonal_(self.linear.weight, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, *shape) float -> (B, N, D)."""
+        return self.linear(x.flatten(2))
 
 
 class FeatureEncoder(nn.Module):

@@ -21,11 +21,13 @@ from metacl.recipes.config import TrainConfig
 from metacl.recipes.settings import Settings
 from metacl.recipes.sizes import (
     CALIBRATED,
+    GENTLE,
     INTERPOLATION,
     LIGHT,
     NO_DECAY,
     PUBLISHED,
     Recipe,
+    on_features,
     paper,
     published,
     small,
@@ -77,6 +79,7 @@ def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
 
 def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
     sizes = {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))}
+    sizes |= {"features": on_features(GemclConfig(512, predictive, beta=10.0), optimiser=GENTLE)}
     return Preset(about, sizes, only="classification")
 
 
@@ -106,7 +109,11 @@ LEARNERS: dict[str, Preset] = {
     ),
     "pn": Preset(
         "a mean of features for each class",
-        {"small": small(PrototypesConfig(), **CALIBRATED), "paper": paper(PrototypesConfig(width=512))},
+        {
+            "small": small(PrototypesConfig(), **CALIBRATED),
+            "paper": paper(PrototypesConfig(width=512)),
+            "features": on_features(PrototypesConfig(width=512), smoothing=0.1, optimiser=GENTLE),
+        },
         only="classification",
     ),
     "gemcl": _gemcl("a mean and variance for each class", "student-t"),

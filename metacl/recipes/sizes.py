@@ -30,6 +30,8 @@ CALIBRATED: dict[str, Any] = {"optimiser": OptimiserConfig(rate=4e-3), "smoothin
 MATCHING = CALIBRATED | {"optimiser": OptimiserConfig(rate=4e-3, behind_encoder=0.125)}
 """For those that start as a matching network: at this rate its weights would be lost before they are of use. `paper` and
 `large` have a lower rate for all weights; what a part of it behind the encoder does there was not tried."""
+GENTLE = OptimiserConfig(rate=3e-4)
+"""Features from elsewhere are good as they are."""
 NO_DECAY = OptimiserConfig(weight_decay=0.0)
 """Weights that SGD starts from are not drawn to zero."""
 INTERPOLATION = OptimiserConfig(rate=0.1, warmup=0, clip=0.0, weight_decay=0.0)
@@ -43,8 +45,23 @@ def small(learner: LearnerConfig, **options: Any) -> Recipe:
     light = _with_encoder(learner, LIGHT)
 
     def recipe(data: DataConfig, name: str) -> TrainConfig:
-        augment = CHARACTERS.get(data.name, AugmentConfig())
+        augment = AugmentConfig() if data.features else CHARACTERS.get(data.name, AugmentConfig())
         return replace(TrainConfig(data, name, _asking(light, data), usual_shape(data.name), augment), **options)
+
+    return recipe
+
+
+def on_features(learner: LearnerConfig, **options: Any) -> Recipe:
+    """On frozen features, those of `efficientnet-lite0` where no others are asked: a linear encoder, and nothing is augmented.
+
+    On meta-validation of CIFAR-100 (10 tasks, features at 96 pixels, 80 steps, one seed) `pn` is right 81 % of the time; 74 %
+    where the encoder starts with lengths as they are, and 66 % with three layers, for which fifty classes are too few.
+    """
+    linear = _with_encoder(learner, EncoderConfig(vectors="linear"))
+
+    def recipe(data: DataConfig, name: str) -> TrainConfig:
+        own = data if data.features else replace(data, features="efficientnet-lite0")
+        return replace(TrainConfig(own, name, _asking(linear, own), usual_shape(data.name)), **options)
 
     return recipe
 
@@ -69,7 +86,8 @@ def published(learner: LearnerConfig, **options: Any) -> Recipe:
 
 def transformers(attention: str) -> dict[str, Recipe]:
     """A transformer in several sizes: `paper` is 512 wide, `large` 1024, both with this project's layout and norm; `published`
-    is CL-Seq's own network and training, and beside it are its sizes S, M and XL."""
+    is CL-Seq's own network and training, and beside it are its sizes S, M and XL. And one for features, of which a token has
+    128."""
     dropout = SequenceConfig(attention, dropout=0.1, attention_dropout=0.1)
     return {
         "small": small(SequenceConfig(attention), **MATCHING),
@@ -79,6 +97,7 @@ def transformers(attention: str) -> dict[str, Recipe]:
         "published-s": _cl_seq(attention, width=256, layers=2, heads=4),
         "published-m": _cl_seq(attention, layers=2),
         "published-xl": _cl_seq(attention, width=1024, heads=16),
+        "features": on_features(SequenceConfig(attention, width=256, hidden=512), **MATCHING),
     }
 
 

@@ -1,0 +1,1 @@
+"""Networks that make a vector of an image, with weights that stay as they are."""
