@@ -8,6 +8,7 @@ from episodes.check import check_stream
 from episodes.data.config import DataConfig, completed
 from episodes.data.images import decode
 from episodes.data.pool import ClassPool, grouped
+from episodes.data.sources import pool_of_dataset
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule
@@ -43,6 +44,7 @@ __all__ = [
     "decode",
     "grouped",
     "load_benchmark",
+    "pool_of_dataset",
     "shared_images",
     "side_by_side",
     "usual_shape",

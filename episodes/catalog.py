@@ -237,5 +237,5 @@ def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
 def _refuse(config: DataConfig, *options: str) -> None:
     """Options that this data set does not have are an error, not ignored."""
     for option in options:
-        if getattr(config, option) not in (None, ()):
+        if getattr(config, option) not in (None, (), False):
             raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")

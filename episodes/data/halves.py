@@ -69,7 +69,7 @@ def _read(data: DataConfig, own: HubImages) -> tuple[str, list[ClassPool]]:
     where = _place(data)
     if is_own:
         asked = with_columns(asked, str(where), own.image, own.label)
-    parts = splits_of(str(where))
+    parts = splits_of(str(where), asked)
     own_folder = data.path is None and isinstance(where, Path)
     name = name_of(data.name) if own_folder or not is_hub_name(data.name) else data.name
     train = next((split for split in ("train", "training") if split in parts), None)

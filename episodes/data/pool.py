@@ -5,12 +5,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from episodes.data.arrays import as_inputs, as_labels
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
@@ -55,6 +56,23 @@ class ClassPool:
     @property
     def x_kind(self) -> Literal["image", "vector"]:
         return "image" if self.x.ndim == 4 else "vector"
+
+    @staticmethod
+    def from_arrays(x: Any, y: Any, names: Sequence[str] | None = None, source: str = "arrays") -> "ClassPool":
+        """A pool of arrays or tensors of one's own.
+
+        Arguments:
+            x: uint8 images (I, H, W), (I, H, W, C) or (I, C, H, W) with 1 or 3 channels, or vectors (I, F) of any numbers.
+            y: (I,) labels, integers or texts.
+            names: the name of class 0, 1, ... of integer labels; None: classes are called by their labels.
+            source: where they come from, in words, which also qualify the names: "source/name".
+
+        Raises:
+            UserError: they are of other shapes or types, or do not fit each other.
+        """
+        inputs = as_inputs(x, source)
+        codes, labels = as_labels(y, names, len(inputs), source)
+        return grouped(codes, [f"{source}/{label}" for label in labels], inputs, source)
 
     def select(self, classes: Sequence[int] | np.ndarray, source: str | None = None) -> "ClassPool":
         """The pool of some classes, in the order given. The images are shared, not copied."""
@@ -143,17 +161,27 @@ def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarra
     return gathered(labels, names, ((image, identity(image)) for image in images), source)
 
 
-def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int]], source: str) -> ClassPool:
+def gathered(
+    labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int] | None], source: str
+) -> ClassPool:
     """As `grouped`, of pairs: an image and its id. Each goes straight to its place: the images exist once in memory.
+
+    Arguments:
+        images: None stands for one that is left out.
 
     Raises:
         UserError: as `grouped`; the images do not fit into the memory that is free.
     """
     labels = _checked(labels, names, source)
+    order = np.argsort(labels, kind="stable")
     places = np.empty(len(labels), dtype=np.int64)
-    places[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-    store, ids = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64)
-    for place, (image, known) in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
+    places[order] = np.arange(len(labels))
+    store, ids, kept = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64), np.ones(len(labels), dtype=bool)
+    for place, one in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
+        if one is None:
+            kept[place] = False
+            continue
+        image, known = one
         if not len(store):  # the first image tells the shape
             _check_kind(image.dtype, image.ndim + 1, source)
             must_fit(len(labels), image, source)
@@ -163,13 +191,15 @@ def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np
         if store.ndim == 2 and not np.isfinite(image).all():
             raise UserError(f"{source}: a vector has numbers that are not finite (NaN or infinite). Leave it out, or mend it.")
         store[place], ids[place] = image, known
+    if not kept.all():
+        store, ids, labels = store[kept], ids[kept], labels[order[kept]]
     counts = np.bincount(labels, minlength=len(names))
-    kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
+    there = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
     starts = _starts(counts)
     shape = json.dumps(store.shape).encode()
-    fingerprint = digest_of(shape, store, starts.astype("<i8").tobytes(), json.dumps(kept).encode())
-    return ClassPool(store, starts, counts, kept, source, fingerprint, ids)
+    fingerprint = digest_of(shape, store, starts.astype("<i8").tobytes(), json.dumps(there).encode())
+    return ClassPool(store, starts, counts, there, source, fingerprint, ids)
 
 
 def digest_of(*parts) -> str:

@@ -1,4 +1,4 @@
-"""Any image data set as a ClassPool: a hub name, a folder, a parquet file, or a zip or tar archive of a folder."""
+"""Any data set as a ClassPool: a hub name, a folder, a parquet file, a table, arrays, or a zip or tar archive of a folder."""
 
 import json
 import shutil
@@ -7,14 +7,21 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from episodes.data.arrays import stored_arrays
 from episodes.data.cache import building, remembered
-from episodes.data.folders import files_below, holds_images, image_folder, stored_files
-from episodes.data.hf import open_splits, stored_rows
+from episodes.data.folders import SPLITS, ImageFolder, files_below, holds_images, image_folder, is_image, stored_files
+from episodes.data.hf import open_splits, stored_parts, stored_rows
+from episodes.data.looking import completed_by_looking
 from episodes.data.places import cache_folder, readable, user_path
-from episodes.data.pool import ClassPool, digest_of, gathered
-from episodes.data.reading import Reading, Stored, cause, decoded, found_shape
-from episodes.errors import UserError, note
+from episodes.data.pool import ClassPool, digest_of, gathered, grouped
+from episodes.data.reading import Reading, Stored, cause, decoded
+from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
+from episodes.errors import UserError, note, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 
 def read(
@@ -33,72 +40,154 @@ def read(
     """
     with readable(where):
         stored = _stored(where, splits, reading or Reading())
-        shape = found_shape(stored) if reading is None or None in (reading.size, reading.channels) else (1, 1)
-        done = _filled(reading or Reading(), *shape)
-        assert done.size is not None and done.channels is not None
-        images = decoded(stored, done.size, done.channels)
-        return gathered(stored.labels, [f"{name}/{label}" for label in stored.names], images, words or name)
+        return pool_of(stored, name, reading or Reading(), where, words or name)
+
+
+def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str) -> ClassPool:
+    """The pool of what is stored. Arguments and errors as `read`."""
+    names = [f"{name}/{label}" for label in stored.names]
+    if stored.vectors is not None:
+        _refuse_sizes(reading, where)
+        return grouped(stored.labels, names, stored.vectors, words)
+    done = completed_by_looking(stored, reading, where)
+    return gathered(stored.labels, names, decoded(stored, done, where), words)
+
+
+def pool_of_dataset(
+    dataset: "Dataset | DatasetDict",
+    name: str = "dataset",
+    image: str | None = None,
+    label: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+) -> ClassPool:
+    """The pool of a `datasets.Dataset`, or of all splits of a `DatasetDict`, that a program has at hand.
+
+    Arguments:
+        name: what to call it; it also qualifies the class names: "name/label".
+        image, label: the columns; None: as `DataConfig` finds them.
+        size, channels: of the images; None: as `DataConfig` finds them.
+
+    Raises:
+        UserError: a column is unknown or unfit, no row has a label, or images are damaged.
+    """
+    reading = Reading(image, label, size, channels)
+    parts = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    return pool_of(stored_parts(parts, name, reading), name, reading, name, name)
 
 
 def complete_reading(where: str, splits: Sequence[str] | None, reading: Reading) -> Reading:
-    """The reading with a size and channels, found from the first images where it leaves them open. Errors as `read`."""
+    """The reading with all that a sample of the images says where it is left open. Errors as `read`."""
     with readable(where):
-        return _filled(reading, *found_shape(_stored(where, splits, reading)))
+        return completed_by_looking(_stored(where, splits, reading), reading, where)
 
 
-def splits_of(where: str) -> list[str]:
+def splits_of(where: str, reading: Reading | None = None) -> list[str]:
     """The splits that a data set has. Errors as `read`."""
+    asked = reading or Reading()
     with readable(where):
-        key = {"splits of": source_identity(path) if (path := user_path(where)).exists() else where}
-        return remembered(key, lambda: {"splits": _splits(where)})["splits"]
+        source = source_identity(path) if (path := user_path(where)).exists() else where
+        key = {"splits of": source, "columns": [asked.image, asked.label, asked.configuration]}
+        return remembered(key, lambda: {"splits": _splits(where, asked)})["splits"]
 
 
 def with_columns(reading: Reading, where: str, image: str, label: str) -> Reading:
     """The reading with the usual columns of a data set, where it leaves them open and is not of a folder of images."""
     with readable(where):
-        own = (image, label) if _images_at(where) is None else (None, None)
+        path = user_path(where)
+        own = (None, None) if _kind(path) or _folder_at(where, path, reading) is not None else (image, label)
         return replace(reading, image=reading.image or own[0], label=reading.label or own[1])
 
 
 def source_identity(where: Path) -> list:
-    """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it."""
+    """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it.
+
+    Of a table the images that it names count too.
+    """
     files = [Path()] if where.is_file() else files_below(where)
-    return [str(where.resolve()), *([str(file), *_stamp(where / file)] for file in files)]
+    stamps = [[str(file), *_stamp(where / file)] for file in files]
+    if _kind(where) == "table":
+        stamps += [[str(file), *_stamp(where.parent / file)] for file in images_named(where)]
+    return [str(where.resolve()), *stamps]
 
 
-def _splits(where: str) -> list[str]:
-    folder = _images_at(where)
-    return list(open_splits(where)) if folder is None else list(image_folder(folder, where, _is_file(where)).splits)
-
-
-def _filled(reading: Reading, size: int, channels: int) -> Reading:
-    return replace(reading, size=reading.size or size, channels=reading.channels or channels)
+def _splits(where: str, reading: Reading) -> list[str]:
+    path = user_path(where)
+    if _kind(path) == "arrays" or (_kind(path) == "table" and not images_named(path)):
+        return ["train"]
+    folder = _folder_at(where, path, reading)
+    return list(folder.splits) if folder is not None else list(open_splits(_opened(where), None, reading.configuration))
 
 
 def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Stored:
-    if (folder := _images_at(where)) is None:
-        return stored_rows(where, splits, reading)
+    path = user_path(where)
+    if (kind := _kind(path)) == "arrays":
+        return _whole(stored_arrays(path, reading), splits, where)
+    if kind == "table" and reading.image is None and not images_named(path):
+        return _whole(table_of_vectors(path, reading), splits, where)
+    if (folder := _folder_at(where, path, reading)) is None:
+        return stored_rows(_opened(where), splits, reading)
+    if reading.configuration is not None:
+        raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
+    return stored_files(folder, where, splits)
+
+
+def _kind(path: Path) -> Literal["arrays", "table", ""]:
+    """Whether a path is that of a file with arrays, or of a table."""
+    if not path.is_file():
+        return ""
+    return "arrays" if path.suffix.lower() == ".npz" else "table" if path.suffix.lower() in TABLES else ""
+
+
+def _whole(stored: Stored, splits: Sequence[str] | None, where: str) -> Stored:
+    """What has no splits: all is "train"."""
+    for split in splits or ():
+        if split != "train":
+            raise unknown(f"split of {where}", split, ["train"])
+    return stored
+
+
+def _folder_at(where: str, path: Path, reading: Reading) -> ImageFolder | None:
+    """The images that are meant, by the tables beside them or else by their folders; None: the `datasets` library reads."""
+    if not path.exists():
+        return None
+    if _kind(path) == "table":
+        return table_folder(path.parent, [Path(path.name)], reading, where)
+    place = Path(_opened(where))
+    if not holds_images(place):
+        return None
+    if tables := tables_in(place):
+        return table_folder(place, tables, reading, where)
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
         raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")
-    return stored_files(image_folder(folder, where, descend=_is_file(where)), where, splits)
+    return image_folder(place, where, descend=path.is_file())
 
 
-def _images_at(where: str) -> Path | None:
-    """The folder of images that is meant; None where the `datasets` library is to read."""
+def _opened(where: str) -> str:
+    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all."""
     path = user_path(where)
-    if not path.exists():
-        return None
-    if path.is_file() and path.suffix.lower() != ".parquet":
-        path = _unpacked(path)
-        if not holds_images(path):
-            ways = "It should hold a folder of images for each class; one with parquet files or a metadata.csv must be unpacked"
-            raise UserError(f"{where} holds nothing that can be read as it is. {ways} first.")
-    return path if holds_images(path) else None
+    if not path.is_file() or path.suffix.lower() == ".parquet":
+        return where
+    place = _unpacked(path)
+    while len(inside := list(place.iterdir())) == 1 and inside[0].is_dir() and not _is_class(inside[0]):
+        place = inside[0]
+    if not files_below(place):
+        raise UserError(f"{where} holds no files. It should hold a folder of images for each class.")
+    return str(place)
 
 
-def _is_file(where: str) -> bool:
-    return user_path(where).is_file()
+def _is_class(folder: Path) -> bool:
+    """Whether a folder has images of its own and no table of what they are, or is one of the splits."""
+    files = [Path(file.name) for file in folder.iterdir() if file.is_file()]
+    named = any(file.suffix.lower() in TABLES for file in files)
+    return folder.name in SPLITS or (any(map(is_image, files)) and not named)
+
+
+def _refuse_sizes(reading: Reading, where: str) -> None:
+    for option in ("size", "channels"):
+        if getattr(reading, option) is not None:
+            raise UserError(f"--data.{option} means nothing for {where}, whose rows are vectors; leave it out.")
 
 
 def _unpacked(archive: Path) -> Path:
@@ -112,8 +201,8 @@ def _unpacked(archive: Path) -> Path:
         shutil.rmtree(place)
     if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
         raise UserError(
-            f"{archive} is neither a parquet file nor a zip or tar archive. Give one of these, or a folder with a sub-folder "
-            "of images for each class."
+            f"{archive} is neither a zip or tar archive nor a .parquet, .csv, .tsv, .jsonl or .npz file. Give one of these, or "
+            "a folder with a sub-folder of images for each class."
         )
     with building(place.parent) as folder:
         fresh = Path(folder, "new")
