@@ -1,6 +1,5 @@
 """Folders of images: a sub-folder for each class, by itself or in a folder for each split. Names of files say nothing."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ import numpy as np
 
 from episodes.data.hf import is_saved
 from episodes.data.reading import Stored, StoredImage
+from episodes.data.walking import files_below
 from episodes.errors import UserError, note, unknown
 
 FORMATS = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
@@ -31,15 +31,6 @@ class ImageFolder:
     """Split -> class -> its images, relative to `root`, in the order of their names. Without splits: "train"."""
     notes: tuple[str, ...]
     """Sentences on what was taken for what, and what was left out."""
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its sub-folders, relative to it and in the order of their names; links are followed.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    return sorted(Path(name) for name in _walk(folder, "", (folder.resolve(),)))
 
 
 def holds_images(folder: Path) -> bool:
@@ -114,19 +105,6 @@ def _class_of(file: Path, own: set[Path]) -> Path:
 def _folders(found: dict[str, dict[str, list[Path]]], split: bool) -> set[str]:
     """The folders of the classes."""
     return {f"{name}/{label}" if split else label for name, part in found.items() for label in part}
-
-
-def _walk(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[str]:
-    """`above`: the folders on the way, so that a link to one of them is not followed."""
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        if not entry.is_dir():
-            yield prefix + entry.name
-            continue
-        place = Path(entry.path).resolve() if entry.is_symlink() else above[-1] / entry.name
-        if place not in above:
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, place))
 
 
 def is_image(file: Path) -> bool:

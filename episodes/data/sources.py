@@ -1,24 +1,22 @@
 """Any data set as a ClassPool: a hub name, a folder, a parquet file, a table, arrays, or a zip or tar archive of a folder."""
 
-import json
-import shutil
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from episodes.data.arrays import stored_arrays
-from episodes.data.cache import building, remembered
-from episodes.data.folders import SPLITS, ImageFolder, files_below, holds_images, image_folder, is_image, stored_files
+from episodes.data.cache import remembered
+from episodes.data.folders import SPLITS, ImageFolder, holds_images, image_folder, is_image, stored_files
 from episodes.data.hf import open_splits, stored_parts, stored_rows
 from episodes.data.looking import completed_by_looking
-from episodes.data.places import cache_folder, readable, user_path
-from episodes.data.pool import ClassPool, digest_of, gathered, grouped
-from episodes.data.reading import Reading, Stored, cause, decoded
+from episodes.data.places import readable, user_path
+from episodes.data.pool import ClassPool, gathered, grouped
+from episodes.data.reading import Reading, Stored, decoded
 from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
-from episodes.errors import UserError, note, unknown
+from episodes.data.unpacking import unpacked
+from episodes.data.walking import files_below, stamps_of
+from episodes.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -104,11 +102,9 @@ def source_identity(where: Path) -> list:
 
     Of a table the images that it names count too.
     """
-    files = [Path()] if where.is_file() else files_below(where)
-    stamps = [[str(file), *_stamp(where / file)] for file in files]
-    if _kind(where) == "table":
-        stamps += [[str(file), *_stamp(where.parent / file)] for file in images_named(where)]
-    return [str(where.resolve()), *stamps]
+    stamps = stamps_of(where, [Path()] if where.is_file() else files_below(where))
+    named = stamps_of(where.parent, images_named(where)) if _kind(where) == "table" else []
+    return [str(where.resolve()), *stamps, *named]
 
 
 def _splits(where: str, reading: Reading) -> list[str]:
@@ -169,7 +165,7 @@ def _opened(where: str) -> str:
     path = user_path(where)
     if not path.is_file() or path.suffix.lower() == ".parquet":
         return where
-    place = _unpacked(path)
+    place = unpacked(path)
     while len(inside := list(place.iterdir())) == 1 and inside[0].is_dir() and not _is_class(inside[0]):
         place = inside[0]
     if not files_below(place):
@@ -188,61 +184,3 @@ def _refuse_sizes(reading: Reading, where: str) -> None:
     for option in ("size", "channels"):
         if getattr(reading, option) is not None:
             raise UserError(f"--data.{option} means nothing for {where}, whose rows are vectors; leave it out.")
-
-
-def _unpacked(archive: Path) -> Path:
-    """The folder in the cache that an archive was unpacked to, now or before; one that was changed since is unpacked again."""
-    place = cache_folder() / "unpacked" / _words(source_identity(archive))
-    listed = place / "listed"
-    if listed.is_file() and listed.read_text(encoding="utf-8") == _words(source_identity(place / "files")[1:]):
-        return place / "files"
-    if place.exists():
-        note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
-        shutil.rmtree(place)
-    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
-        raise UserError(
-            f"{archive} is neither a zip or tar archive nor a .parquet, .csv, .tsv, .jsonl or .npz file. Give one of these, or "
-            "a folder with a sub-folder of images for each class."
-        )
-    with building(place.parent) as folder:
-        fresh = Path(folder, "new")
-        (fresh / "files").mkdir(parents=True)
-        try:
-            _unpack(archive, fresh / "files")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-            raise UserError(f"{archive} cannot be unpacked ({cause(error)}). Pack it again, or give the folder.") from error
-        (fresh / "listed").write_text(_words(source_identity(fresh / "files")[1:]), encoding="utf-8")
-        if not place.exists():
-            fresh.rename(place)
-    return place / "files"
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """The files of an archive, and nothing outside of the folder. Links in a tar are left out, with a note."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)
-        return
-    with tarfile.open(archive) as opened:
-        left = []
-        for member in opened:
-            target = folder / member.name
-            if not member.isdir() and not (member.isfile() and target.resolve().is_relative_to(folder.resolve())):
-                left.append(member.name)
-            elif member.isfile():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.extractfile(member) as source, target.open("wb") as file:  # type: ignore[union-attr]
-                    shutil.copyfileobj(source, file)
-    if left:
-        note(f"{archive}: {len(left)} links or files of other places are left out, such as {left[0]}.")
-
-
-def _words(identity: list) -> str:
-    return digest_of(json.dumps(identity).encode())
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Bytes and time of a file; of a link to nothing, zeros."""
-    if not file.exists():
-        return 0, 0
-    return (about := file.stat()).st_size, about.st_mtime_ns

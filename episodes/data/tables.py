@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from episodes.data.columns import LABEL_NAMES
-from episodes.data.folders import SPLITS, SUFFIXES, ImageFolder, files_below, is_image
+from episodes.data.folders import SPLITS, SUFFIXES, ImageFolder, is_image
 from episodes.data.reading import Reading, Stored
+from episodes.data.walking import files_below
 from episodes.errors import UserError, note, unknown
 
 TABLES = (".csv", ".tsv", ".jsonl")
