@@ -1,7 +1,6 @@
 """Named benchmarks: from a name to the task families of meta-train, meta-validation and meta-test."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.dealing import cut, dealt
 from episodes.data.glyphs import glyph_pools
 from episodes.data.hf import is_hub_name
 from episodes.data.identity import classes_among, ids_of, images_in_both
@@ -103,7 +103,9 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
         UserError: no such benchmark, folder or hub data set, an option that it does not have, or data that cannot be read.
     """
     with readable(config.path or config.name):
-        if config.name not in BENCHMARKS:
+        if config.name in BENCHMARKS:
+            _refuse(config, "split", "configuration")
+        else:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
 
@@ -122,14 +124,14 @@ def _check_place(config: DataConfig) -> None:
 
 
 def _glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
-    _refuse(config, "path", "image", "label", "channels")
+    _refuse(config, "path", "image", "label", "channels", "skip_damaged")
     pools = glyph_pools(reading_of(config, 28, None).size or 28)
     return _classification(config, "glyphs", vocabulary, [pools[split] for split in SPLITS])
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
     """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
-    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest")
+    _refuse(config, "path", "size", "image", "label", "channels", "without", "fewest", "skip_damaged")
     named = SYNTHETIC[config.name]
     train, held_out = named.families(vocabulary)
     return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)
@@ -144,14 +146,14 @@ def _omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
     folder = local_copy(config) or omniglot_download()
     reading = reading_of(config, 28, 1)
     if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
-        _refuse(config, "image", "label")
+        _refuse(config, "image", "label", "skip_damaged")
         background, test = (_archive(folder / name, split, reading) for split, name in OMNIGLOT_ARCHIVES.items())
     else:
         background, test = (
             read_cached(folder, "omniglot", [split], reading, f"omniglot, {split}") for split in OMNIGLOT_ARCHIVES
         )
     order = shuffled_by_name(background, "omniglot")
-    train, validation = _cut(background, "omniglot", order, (864, 100), ("train", "validation"))
+    train, validation = cut(background, "omniglot", order, (864, 100), ("train", "validation"))
     return _classification(config, "omniglot", vocabulary, [train, validation, test])
 
 
@@ -164,20 +166,19 @@ def _cifar100(config: DataConfig, vocabulary: int) -> Benchmark:
     where = local_copy(config) or "uoft-cs/cifar100"
     reading = with_columns(reading_of(config, 32, 3), str(where), "img", "fine_label")
     pool = read_cached(where, "cifar100", None, reading)
-    parts = _cut(pool, "cifar100", shuffled_by_name(pool, "cifar100"), (50, 10, 40), SPLITS)
+    parts = cut(pool, "cifar100", shuffled_by_name(pool, "cifar100"), (50, 10, 40), SPLITS)
     return _classification(config, "cifar100", vocabulary, parts)
 
 
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
-    """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test.
+    """All splits pooled, the classes dealt as `--data.split` says: else 60 % to meta-train, 20 % to validate, 20 % to test.
 
     Which classes these are depends on their labels alone: not on the path or name of the data set, nor on the images' size.
     """
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    (pool,) = left_in([pool], config, name)
-    return _classification(config, name, vocabulary, _cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
+    return _classification(config, name, vocabulary, dealt(pool, config, name))
 
 
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
@@ -202,29 +203,6 @@ def shuffled_by_name(pool: ClassPool, name: str) -> np.ndarray:
     return random_numbers(f"classes of {name}").random(len(pool.names)).argsort()
 
 
-def dealt_by_label(pool: ClassPool, name: str) -> np.ndarray:
-    """(classes,) the places of the classes, in the order of digests of their labels, whatever the data set is called."""
-    labels = [os.fsencode(own.removeprefix(f"{name}/")) for own in pool.names]  # names of folders may be no text
-    digests = [hashlib.blake2b(label, digest_size=8, person=b"classes").digest() for label in labels]
-    return np.array(sorted(range(len(labels)), key=lambda i: (digests[i], labels[i])), dtype=np.int64)
-
-
-def _cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], splits: Sequence[str]) -> list[ClassPool]:
-    """Deals the classes in this order, in proportion to `shares`, at least one to each split."""
-    classes = len(pool.names)
-    if classes < len(splits):
-        raise UserError(
-            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}; {len(splits)} are the least) "
-            f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
-        )
-    ends: list[int] = []
-    for i in range(1, len(splits)):  # at least one class for each split before this end, and for each after it
-        least, most = (ends[-1] if ends else 0) + 1, classes - len(splits) + i
-        ends.append(min(max(round(classes * sum(shares[:i]) / sum(shares)), least), most))
-    parts = np.split(order, ends)
-    return [pool.select(np.sort(part), f"{name}, meta-{split}") for part, split in zip(parts, splits, strict=True)]
-
-
 def _archive(archive: Path, split: str, reading: Reading) -> ClassPool:
     if not archive.is_file():
         raise missing_archive(archive)
@@ -238,4 +216,4 @@ def _refuse(config: DataConfig, *options: str) -> None:
     """Options that this data set does not have are an error, not ignored."""
     for option in options:
         if getattr(config, option) not in (None, (), False):
-            raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")
+            raise UserError(f"--data.{option.replace('_', '-')} means nothing for {config.name}; leave it out.")

@@ -36,9 +36,13 @@ class DataConfig:
     """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
     set 3 where an image has colour."""
     without: tuple[str, ...] = ()
-    """Classes that are left out, by their labels (the names of their folders)."""
+    """Classes that are left out, by their labels (the paths of their folders), or by patterns like Latin/*."""
     fewest: int | None = None
     """Classes with fewer images than this are left out. None: none is."""
+    split: str | None = None
+    """How the classes of a data set of your own are dealt: shares of meta-train, meta-validation and meta-test; hierarchy, by
+    the top folders, so that the meta-test is of super-classes that meta-train has not; or a JSON file with the lists train,
+    validation and test of labels. None: 60/20/20."""
     skip_damaged: bool = False
     """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
     configuration: str | None = None

@@ -31,6 +31,8 @@ class ImageFolder:
     """Split -> class -> its images, relative to `root`, in the order of their names. Without splits: "train"."""
     notes: tuple[str, ...]
     """Sentences on what was taken for what, and what was left out."""
+    left_out: int = 0
+    """Files, or rows of tables, that are left out."""
 
 
 def holds_images(folder: Path) -> bool:
@@ -70,7 +72,7 @@ def image_folder(folder: Path, words: str, descend: bool = False) -> ImageFolder
         name, whole = (file.parts[0], _class_of(file, own)) if split else ("train", _class_of(file, own))
         label = Path(*whole.parts[1:]) if split else whole
         found.setdefault(name, {}).setdefault(label.as_posix(), []).append(file)
-    return ImageFolder(folder, found, _notes(folder, words, files, inside, found, split))
+    return ImageFolder(folder, found, _notes(folder, words, files, inside, found, split), len(files) - len(inside))
 
 
 def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) -> Stored:
@@ -89,7 +91,7 @@ def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) 
     code = {name: i for i, name in enumerate(names)}
     labels = [code[name] for part in parts for name, files in part.items() for _ in files]
     images = [file for part in parts for files in part.values() for file in files]
-    return Stored(np.array(labels, dtype=np.int64), names, partial(_images, folder.root, images))
+    return Stored(np.array(labels, dtype=np.int64), names, partial(_images, folder.root, images), left_out=folder.left_out)
 
 
 def _images(root: Path, files: list[Path], places: np.ndarray) -> Iterator[StoredImage]:

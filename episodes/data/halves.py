@@ -54,6 +54,8 @@ def halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool]:
 
 def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool | None]:
     """As `halves`, with None and all images together where the data set has no split to hold out."""
+    if data.split is not None:
+        raise UserError("--stream.data.split means nothing for a stream, which has all classes; leave it out.")
     with readable(data.path or data.name):
         name, pools = _read(data, own)
     pools = left_in(pools, data, name)

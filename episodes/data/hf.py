@@ -42,12 +42,13 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
     features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
     image, label = image_column(features, reading.image), label_column(features, reading.label)
     rows, labels, names = labelled_rows(parts, label, where)
+    out = sum(part.num_rows for part in parts.values()) - len(labels)
     parts = {split: part for split, part in parts.items() if len(rows[split])}
     for split, part in parts.items():
         if image not in part.features:
             raise UserError(f"Split {split!r} of {where} has no column {image!r}. Choose another column with --data.image.")
     if kind_of(features[image]) == "vector":
-        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where))
+        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
     starts = np.cumsum([0, *(len(rows[split]) for split in parts)])
     ready = {split: _undecoded(part, image) for split, part in parts.items()}
     images = [partial(_images, split, ready[split]) for split in parts]
@@ -57,7 +58,7 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
             inside = places[(places >= starts[i]) & (places < starts[i + 1])] - starts[i]
             yield from own(rows[split][inside])
 
-    return Stored(labels, names, at)
+    return Stored(labels, names, at, left_out=out)
 
 
 def open_splits(where: str, splits: Sequence[str] | None = None, configuration: str | None = None) -> "dict[str, Dataset]":

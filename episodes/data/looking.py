@@ -37,6 +37,7 @@ def completed_by_looking(stored: Stored, reading: Reading, where: str) -> Readin
         channels=reading.channels or _channels(seen, where),
         levels=reading.levels or _levels(seen, stored, where),
         ground=reading.ground or _ground(seen, where),
+        seen=_sides(seen),
     )
 
 
@@ -58,14 +59,20 @@ def _sound(stored: Stored, places: np.ndarray) -> Iterator[Look]:
             continue
 
 
+def _sides(seen: list[Look]) -> str:
+    """The smallest and the largest width and height."""
+    kinds = sorted({one.sides for one in seen}, key=lambda sides: (max(sides), sides))
+    least, most = (f"{width} x {height}" for width, height in (kinds[0], kinds[-1]))
+    return least if least == most else f"{least} to {most}"
+
+
 def _size(seen: list[Look], where: str) -> int:
     """The median of the longer sides, at most 64."""
     longer = sorted(max(one.sides) for one in seen)
     size = min(longer[(len(longer) - 1) // 2], LARGEST_OWN_SIZE)
-    if len(kinds := sorted({one.sides for one in seen}, key=lambda sides: (max(sides), sides))) > 1:
-        least, most = (f"{width} x {height}" for width, height in (kinds[0], kinds[-1]))
+    if (kinds := len({one.sides for one in seen})) > 1:
         note(
-            f"{where}: images are of {len(kinds)} sizes, from {least} to {most} pixels ({len(seen)} were looked at). All are "
+            f"{where}: images are of {kinds} sizes, from {_sides(seen)} pixels ({len(seen)} were looked at). All are "
             f"read at {size} x {size}, by the median of their longer sides, at most {LARGEST_OWN_SIZE}. Another: --data.size."
         )
     return size

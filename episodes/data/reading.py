@@ -40,6 +40,8 @@ class Reading:
     """The pixel values that become 0 and 255, where the images do not say; None: by those that they have."""
     ground: Ground | None = None
     """What is seen through transparent pixels; None: the images have not been looked at."""
+    seen: str | None = None
+    """Width and height of the images that were looked at, in words."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -71,6 +73,8 @@ class Stored(NamedTuple):
     """The images at some places (N,) of `labels`, which ascend."""
     vectors: np.ndarray | None = None
     """(I, F) float32: what is stored where it is no images."""
+    left_out: int = 0
+    """Files or rows that are left out before anything is decoded; a note has said which."""
 
 
 def decoded(stored: Stored, reading: Reading, where: str, batch: int = 256) -> Iterator[tuple[np.ndarray, int] | None]:

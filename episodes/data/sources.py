@@ -14,6 +14,7 @@ from episodes.data.places import readable, user_path
 from episodes.data.pool import ClassPool, gathered, grouped
 from episodes.data.reading import Reading, Stored, decoded
 from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
+from episodes.data.telling import tell
 from episodes.data.unpacking import unpacked
 from episodes.data.walking import files_below, stamps_of
 from episodes.errors import UserError, unknown
@@ -46,9 +47,12 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
     names = [f"{name}/{label}" for label in stored.names]
     if stored.vectors is not None:
         _refuse_sizes(reading, where)
-        return grouped(stored.labels, names, stored.vectors, words)
-    done = completed_by_looking(stored, reading, where)
-    return gathered(stored.labels, names, decoded(stored, done, where), words)
+        pool, done = grouped(stored.labels, names, stored.vectors, words), reading
+    else:
+        done = completed_by_looking(stored, reading, where)
+        pool = gathered(stored.labels, names, decoded(stored, done, where), words)
+    tell(pool, stored, done)
+    return pool
 
 
 def pool_of_dataset(

@@ -59,12 +59,13 @@ def read_table(file: Path) -> Table:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables that say which image of a folder is of which class: `BESIDE`, else the only table in it."""
+    """The tables that say which image of a folder is of which class: `BESIDE`, else a single one without classes beside."""
     files = files_below(folder)
     if found := [file for file in files if file.name in BESIDE]:
         return found
     loose = [file for file in files if len(file.parts) == 1 and file.suffix.lower() in TABLES]
-    return loose if len(loose) == 1 and _image_columns(read_table(folder / loose[0]), folder) else []
+    tops = {file.parts[0] for file in files if is_image(file) and len(file.parts) > 1}
+    return loose if len(loose) == 1 and len(tops) < 2 and _image_columns(read_table(folder / loose[0]), folder) else []
 
 
 def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: str) -> ImageFolder:
@@ -80,7 +81,7 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     tops = [table.parts[0] for table in tables]
     split = all(len(table.parts) > 1 for table in tables) and set(tops) <= set(SPLITS)
     found: dict[str, dict[str, list[Path]]] = {}
-    notes, taken = [], set[Path]()
+    notes, taken, out = list[str](), set[Path](), 0
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
@@ -92,9 +93,10 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
                 part.setdefault(own, []).append(image)
         if missing := sum(not (row.get(file) and row.get(label)) for row in table.rows):
             notes.append(f"{table.file}: {missing} rows have no {file} or no {label} and are left out.")
+            out += missing
     if left := [file for file in files_below(folder) if is_image(file) and file not in taken]:
         notes.append(f"{words}: {len(left)} images that no table names are left out, such as {left[0]}.")
-    return ImageFolder(folder, found, tuple(notes))
+    return ImageFolder(folder, found, tuple(notes), out + len(left))
 
 
 def images_named(file: Path) -> list[Path]:
@@ -132,7 +134,7 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
     names = in_order(own for own in labels if own)
     code = {name: i for i, name in enumerate(names)}
     codes = np.array([code[own] for own in labels if own], dtype=np.int64)
-    return Stored(codes, names, lambda places: iter(()), x[kept].astype(np.float32))
+    return Stored(codes, names, lambda places: iter(()), x[kept].astype(np.float32), int((~kept).sum()))
 
 
 def in_order(labels) -> list[str]:

@@ -15,6 +15,8 @@ def located(data: DataConfig) -> DataConfig:
     for name in ("path",) if named else ("name",):
         if values[name] and user_path(values[name]).exists():
             values[name] = os.path.abspath(user_path(values[name]))
+    if values["split"] and user_path(values["split"]).is_file():
+        values["split"] = os.path.abspath(user_path(values["split"]))
     return DataConfig(**values)
 
 
