@@ -151,7 +151,7 @@ def test_archives_that_do_not_do(tmp_path, cache):
     (tmp_path / "x.zip").write_bytes(b"PK but no archive")
     (tmp_path / "y.doc").write_text("a,b")
     for name in ("x.zip", "y.doc"):
-        with pytest.raises(UserError, match=f"{name} is neither a zip or tar archive nor a .parquet, .csv"):
+        with pytest.raises(UserError, match=f"{name} is neither a zip or tar archive nor a .parquet, .arrow"):
             read(str(tmp_path / name), "p")
     with tarfile.open(tmp_path / "out.tar", "w") as archive:
         archive.add(images(tmp_path / "f", "a/1.png") / "a" / "1.png", "../../outside.png")
@@ -166,6 +166,16 @@ def test_a_parquet_file(tmp_path, cache):
     columns = {"image": [png(noise(i)) for i in range(6)], "label": [*"aabbcc"]}
     file = Path(hf_folder(tmp_path / "set", kinds, train=columns)) / "data" / "train-00000-of-00001.parquet"
     assert read(str(file), "p").names == ("p/a", "p/b", "p/c")
+    assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
+    assert read(archive, "p").fingerprint == read(str(file), "p").fingerprint, "and an archive of a folder of them"
+
+
+def test_an_arrow_file(tmp_path, cache):
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": [{"bytes": png(noise(i)), "path": None} for i in range(6)], "label": [*"aabbcc"]}
+    datasets.Dataset.from_dict(columns, features=kinds).save_to_disk(str(tmp_path / "set"))
+    (file,) = (tmp_path / "set").glob("*.arrow")
     assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
 
 

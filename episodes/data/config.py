@@ -19,8 +19,8 @@ class DataConfig:
     name: str = "glyphs"
     """A named benchmark (glyphs, sine, slowly-changing-regression, recall, noisy-recall, tracking, tracking-5, omniglot,
     cifar100), a folder (a sub-folder of images for each class, images with a table of their labels, or parquet files), a zip
-    or tar archive of such a folder, a parquet file, a table (.csv, .tsv or .jsonl) of images or of numbers, an .npz file of
-    arrays x and y, or a Hugging Face hub name like owner/data-set."""
+    or tar archive of such a folder, a parquet or Arrow file, a table (.csv, .tsv or .jsonl) of images or of numbers, an .npz
+    file of arrays x and y, or a Hugging Face hub name like owner/data-set."""
     path: str | None = None
     """The folder (or file) of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None

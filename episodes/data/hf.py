@@ -1,4 +1,4 @@
-"""What the `datasets` library opens: a hub name, or a folder or file of parquet."""
+"""What the `datasets` library opens: a hub name, or a folder or file of parquet or Arrow."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,9 @@ def _open_folder(where: str, configuration: str | None) -> "dict[str, Dataset]":
     if configuration is not None and (folder.is_file() or is_saved(folder)):
         raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
     try:
-        if folder.is_file():
+        if folder.is_file() and folder.suffix.lower() == ".arrow":
+            parts = Dataset.from_file(str(folder))
+        elif folder.is_file():
             parts = load_dataset("parquet", data_files={"train": str(folder)}, cache_dir=_kept_in())
         elif is_saved(folder):
             parts = load_from_disk(str(folder))

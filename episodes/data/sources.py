@@ -167,7 +167,7 @@ def _folder_at(where: str, path: Path, reading: Reading) -> ImageFolder | None:
 def _opened(where: str) -> str:
     """The place to read from: of an archive what was unpacked from it, and there the folder that holds all."""
     path = user_path(where)
-    if not path.is_file() or path.suffix.lower() == ".parquet":
+    if not path.is_file() or path.suffix.lower() in (".parquet", ".arrow"):
         return where
     place = unpacked(path)
     while len(inside := list(place.iterdir())) == 1 and inside[0].is_dir() and not _is_class(inside[0]):

@@ -25,8 +25,8 @@ def unpacked(archive: Path) -> Path:
         shutil.rmtree(place)
     if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
         raise UserError(
-            f"{archive} is neither a zip or tar archive nor a .parquet, .csv, .tsv, .jsonl or .npz file. Give one of these, or "
-            "a folder with a sub-folder of images for each class."
+            f"{archive} is neither a zip or tar archive nor a .parquet, .arrow, .csv, .tsv, .jsonl or .npz file. "
+            "Give one of these, or a folder with a sub-folder of images for each class."
         )
     with building(place.parent) as folder:
         fresh = Path(folder, "new")
