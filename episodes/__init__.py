@@ -3,7 +3,7 @@
 The ways in: `load_benchmark` for episodes, `STREAMS[name].config.load()` for a stream.
 """
 
-from episodes.catalog import BENCHMARKS, Benchmark, load_benchmark
+from episodes.catalog import BENCHMARKS, Benchmark, benchmark_of, load_benchmark
 from episodes.check import check_stream
 from episodes.data.config import DataConfig, completed
 from episodes.data.images import decode
@@ -38,6 +38,7 @@ __all__ = [
     "StreamConfig",
     "Task",
     "UserError",
+    "benchmark_of",
     "check_stream",
     "completed",
     "completed_stream",

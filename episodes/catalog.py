@@ -181,6 +181,20 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     return _classification(config, name, vocabulary, dealt(pool, config, name))
 
 
+def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> Benchmark:
+    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names.
+
+    Arguments:
+        vocabulary: label symbols (V) of its episodes.
+        split: as `DataConfig.split`.
+
+    Raises:
+        UserError: there are too few classes, or `split` is none.
+    """
+    config = DataConfig(pool.source, split=split)
+    return _classification(config, pool.source, vocabulary, dealt(pool, config, pool.source))
+
+
 BENCHMARKS: dict[str, Callable[[DataConfig, int], Benchmark]] = {
     "glyphs": _glyphs,
     **dict.fromkeys(SYNTHETIC, _synthetic),

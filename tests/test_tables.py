@@ -9,7 +9,7 @@ import pytest
 import torch
 from making import hf_folder, noise, png
 
-from episodes import ClassPool, DataConfig, UserError, load_benchmark, pool_of_dataset
+from episodes import ClassPool, DataConfig, EpisodeShape, UserError, benchmark_of, load_benchmark, pool_of_dataset
 from episodes.data.reading import Reading
 from episodes.data.sources import read, splits_of
 from episodes.errors import Notice
@@ -161,6 +161,18 @@ def test_arrays_and_tensors_are_a_pool(case, kind):
     own = x[:, None] if case == "grey" else x.transpose(0, 3, 1, 2) if case == "channels last" else x
     assert np.array_equal(pool.x, own[[1, 3, 5, 0, 2, 4]]) and pool.x.dtype == (np.float32 if case == "vectors" else np.uint8)
     assert ClassPool.from_arrays(x, [*"babbab"]).names == ("arrays/a", "arrays/b")
+
+
+def test_a_pool_of_ones_own_is_a_benchmark(tmp_path, cache):
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    pool = ClassPool.from_arrays(x, np.arange(40) // 4, source="mine")
+    benchmark = benchmark_of(pool, 8)
+    assert [len(benchmark.classes(split)) for split in ("train", "validation", "test")] == [6, 2, 2]
+    episode = benchmark.generator("train", EpisodeShape(3, 2, 2, 8), 0).batch(range(2))
+    assert episode.stream.x.shape == (2, 6, 1, 8, 8) and benchmark.name == "mine"
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(40) // 4)
+    assert load_benchmark(DataConfig(str(tmp_path / "mine.npz")), 8).classes("test") == benchmark.classes("test")
+    assert len(benchmark_of(pool, 8, "20/20/60").classes("test")) == 6
 
 
 @pytest.mark.parametrize(
