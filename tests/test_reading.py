@@ -181,6 +181,18 @@ def test_a_column_of_pixels(case, tmp_path, cache):
     assert pool.x_shape == (1, 8, 8) and np.abs(pool.x[:, 0].astype(int) - np.stack([own[i] for i in (0, 2, 1, 3)])).max() <= 1
 
 
+def test_images_as_bytes_without_a_type(tmp_path, cache):
+    """As pandas or Arrow write them."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    data = [png(noise(i)) for i in range(2)]
+    for name, column in (("plain", data), ("pair", [{"bytes": own, "path": "x"} for own in data])):
+        pyarrow.parquet.write_table(pa.table({"picture": column, "label": ["a", "b"]}), tmp_path / f"{name}.parquet")
+        pool = read(str(tmp_path / f"{name}.parquet"), "p")
+        assert np.array_equal(pool.x[1], noise(1).transpose(2, 0, 1)), name
+
+
 def test_pixels_that_are_no_images_are_counted(tmp_path, cache):
     kind = datasets.List(datasets.List(datasets.Value("int64")))
     columns = {"image": [[[0, 255], [255, 0]], [[1, 2], [3]], [[9, 99], [9, 255]]], "label": [0, 0, 1]}

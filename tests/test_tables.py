@@ -34,6 +34,7 @@ TABLES = {
         for file, label in (("x/1.png", "cat"), ("2.png", "ant"), ("3.png", "cat"))
     ),
     "labels.csv": ("\ufeffname;kind", "x/1.png;cat", "2.png;ant", "3.png;cat"),
+    "quoted.csv": ('"file", label', '"x/1.png","cat"', '2.png,"ant"', "", '"3.png", cat'),
     "labels.tsv": ("x/1.png\tcat", "2.png\tant", "3.png\tcat"),
     "others.csv": ("id,image,class", "7,x/1.png,cat", "8,./2.png,ant", '9,"3.png",cat'),
 }
@@ -90,11 +91,23 @@ def test_the_images_of_a_table_are_part_of_what_it_is(tmp_path, cache):
     assert load_benchmark(DataConfig(table), 8).fingerprint != first.fingerprint
 
 
+def test_a_table_of_captions_beside_folders_of_classes_says_nothing_of_them(tmp_path, cache):
+    folder = images(tmp_path / "pics", "cat/1.png", "dog/1.png")
+    written(folder / "metadata.csv", "file_name,text", "cat/1.png,a cat", "dog/1.png,another cat")
+    written(folder / "boxes.csv", "file_name,label", "cat/1.png,3", "dog/1.png,3")
+    with pytest.warns(Notice, match="2 files that are no images are left out, such as boxes.csv"):
+        assert read(str(folder), "p").names == ("p/cat", "p/dog")
+    assert read(str(folder), "p", reading=Reading(label="text")).names == ("p/a cat", "p/another cat")
+
+
 WRONG = {
     "empty": ((), "has no rows"),
     "a header alone": (("file,label",), "has no rows"),
     "a column twice": (("a,a", "1,2"), "names a column twice in line 1: a, a"),
-    "a short row": (("a,label", "1,2", "3"), "row 2 has 1 values, and there are 2 columns"),
+    "a short row": (
+        ("a,label", "1,2", "3"),
+        "cannot be read as a table .*Expected 2 columns, got 1.*as many values in each line",
+    ),
     "neither": (("a,label", "far.png,2"), "neither a column of image files that are there, nor one of numbers.*a, label"),
     "no label": (("a,b", "1,2"), "no column with a name like label, in a, b. Choose one with --data.label"),
     "a gap": (("a,b,label", "1,2,x", "1,,x"), "1 of 2 rows of .* lack a finite number, such as row 2"),
@@ -126,6 +139,14 @@ def test_a_table_of_numbers_is_vectors(tmp_path, cache):
     assert "columns that are no numbers are left out: who" in words and "1 rows have no label and are left out" in words
     with pytest.warns(Notice), pytest.raises(UserError, match=r"--data.size means nothing for .*t.csv, whose rows are vectors"):
         read(table, "p", reading=Reading(size=8))
+
+
+def test_a_table_may_have_lines_in_its_values_and_many_columns(tmp_path, cache):
+    rows = [",".join(["7", *(str((i * j) % 256) for j in range(784)), f'"line {i}\n and ""more"""']) for i in range(50)]
+    header = ",".join(["label", *(f"p{j}" for j in range(784)), "text"])
+    with pytest.warns(Notice, match="no numbers are left out: text"):
+        pool = read(written(tmp_path / "t.csv", header, *rows), "p")
+    assert pool.x_shape == (784,) and pool.counts.tolist() == [50] and pool.x[3].tolist() == [3 * j % 256 for j in range(784)]
 
 
 def test_vectors_are_a_benchmark(tmp_path, cache):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 LABEL_NAMES = re.compile(r"(class|category|label|target)(es|s|_?id|_?name|_?label)?", re.IGNORECASE)
 CATEGORICAL = {"bool", "string", "large_string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
+TOGETHER = 4096
+"""Vectors that are converted together."""
 NUMBER = re.compile(r"u?int\d+|float\d+|bool")
 
 
@@ -21,7 +23,9 @@ def kind_of(feature: object) -> Literal["image", "pixels", "vector"] | None:
     """What a column holds: image files, arrays of pixels, or rows of numbers; None: none of these."""
     from datasets import Array2D, Array3D, Image, LargeList, List, Value
 
-    if isinstance(feature, Image):
+    if isinstance(feature, Image) or feature == Value("binary") or feature == Value("large_binary"):
+        return "image"
+    if isinstance(feature, dict) and feature.get("bytes") == Value("binary"):
         return "image"
     if isinstance(feature, Array2D | Array3D):
         return "pixels"
@@ -121,15 +125,23 @@ def vectors_of(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], column:
     Raises:
         UserError: they are not, or one is missing or not finite; says in which row.
     """
+    import pyarrow.compute as pc
+
     found = list[np.ndarray]()
     for split, part in parts.items():
-        values = part.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-        for row in rows[split]:
-            vector = np.array(values[row] if values[row] is not None else [], dtype=np.float32)
-            if len(vector) != len(found[0] if found else vector) or not vector.size or not np.isfinite(vector).all():
+        own = part.select(rows[split]).select_columns([column]).with_format("arrow")
+        for first, some in zip(range(0, len(own), TOGETHER), own.iter(TOGETHER), strict=True):
+            lists = some[column].combine_chunks()
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+            width = found[0].shape[1] if found else lengths[0]
+            wrong = (lengths != width) | (lengths == 0)
+            if not wrong.any():
+                found.append(pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width))
+                wrong = ~np.isfinite(found[-1]).all(axis=1)
+            if wrong.any():
+                row = rows[split][first + int(wrong.argmax())]
                 raise UserError(
                     f"Row {row} of split {split!r} of {where} has not as many finite numbers in {column!r} as the first. "
                     "Mend it, leave it out, or choose another column with --data.image."
                 )
-            found.append(vector)
-    return np.stack(found)
+    return np.concatenate(found)

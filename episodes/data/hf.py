@@ -93,7 +93,8 @@ def _open_folder(where: str, configuration: str | None) -> "dict[str, Dataset]":
         elif is_saved(folder):
             parts = load_from_disk(str(folder))
         else:
-            _check_configuration(where, configuration)
+            if wrong := _wrong_configuration(str(folder), configuration):
+                raise wrong
             parts = _load(folder, configuration)
     except UserError:
         raise
@@ -144,15 +145,19 @@ def _schemas_differ(files: dict[str, list[str]]) -> bool:
     return any(features != kinds[0] for features in kinds)
 
 
-def _check_configuration(where: str, asked: str | None) -> None:
-    """Raises `UserError` where there is no such configuration, or several and none is asked."""
+def _wrong_configuration(where: str, asked: str | None) -> UserError | None:
+    """What is wrong with the configuration that is asked: there is no such one, or there are several and none is asked."""
     from datasets import get_dataset_config_names, get_dataset_default_config_name
 
-    choices = get_dataset_config_names(where if is_hub_name(where) else str(user_path(where)))
+    try:
+        choices, usual = get_dataset_config_names(where), get_dataset_default_config_name(where)
+    except Exception:  # nothing can be read there, which reading says
+        return None
     if asked is not None and asked not in choices:
-        raise unknown(f"configuration of {where}", asked, choices)
-    if asked is None and len(choices) > 1 and get_dataset_default_config_name(where) is None:
-        raise UserError(f"{where} has several configurations. Choose one with --data.configuration: {', '.join(choices)}.")
+        return unknown(f"configuration of {where}", asked, choices)
+    if asked is None and usual is None and len(choices) > 1:
+        return UserError(f"{where} has several configurations. Choose one with --data.configuration: {', '.join(choices)}.")
+    return None
 
 
 def is_saved(folder: Path) -> bool:
@@ -167,11 +172,10 @@ def _open_hub(where: str, configuration: str | None) -> "dict[str, Dataset]":
 
     _check_hub(where)
     try:
-        _check_configuration(where, configuration)
         return dict(load_dataset(where, configuration, cache_dir=_kept_in()))
-    except UserError:
-        raise
     except Exception as error:
+        if wrong := _wrong_configuration(where, configuration):
+            raise wrong from error
         raise UserError(
             f"There is no folder {where}, and the hub's data set of that name cannot be loaded ({cause(error)}). "
             "Check the name and the network, or give a local copy with --data.path (of a stream --stream.data.path)."

@@ -156,7 +156,7 @@ def _folder_at(where: str, path: Path, reading: Reading) -> ImageFolder | None:
     place = Path(_opened(where))
     if not holds_images(place):
         return None
-    if tables := tables_in(place):
+    if tables := tables_in(place, reading.label):
         return table_folder(place, tables, reading, where)
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
