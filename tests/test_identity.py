@@ -145,6 +145,7 @@ def test_what_was_found_is_written_down(tmp_path, cache):
     with pytest.warns(UserWarning, match="12 x 12 to 30 x 30 pixels|1 of 30 images .* have colour"):
         assert load_benchmark(config, 8).train.spec.x_shape == (3, 12, 12)
     assert load_benchmark(whole, 8).train.spec.x_shape == (1, 12, 12)
+    assert completed(config, (6,)) == config, "vectors have neither"
     glyphs = completed(DataConfig("glyphs"), (1, 28, 28))
     assert (glyphs.size, glyphs.channels) == (28, None), "which has no option for channels"
 

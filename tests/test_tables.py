@@ -226,7 +226,7 @@ def test_an_npz_file(tmp_path, cache):
     assert read(str(tmp_path / "c.npz"), "p").x_shape == (64,) and splits_of(str(tmp_path / "c.npz")) == ["train"]
     for name, arrays, words in (
         ("d.npz", {"x": x}, r"has no array 'y', only x. Write it with numpy.savez"),
-        ("e.npz", {"x": x, "y": np.arange(12) % 6, "names": ["a"]}, r"y must be in 0..0, the places of names, not 0..5"),
+        ("e.npz", {"x": x, "y": np.arange(12) % 6, "names": ["a"]}, r"labels must be in 0..0, the places of names, not 0..5"),
         ("f.npz", {"x": np.array([{}]), "y": np.zeros(1)}, r"cannot be read \(Object arrays cannot be loaded"),
     ):
         np.savez(tmp_path / name, **arrays)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from episodes.data.reading import Reading, Stored, StoredImage
 from episodes.errors import UserError
@@ -51,6 +52,37 @@ def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> 
     return labels, [str(name) for name in names]
 
 
+def checked_labels(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
+    """(I,) the labels as int64.
+
+    Raises:
+        UserError: there are none, they are no places of `names`, or a name is there twice.
+    """
+    given = np.asarray(labels)
+    if not given.size:
+        raise UserError(f"{source} has no images.")
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise UserError(f"{source}: labels must be one row of integers, not {given.dtype} of shape {given.shape}.")
+    if given.min() < 0 or given.max() >= len(names):
+        raise UserError(
+            f"{source}: labels must be in 0..{len(names) - 1}, the places of names, not {given.min()}..{given.max()}."
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"{source}: a class name is there twice. The same name is the same class: give it one label.")
+    return given.astype(np.int64)
+
+
+def check_kind(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
+    """Raises `UserError` where these are neither images nor vectors."""
+    if dimensions == 2:
+        if dtype not in (np.float32, torch.float32):
+            raise UserError(f"{source}: vectors must be float32, not {dtype}. Convert them first.")
+    elif dtype not in (np.uint8, torch.uint8):
+        raise UserError(f"{source}: images must be uint8, 0 to 255, not {dtype}. Scale and round them first.")
+    elif dimensions != 4:
+        raise UserError(f"{source}: an image must be (C, H, W), a vector (F,), and this has {dimensions - 1} axes.")
+
+
 def stored_arrays(file: Path, reading: Reading) -> Stored:
     """What an .npz file holds: `x` and `y`, and where it has them `names`.
 
@@ -70,8 +102,7 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
     x = as_inputs(arrays["x"], str(file))
     named = arrays["names"].tolist() if "names" in arrays else None
     codes, names = as_labels(arrays["y"], named, len(x), str(file))
-    if len(codes) and (codes.min() < 0 or codes.max() >= len(names)):
-        raise UserError(f"{file}: y must be in 0..{len(names) - 1}, the places of names, not {codes.min()}..{codes.max()}.")
+    codes = checked_labels(codes, names, str(file))
     if x.ndim == 2:
         return Stored(codes, names, lambda places: iter(()), x)
 

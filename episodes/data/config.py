@@ -72,8 +72,11 @@ def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
     """The configuration with the size and channels that were found, so that it is read alike when images are added.
 
     Arguments:
-        shape: (C, H, W) of the images that `config` gave. Glyphs have no option for channels, which stay open.
+        shape: (C, H, W) of the images that `config` gave, or (F,) of vectors, which have neither. Glyphs have no option for
+            channels, which stay open.
     """
+    if len(shape) == 1:
+        return config
     channels = config.channels if config.name == "glyphs" else shape[0]
     return replace(config, size=shape[1], channels=channels)
 

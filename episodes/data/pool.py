@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes.data.arrays import as_inputs, as_labels
+from episodes.data.arrays import as_inputs, as_labels, check_kind, checked_labels
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
@@ -39,7 +39,7 @@ class ClassPool:
     """(I,) uint64, for each image what it is (`episodes.data.identity`): equal where the same image is stored."""
 
     def __post_init__(self) -> None:
-        _check_kind(self.x.dtype, self.x.ndim, self.source)
+        check_kind(self.x.dtype, self.x.ndim, self.source)
         if len(self.names) != len(self.starts) or len(self.names) != len(self.counts) or len(self.ids) != len(self.x):
             raise UserError(
                 f"{self.source}: a pool has a name, a start and a count for each class, and an id for each image, not "
@@ -172,7 +172,7 @@ def gathered(
     Raises:
         UserError: as `grouped`; the images do not fit into the memory that is free.
     """
-    labels = _checked(labels, names, source)
+    labels = checked_labels(labels, names, source)
     order = np.argsort(labels, kind="stable")
     places = np.empty(len(labels), dtype=np.int64)
     places[order] = np.arange(len(labels))
@@ -183,7 +183,7 @@ def gathered(
             continue
         image, known = one
         if not len(store):  # the first image tells the shape
-            _check_kind(image.dtype, image.ndim + 1, source)
+            check_kind(image.dtype, image.ndim + 1, source)
             must_fit(len(labels), image, source)
             store = np.empty((len(labels), *image.shape), dtype=image.dtype)
         if image.dtype != store.dtype or image.shape != store.shape[1:]:
@@ -208,33 +208,6 @@ def digest_of(*parts) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _checked(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
-    """The labels as int64."""
-    given = np.asarray(labels)
-    if not given.size:
-        raise UserError(f"{source} has no images.")
-    if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise UserError(f"{source}: labels must be one row of integers, not {given.dtype} of shape {given.shape}.")
-    if given.min() < 0 or given.max() >= len(names):
-        raise UserError(
-            f"{source}: labels must be in 0..{len(names) - 1}, the places of names, not {given.min()}..{given.max()}."
-        )
-    if len(set(names)) < len(names):
-        raise UserError(f"{source}: a class name is there twice. The same name is the same class: give it one label.")
-    return given.astype(np.int64)
-
-
-def _check_kind(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
-    """Raises `UserError` where these are neither images nor vectors."""
-    if dimensions == 2:
-        if dtype not in (np.float32, torch.float32):
-            raise UserError(f"{source}: vectors must be float32, not {dtype}. Convert them first.")
-    elif dtype not in (np.uint8, torch.uint8):
-        raise UserError(f"{source}: images must be uint8, 0 to 255, not {dtype}. Scale and round them first.")
-    elif dimensions != 4:
-        raise UserError(f"{source}: an image must be (C, H, W), a vector (F,), and this has {dimensions - 1} axes.")
 
 
 def _what(image: np.ndarray) -> str:
