@@ -76,6 +76,10 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path):
 
 
 LAYOUTS = {
+    "splits beside a class": (
+        ["a/train/1.png", "a/test/1.png", "b/1.png"],
+        "some folders hold .*as a split does, but not all .* a/test and a/train would be two classes",
+    ),
     "a split beside a class": (["train/a/1.png", "train/b/1.png", "c/1.png"], "train holds folders of images, as a split does"),
     "an image in a split": (
         ["train/a/1.png", "train/2.png", "test/a/1.png"],
@@ -100,6 +104,25 @@ def test_a_class_is_its_path(tmp_path):
     with pytest.warns(Notice, match="are taken for splits"):
         pool = read(str(parts), "p")
     assert pool.names == ("p/Greek/char0", "p/Latin/char0") and pool.counts.tolist() == [2, 1]
+
+
+SPLIT = {  # files, and the labels of the classes, each of which has an image in both splits
+    "capitals": (["Train/a/1.png", "Test/a/2.png"], {"a"}),
+    "below a folder": (["images/train/a/1.png", "images/test/a/2.png"], {"images/a"}),
+    "in the classes": (["a/train/1.png", "a/test/2.png", "x/b/Train/1.png", "x/b/Test/2.png"], {"a", "x/b"}),
+    "between": (["Greek/train/a/1.png", "Greek/test/a/2.png"], {"Greek/a"}),
+}
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_a_class_in_two_splits_is_one_class_wherever_the_splits_are(case, tmp_path, cache):
+    """Else it would be meta-trained on by one name and tested by the other."""
+    files, labels = SPLIT[case]
+    folder = images(tmp_path / "pics", *files)
+    with pytest.warns(Notice, match=r"the folders [Tt]est, .*[Tt]rain are taken for splits"):
+        pool = read(str(folder), "p")
+    assert set(pool.names) == {f"p/{label}" for label in labels} and set(pool.counts.tolist()) == {2}
+    assert splits_of(str(folder)) == ["test", "train"]
 
 
 def test_odd_names_and_formats_are_read(tmp_path):
@@ -169,6 +192,14 @@ def test_a_parquet_file(tmp_path, cache):
     assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
     archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
     assert read(archive, "p").fingerprint == read(str(file), "p").fingerprint, "and an archive of a folder of them"
+
+
+def test_files_with_several_pictures_are_said(tmp_path):
+    images(tmp_path / "pics", "a/1.png", "b/1.png")
+    frames = [Image.fromarray(noise(i, 10, 1)) for i in range(3)]
+    frames[0].save(tmp_path / "pics" / "a" / "2.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(Notice, match="1 of 3 image files that were looked at hold several pictures. The first is read"):
+        assert read(str(tmp_path / "pics"), "p").counts.tolist() == [2, 1]
 
 
 def test_an_arrow_file(tmp_path, cache):

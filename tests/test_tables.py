@@ -149,6 +149,18 @@ def test_a_table_may_have_lines_in_its_values_and_many_columns(tmp_path, cache):
     assert pool.x_shape == (784,) and pool.counts.tolist() == [50] and pool.x[3].tolist() == [3 * j % 256 for j in range(784)]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.npz"])
+def test_a_folder_or_archive_of_one_table_or_file_of_arrays_is_read_as_it(name, tmp_path, cache):
+    (tmp_path / "set").mkdir()
+    if name == "t.csv":
+        written(tmp_path / "set" / name, "a,b,label", "1,2,x", "3,4,y")
+    else:
+        np.savez(tmp_path / "set" / name, x=[[1, 2], [3, 4]], y=[*"xy"])
+    for where in (str(tmp_path / "set"), shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path, "set")):
+        pool = read(where, "p")
+        assert pool.names == ("p/x", "p/y") and pool.x.tolist() == [[1, 2], [3, 4]] and splits_of(where) == ["train"]
+
+
 def test_vectors_are_a_benchmark(tmp_path, cache):
     rows = np.random.default_rng(0).standard_normal((20, 6)).round(3)
     lines = [",".join(map(str, row)) + f",c{i % 5}" for i, row in enumerate(rows)]

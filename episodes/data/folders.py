@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from episodes.data.hf import is_saved
+from episodes.data.layout import check_splits, class_folders, is_split, split_level, without
 from episodes.data.reading import Stored, StoredImage
 from episodes.data.walking import files_below
 from episodes.errors import UserError, note, unknown
@@ -15,8 +16,6 @@ from episodes.errors import UserError, note, unknown
 FORMATS = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 SUFFIXES = frozenset(FORMATS.split())
 """The names of files that are taken for images end with one of these."""
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
-"""Folders that are splits, where all folders are named so and hold folders of images, not images."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx")
 """Files that may say which image is of which class."""
 TABLE = "Or put a table metadata.csv beside the images, with the columns file_name (paths from its folder on) and label."
@@ -57,22 +56,21 @@ def image_folder(folder: Path, words: str, descend: bool = False) -> ImageFolder
     files = files_below(folder)
     images = [file for file in files if is_image(file)]
     while descend and len({file.parts[0] for file in images}) == 1 and all(len(file.parts) > 2 for file in images):
-        if (inner := images[0].parts[0]) in SPLITS:
+        if is_split(inner := images[0].parts[0]):
             break
         folder, files = folder / inner, [Path(*file.parts[1:]) for file in files if file.parts[0] == inner]
         images = [file for file in files if is_image(file)]
     inside = [file for file in images if len(file.parts) > 1]
-    tops = sorted({file.parts[0] for file in inside})
-    split = bool(tops) and set(tops) <= set(SPLITS) and all(len(file.parts) > 2 for file in inside)
-    if not split:
-        _check_layout(words, files, inside, tops)
+    classes = class_folders(inside)
+    level = split_level(classes)
+    if level is None:
+        _check_layout(words, files, inside, classes)
     found: dict[str, dict[str, list[Path]]] = {}
-    own = {file.parent for file in inside}
-    for file in inside:
-        name, whole = (file.parts[0], _class_of(file, own)) if split else ("train", _class_of(file, own))
-        label = Path(*whole.parts[1:]) if split else whole
-        found.setdefault(name, {}).setdefault(label.as_posix(), []).append(file)
-    return ImageFolder(folder, found, _notes(folder, words, files, inside, found, split), len(files) - len(inside))
+    for file, own in zip(inside, classes, strict=True):
+        name = "train" if level is None else own.parts[level].lower()
+        found.setdefault(name, {}).setdefault(without(own, level).as_posix(), []).append(file)
+    notes = _notes(folder, words, files, inside, classes, level)
+    return ImageFolder(folder, found, notes, len(files) - len(inside))
 
 
 def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) -> Stored:
@@ -99,59 +97,40 @@ def _images(root: Path, files: list[Path], places: np.ndarray) -> Iterator[Store
         yield str(files[place]), {"bytes": None, "path": str(root / files[place])}
 
 
-def _class_of(file: Path, own: set[Path]) -> Path:
-    """The topmost folder on the way to an image that has images of its own: what lies below it belongs to it."""
-    return next(above for above in [*reversed(file.parents)][1:] if above in own)
-
-
-def _folders(found: dict[str, dict[str, list[Path]]], split: bool) -> set[str]:
-    """The folders of the classes."""
-    return {f"{name}/{label}" if split else label for name, part in found.items() for label in part}
-
-
 def is_image(file: Path) -> bool:
     """Whether a file, relative to the folder of the data, is taken for an image."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
     return file.suffix.lower() in SUFFIXES and not hidden
 
 
-def _check_layout(words: str, files: list[Path], inside: list[Path], tops: list[str]) -> None:
+def _check_layout(words: str, files: list[Path], inside: list[Path], classes: list[Path]) -> None:
     """Raises `UserError` where the images lie in no folders, some folders alone seem to be splits, or a table has labels."""
     table = next((str(file) for file in files if len(file.parts) == 1 and file.suffix.lower() in TABLES), None)
     if not inside:
         what = f"{len([file for file in files if is_image(file)])} images but no folders"
         raise UserError(f"{words} has {what}: each class needs a sub-folder with its images. {TABLE}")
-    if mixed := _like_splits(inside, tops):
+    check_splits(classes, words)
+    if table is not None and len({file.parts[0] for file in inside}) == 1:
         raise UserError(
-            f"{words}: {mixed} holds folders of images, as a split does, but not all that lies beside it or in it does. "
-            "Either let all folders be classes, or let all be splits, named train, validation and test, with classes in them."
+            f"{words} has one folder of images, {inside[0].parts[0]}, and the table {table}, which is not read: each class "
+            f"needs a sub-folder with its images. {TABLE}"
         )
-    if table is not None and len(tops) == 1:
-        raise UserError(
-            f"{words} has one folder of images, {tops[0]}, and the table {table}, which is not read: each class needs a "
-            f"sub-folder with its images. {TABLE}"
-        )
-
-
-def _like_splits(inside: list[Path], tops: list[str]) -> str:
-    """A folder that seems to be a split where not all are: one named so without images of its own, or with other folders."""
-    direct, nested = ({file.parts[0] for file in inside if (len(file.parts) == 2) is own} for own in (True, False))
-    alike = [name for name in tops if name in SPLITS and name in nested and (name not in direct or set(tops) <= set(SPLITS))]
-    return alike[0] if alike else ""
 
 
 def _notes(
-    folder: Path, words: str, files: list[Path], inside: list[Path], found: dict[str, dict[str, list[Path]]], split: bool
+    folder: Path, words: str, files: list[Path], inside: list[Path], classes: list[Path], level: int | None
 ) -> tuple[str, ...]:
     notes = []
-    if split:
-        taken_for = "are taken for splits, and the folders in them for classes: all of them are pooled"
-        notes.append(f"{words}: the folders {', '.join(found)} {taken_for}.")
-    if deeper := [file for file in inside if file.parent.as_posix() not in _folders(found, split)]:
-        label = _class_of(deeper[0], {file.parent for file in inside}).as_posix()
+    if level is not None:
+        splits = sorted({own.parts[level] for own in classes})
+        notes.append(
+            f"{words}: the folders {', '.join(splits)} are taken for splits, and the folders "
+            f"{'in them' if level != -1 else 'that they are in'} for classes: all of them are pooled."
+        )
+    if deeper := [(file, own) for file, own in zip(inside, classes, strict=True) if file.parent != own]:
         notes.append(
             f"{words}: {len(deeper)} images lie in sub-folders of a folder that has images of its own, and belong to its "
-            f"class: {deeper[0]} to {label}."
+            f"class: {deeper[0][0]} to {without(deeper[0][1], level)}."
         )
     taken = set(inside)
     if left := [file for file in files if file not in taken]:

@@ -23,6 +23,8 @@ class Look(NamedTuple):
     """Least and greatest pixel value, of an image whose mode does not say which are black and white; else None."""
     blank_on: tuple[Ground, ...] | None
     """The grounds on which nothing of it would be seen; None: it is not transparent."""
+    frames: int = 1
+    """Pictures in its file, of which the first is read."""
 
 
 def decode(
@@ -52,13 +54,14 @@ def look(raw: bytes | np.ndarray) -> Look:
     if isinstance(raw, np.ndarray):
         pixels = _channels_last(raw)
         return Look(pixels.shape[2], (pixels.shape[1], pixels.shape[0]), _levels(pixels), None)
+    frames = getattr(Image.open(io.BytesIO(raw)), "n_frames", 1) if raw else 1
     image = _open(raw)
     grey = image.mode in GREY_MODES or (image.mode == "P" and _is_grey(_plain(image).convert("RGB")))
     levels = _levels(np.asarray(image)) if image.mode[0] in "IF" else None
     blank = None
     if _is_transparent(image):
         blank = tuple(ground for ground in ("white", "black") if is_blank(np.asarray(_plain(image, ground=ground))))
-    return Look(1 if grey else 3, image.size, levels, blank)  # type: ignore[arg-type]
+    return Look(1 if grey else 3, image.size, levels, blank, frames)  # type: ignore[arg-type]
 
 
 def is_blank(pixels: np.ndarray) -> bool:

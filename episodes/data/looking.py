@@ -31,6 +31,8 @@ def completed_by_looking(stored: Stored, reading: Reading, where: str) -> Readin
     seen = _looks(stored)
     if not seen:  # all are damaged, which decoding says
         return replace(reading, size=reading.size or LARGEST_OWN_SIZE, channels=reading.channels or 1, ground="white")
+    if several := sum(one.frames > 1 for one in seen):
+        note(f"{where}: {several} of {len(seen)} image files that were looked at hold several pictures. The first is read.")
     return replace(
         reading,
         size=reading.size or _size(seen, where),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from episodes.data.arrays import stored_arrays
 from episodes.data.cache import remembered
-from episodes.data.folders import SPLITS, ImageFolder, holds_images, image_folder, is_image, stored_files
+from episodes.data.folders import ImageFolder, holds_images, image_folder, is_image, stored_files
 from episodes.data.hf import open_splits, stored_parts, stored_rows
+from episodes.data.layout import is_split
 from episodes.data.looking import completed_by_looking
 from episodes.data.places import readable, user_path
 from episodes.data.pool import ClassPool, gathered, grouped
@@ -96,8 +97,9 @@ def splits_of(where: str, reading: Reading | None = None) -> list[str]:
 def with_columns(reading: Reading, where: str, image: str, label: str) -> Reading:
     """The reading with the usual columns of a data set, where it leaves them open and is not of a folder of images."""
     with readable(where):
-        path = user_path(where)
-        own = (None, None) if _kind(path) or _folder_at(where, path, reading) is not None else (image, label)
+        place = _opened(where)
+        columns = place is None or not (_kind(place) or _folder_at(where, place, reading))
+        own = (image, label) if columns else (None, None)
         return replace(reading, image=reading.image or own[0], label=reading.label or own[1])
 
 
@@ -112,21 +114,23 @@ def source_identity(where: Path) -> list:
 
 
 def _splits(where: str, reading: Reading) -> list[str]:
-    path = user_path(where)
-    if _kind(path) == "arrays" or (_kind(path) == "table" and not images_named(path)):
+    if (place := _opened(where)) is None:
+        return list(open_splits(where, None, reading.configuration))
+    if _kind(place) == "arrays" or (_kind(place) == "table" and not images_named(place)):
         return ["train"]
-    folder = _folder_at(where, path, reading)
-    return list(folder.splits) if folder is not None else list(open_splits(_opened(where), None, reading.configuration))
+    folder = _folder_at(where, place, reading)
+    return list(folder.splits) if folder is not None else list(open_splits(str(place), None, reading.configuration))
 
 
 def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Stored:
-    path = user_path(where)
-    if (kind := _kind(path)) == "arrays":
-        return _whole(stored_arrays(path, reading), splits, where)
-    if kind == "table" and reading.image is None and not images_named(path):
-        return _whole(table_of_vectors(path, reading), splits, where)
-    if (folder := _folder_at(where, path, reading)) is None:
-        return stored_rows(_opened(where), splits, reading)
+    if (place := _opened(where)) is None:
+        return stored_rows(where, splits, reading)
+    if (kind := _kind(place)) == "arrays":
+        return _whole(stored_arrays(place, reading), splits, where)
+    if kind == "table" and reading.image is None and not images_named(place):
+        return _whole(table_of_vectors(place, reading), splits, where)
+    if (folder := _folder_at(where, place, reading)) is None:
+        return stored_rows(str(place), splits, reading)
     if reading.configuration is not None:
         raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
     return stored_files(folder, where, splits)
@@ -147,13 +151,10 @@ def _whole(stored: Stored, splits: Sequence[str] | None, where: str) -> Stored:
     return stored
 
 
-def _folder_at(where: str, path: Path, reading: Reading) -> ImageFolder | None:
+def _folder_at(where: str, place: Path, reading: Reading) -> ImageFolder | None:
     """The images that are meant, by the tables beside them or else by their folders; None: the `datasets` library reads."""
-    if not path.exists():
-        return None
-    if _kind(path) == "table":
-        return table_folder(path.parent, [Path(path.name)], reading, where)
-    place = Path(_opened(where))
+    if _kind(place) == "table":
+        return table_folder(place.parent, [Path(place.name)], reading, where)
     if not holds_images(place):
         return None
     if tables := tables_in(place, reading.label):
@@ -161,27 +162,31 @@ def _folder_at(where: str, path: Path, reading: Reading) -> ImageFolder | None:
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
         raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")
-    return image_folder(place, where, descend=path.is_file())
+    return image_folder(place, where, descend=user_path(where).is_file())
 
 
-def _opened(where: str) -> str:
-    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all."""
-    path = user_path(where)
-    if not path.is_file() or path.suffix.lower() in (".parquet", ".arrow"):
-        return where
-    place = unpacked(path)
-    while len(inside := list(place.iterdir())) == 1 and inside[0].is_dir() and not _is_class(inside[0]):
+def _opened(where: str) -> Path | None:
+    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all; a table or a file
+    of arrays that lies in a folder alone; None: nothing is there, so it may be a name of the hub."""
+    place = user_path(where)
+    if not place.exists():
+        return None
+    if archive := place.is_file() and not _kind(place) and place.suffix.lower() not in (".parquet", ".arrow"):
+        place = unpacked(place)
+    while place.is_dir() and len(inside := [one for one in place.iterdir() if not one.name.startswith((".", "__MACOSX"))]) == 1:
+        if not _kind(inside[0]) and not (archive and inside[0].is_dir() and not _is_class(inside[0])):
+            break
         place = inside[0]
-    if not files_below(place):
+    if place.is_dir() and archive and not files_below(place):
         raise UserError(f"{where} holds no files. It should hold a folder of images for each class.")
-    return str(place)
+    return place
 
 
 def _is_class(folder: Path) -> bool:
     """Whether a folder has images of its own and no table of what they are, or is one of the splits."""
     files = [Path(file.name) for file in folder.iterdir() if file.is_file()]
     named = any(file.suffix.lower() in TABLES for file in files)
-    return folder.name in SPLITS or (any(map(is_image, files)) and not named)
+    return is_split(folder.name) or (any(map(is_image, files)) and not named)
 
 
 def _refuse_sizes(reading: Reading, where: str) -> None:

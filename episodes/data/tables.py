@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from episodes.data.columns import LABEL_NAMES
-from episodes.data.folders import SPLITS, SUFFIXES, ImageFolder, is_image
+from episodes.data.folders import SUFFIXES, ImageFolder, is_image
+from episodes.data.layout import is_split
 from episodes.data.reading import Reading, Stored, first_line
 from episodes.data.walking import files_below
 from episodes.errors import UserError, note, unknown
@@ -100,15 +101,14 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     Raises:
         UserError: a table cannot be read, or does not say which column has the files, or the labels.
     """
-    tops = [table.parts[0] for table in tables]
-    split = all(len(table.parts) > 1 for table in tables) and set(tops) <= set(SPLITS)
+    split = all(len(table.parts) > 1 and is_split(table.parts[0]) for table in tables)
     found: dict[str, dict[str, list[Path]]] = {}
     notes, taken, out = list[str](), set[Path](), 0
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
         label = _label_column(table, reading.label, file)
-        part = found.setdefault(place.parts[0] if split else "train", {})
+        part = found.setdefault(place.parts[0].lower() if split else "train", {})
         for name, own in zip(table.values(file), table.values(label), strict=True):
             if name and own:
                 taken.add(image := place.parent / name)
