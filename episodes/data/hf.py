@@ -14,7 +14,7 @@ from episodes.data.reading import Reading, Stored, StoredImage, cause
 from episodes.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -127,7 +127,7 @@ def _schemas_differ(files: dict[str, list[str]]) -> bool:
     """Whether splits of parquet files have other features.
 
     Raises:
-        UserError: the files of one split have.
+        UserError: the files of one split have other names of classes.
     """
     import pyarrow.parquet
     from datasets import Features
@@ -136,13 +136,18 @@ def _schemas_differ(files: dict[str, list[str]]) -> bool:
     for split, some in files.items():
         own = [Features.from_arrow_schema(pyarrow.parquet.read_schema(file)) for file in some]
         for file, features in zip(some, own, strict=True):
-            if features != own[0]:
+            if (names := _class_names(features)) != (first := _class_names(own[0])):
                 raise UserError(
-                    f"The files of split {split!r} have other columns, or other names of classes: {file} has {dict(features)}, "
-                    f"and {some[0]} has {dict(own[0])}. Write them alike."
+                    f"The files of split {split!r} have other names of classes: {file} has {names}, and {some[0]} has {first}. "
+                    "Write them alike."
                 )
         kinds += own[:1]
     return any(features != kinds[0] for features in kinds)
+
+
+def _class_names(features: "Features") -> dict[str, list[str]]:
+    """The names of the classes, by the columns that have them."""
+    return {column: kind.names for column, kind in features.items() if hasattr(kind, "names")}
 
 
 def _wrong_configuration(where: str, asked: str | None) -> UserError | None:
