@@ -18,7 +18,7 @@ from episodes.data.tables import TABLES, images_named, table_folder, table_of_ve
 from episodes.data.telling import tell
 from episodes.data.unpacking import unpacked
 from episodes.data.walking import files_below, stamps_of
-from episodes.errors import UserError, unknown
+from episodes.errors import UserError, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -52,6 +52,8 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
     else:
         done = completed_by_looking(stored, reading, where)
         pool = gathered(stored.labels, names, decoded(stored, done, where), words)
+        if lost := sorted(set(names) - set(pool.names)):
+            note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {', '.join(lost)}.")
     tell(pool, stored, done)
     return pool
 
