@@ -12,7 +12,7 @@ from episodes.data.config import DataConfig
 from episodes.data.leaving_out import left_in, matching
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError, note, unknown
+from episodes.errors import UserError, listed, note, unknown
 
 PARTS = ("train", "validation", "test")
 SHARES = (60, 20, 20)
@@ -51,7 +51,7 @@ def by_hierarchy(pool: ClassPool, name: str) -> list[ClassPool]:
     groups = sorted(set(tops), key=lambda top: (_digest(top), top))
     if len(groups) < len(PARTS):
         raise UserError(
-            f"{pool.source} has {len(groups)} super-classes ({', '.join(sorted(groups))}), and --data.split hierarchy needs "
+            f"{pool.source} has {len(groups)} super-classes ({listed(sorted(groups))}), and --data.split hierarchy needs "
             "three or more: a class must be a folder in the folder of its super-class."
         )
     parts = np.split(np.array(groups), _ends(len(groups), SHARES))
@@ -80,8 +80,7 @@ def by_list(pool: ClassPool, name: str, file: str) -> list[ClassPool]:
                         f"{file} lists {label} for {given[label]} and for {part}. What is tested is never trained on."
                     )
     if left := sorted(places.keys() - given.keys()):
-        more = " ..." if len(left) > 5 else ""
-        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {file} lists none: {', '.join(left[:5])}{more}.")
+        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {file} does not list them: {listed(left)}.")
     chosen = [[place for label, place in places.items() if given.get(label) == part] for part in PARTS]
     return [pool.select(own, f"{name}, meta-{part}") for own, part in zip(chosen, PARTS, strict=True)]
 
@@ -114,7 +113,7 @@ def cut(pool: ClassPool, name: str, order: np.ndarray, shares: Sequence[int], sp
     classes = len(pool.names)
     if classes < len(splits):
         raise UserError(
-            f"{pool.source} has too few classes ({classes}: {', '.join(pool.names)}; {len(splits)} are the least) "
+            f"{pool.source} has too few classes ({classes}: {listed(pool.names)}; {len(splits)} are the least) "
             f"to cut meta-{' and meta-'.join(splits)} from it. Is the label column the right one, or are too many left out?"
         )
     parts = np.split(order, _ends(classes, shares))

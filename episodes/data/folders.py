@@ -11,7 +11,7 @@ from episodes.data.hf import is_saved
 from episodes.data.layout import check_splits, class_folders, is_split, split_level, without
 from episodes.data.reading import Stored, StoredImage
 from episodes.data.walking import files_below
-from episodes.errors import UserError, note, unknown
+from episodes.errors import UserError, listed, note, unknown
 
 FORMATS = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 SUFFIXES = frozenset(FORMATS.split())
@@ -138,5 +138,5 @@ def _notes(
         notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}.")
     tops = {file.parts[0] for file in inside}
     if empty := sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in tops):
-        notes.append(f"{words}: {len(empty)} folders without an image are left out: {', '.join(empty)}.")
+        notes.append(f"{words}: {len(empty)} folders without an image are left out: {listed(empty)}.")
     return tuple(notes)

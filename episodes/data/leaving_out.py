@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from episodes.data.config import DataConfig
 from episodes.data.pool import ClassPool
-from episodes.errors import note, unknown
+from episodes.errors import listed, note, unknown
 
 
 def left_in(pools: Sequence[ClassPool], config: DataConfig, name: str) -> list[ClassPool]:
@@ -47,5 +47,5 @@ def _known(pattern: str, counts: dict[str, int], name: str) -> list[str]:
 
 def _say(name: str, why: str, labels: list[str], counts: dict[str, int]) -> None:
     if labels:
-        listed = ", ".join(f"{label} ({counts[label]})" for label in labels)
-        note(f"{name}: {len(labels)} of {len(counts)} classes are left out {why}: {listed}.")
+        words = listed([f"{label} ({counts[label]})" for label in labels])
+        note(f"{name}: {len(labels)} of {len(counts)} classes are left out {why}: {words}.")

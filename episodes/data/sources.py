@@ -18,7 +18,7 @@ from episodes.data.tables import TABLES, images_named, table_folder, table_of_ve
 from episodes.data.telling import tell
 from episodes.data.unpacking import unpacked
 from episodes.data.walking import files_below, stamps_of
-from episodes.errors import UserError, note, unknown
+from episodes.errors import UserError, listed, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -53,7 +53,7 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
         done = completed_by_looking(stored, reading, where)
         pool = gathered(stored.labels, names, decoded(stored, done, where), words)
         if lost := sorted(set(names) - set(pool.names)):
-            note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {', '.join(lost)}.")
+            note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
     tell(pool, stored, done)
     return pool
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError
+from episodes.errors import UserError, listed
 from episodes.tasks.family import Draw
 from episodes.types import EpisodeShape, EpisodeSpec
 
@@ -41,7 +41,7 @@ class Classification:
         if small:
             raise UserError(
                 f"{len(small)} of the {classes} classes of {self.pool.source} have fewer than the {shape.shots} shots + "
-                f"{shape.queries} queries = {needed} images that are asked: {', '.join(small)}. Ask for fewer, or leave out "
+                f"{shape.queries} queries = {needed} images that are asked: {listed(small)}. Ask for fewer, or leave out "
                 f"such classes: --data.fewest {needed}."
             )
 

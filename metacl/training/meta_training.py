@@ -197,10 +197,11 @@ def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenera
         UserError: meta-train has too few classes, or a class of any meta-split too few images, or cannot be augmented.
     """
     shape = config.episodes
-    shorter = _at_most(shape, benchmark.validation)
+    turned = replace(benchmark, train=with_rotations(benchmark.train, shape, config.augment))
+    train = turned.generator("train", shape, config.seed)
+    validation = turned.generator("validation", _at_most(shape, benchmark.validation), config.seed)
     benchmark.test.check(_at_most(shape, benchmark.test))  # now, and not when the meta-training is over
-    benchmark = replace(benchmark, train=with_rotations(benchmark.train, shape, config.augment))
-    return benchmark.generator("train", shape, config.seed), benchmark.generator("validation", shorter, config.seed)
+    return train, validation
 
 
 def _at_most(shape: EpisodeShape, family: TaskFamily) -> EpisodeShape:
