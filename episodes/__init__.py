@@ -3,11 +3,12 @@
 The ways in: `load_benchmark` for episodes, `STREAMS[name].config.load()` for a stream.
 """
 
-from episodes.catalog import BENCHMARKS, Benchmark, load_benchmark
+from episodes.catalog import BENCHMARKS, Benchmark, benchmark_of, load_benchmark
 from episodes.check import check_stream
 from episodes.data.config import DataConfig, completed
 from episodes.data.images import decode
 from episodes.data.pool import ClassPool, grouped
+from episodes.data.sources import pool_of_dataset
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule
@@ -37,12 +38,14 @@ __all__ = [
     "StreamConfig",
     "Task",
     "UserError",
+    "benchmark_of",
     "check_stream",
     "completed",
     "completed_stream",
     "decode",
     "grouped",
     "load_benchmark",
+    "pool_of_dataset",
     "shared_images",
     "side_by_side",
     "usual_shape",

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
-from episodes.benchmarks.cut import cut, dealt_by_label
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.dealing import dealt
 from episodes.data.features import with_features
 from episodes.data.hf import is_hub_name
-from episodes.data.leaving_out import left_in
 from episodes.data.places import name_of, readable, user_path
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, unknown
@@ -33,7 +32,9 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
     with readable(config.path or config.name):
         if config.name not in OVER_A_POOL:
             refuse(config, "source")
-        if config.name not in BENCHMARKS:
+        if config.name in BENCHMARKS:
+            refuse(config, "split", "configuration")
+        else:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
 
@@ -52,20 +53,33 @@ def _check_place(config: DataConfig) -> None:
 
 
 def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
-    """All splits pooled, 60 % of the classes to meta-train, 20 % to validate, 20 % to test.
+    """All splits pooled, the classes dealt as `--data.split` says: else 60 % to meta-train, 20 % to validate, 20 % to test.
 
     Which classes these are depends on their labels alone: not on the path or name of the data set, nor on the images' size.
     """
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    (pool,) = left_in([with_features(pool, config)], config, name)
-    return classification(name, vocabulary, cut(pool, name, dealt_by_label(pool, name), (60, 20, 20), SPLITS))
+    return classification(name, vocabulary, dealt(with_features(pool, config), config, name))
+
+
+def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> Benchmark:
+    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names.
+
+    Arguments:
+        vocabulary: label symbols (V) of its episodes.
+        split: as `DataConfig.split`.
+
+    Raises:
+        UserError: there are too few classes, or `split` is none.
+    """
+    config = DataConfig(pool.source, split=split)
+    return classification(pool.source, vocabulary, dealt(pool, config, pool.source))
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:
     """Its tasks are drawn anew in each episode, so no meta-split has anything of another's."""
-    refuse(config, "path", "size", "image", "label", "channels", "without", "fewest", "features")
+    refuse(config, "path", "size", "image", "label", "channels", "without", "fewest", "skip_damaged", "features")
     named = SYNTHETIC[config.name]
     train, held_out = named.families(vocabulary)
     return Benchmark(config.name, train, held_out, held_out, fingerprint=named.fingerprint)

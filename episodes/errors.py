@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LISTED = 60
@@ -27,8 +27,13 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    listed = ", ".join(choices) if len(choices) <= LISTED else f"{', '.join(choices[:10])} ... ({len(choices)} in all)"
-    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {listed}.")
+    there = ", ".join(choices) if len(choices) <= LISTED else listed(choices)
+    return UserError(f"Unknown {kind} {name!r}. {hint}There is: {there}.")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names in a row; of many only the first, and how many there are."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} ... ({len(names)} in all)"
 
 
 MOST = 10**9

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from making import hf_folder, noise, png
+from PIL import Image
 
 from episodes import DataConfig, load_benchmark
 from episodes.data.folders import holds_images
@@ -27,7 +28,9 @@ def images(folder: Path, *files: str) -> Path:
 
 def test_a_class_is_a_folder_with_all_that_is_below_it(tmp_path):
     folder = images(tmp_path / "pics", "b/x.PNG", "b/deep/er/y.png", "a/train-1.png", "a/test-1.png")
-    assert read(str(folder), "p").names == ("p/a", "p/b") and read(str(folder), "p").counts.tolist() == [2, 2]
+    with pytest.warns(Notice, match=r"1 images lie in sub-folders of .* belong to its class: b/deep/er/y.png to b\."):
+        pool = read(str(folder), "p")
+    assert pool.names == ("p/a", "p/b") and pool.counts.tolist() == [2, 2]
     assert splits_of(str(folder)) == ["train"], "names of files are no splits"
 
 
@@ -73,11 +76,9 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path):
 
 
 LAYOUTS = {
-    "one level too high": (["pics/a/1.png", "pics/b/1.png"], r"they lie in its folder pics. Give .*/data/pics\."),
-    "two levels too high": (["x/y/a/1.png", "x/y/b/1.png"], r"they lie in its folder x/y. Give .*/data/x/y\."),
-    "folders of folders": (
-        ["Latin/a/1.png", "Greek/b/1.png"],
-        r"No folder of .* has images of its own: Greek, Latin.*Give.*Greek",
+    "splits beside a class": (
+        ["a/train/1.png", "a/test/1.png", "b/1.png"],
+        "some folders hold .*as a split does, but not all .* a/test and a/train would be two classes",
     ),
     "a split beside a class": (["train/a/1.png", "train/b/1.png", "c/1.png"], "train holds folders of images, as a split does"),
     "an image in a split": (
@@ -95,11 +96,50 @@ def test_layouts_that_do_not_do_say_what_would(case, tmp_path):
         read(str(images(tmp_path / "data", *files)), "p")
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored")  # the library leaves the table open
+def test_a_class_is_its_path(tmp_path):
+    """Classes of the same last name are not one, at any depth, and in splits too."""
+    folder = images(tmp_path / "pics", "Greek/char0/1.png", "Latin/char0/1.png", "Latin/small/char0/1.png", "bus/1.png")
+    assert read(str(folder), "p").names == ("p/Greek/char0", "p/Latin/char0", "p/Latin/small/char0", "p/bus")
+    parts = images(tmp_path / "splits", "train/Greek/char0/1.png", "train/Latin/char0/1.png", "test/Greek/char0/2.png")
+    with pytest.warns(Notice, match="are taken for splits"):
+        pool = read(str(parts), "p")
+    assert pool.names == ("p/Greek/char0", "p/Latin/char0") and pool.counts.tolist() == [2, 1]
+
+
+SPLIT = {  # files, and the labels of the classes, each of which has an image in both splits
+    "capitals": (["Train/a/1.png", "Test/a/2.png"], {"a"}),
+    "below a folder": (["images/train/a/1.png", "images/test/a/2.png"], {"images/a"}),
+    "in the classes": (["a/train/1.png", "a/test/2.png", "x/b/Train/1.png", "x/b/Test/2.png"], {"a", "x/b"}),
+    "between": (["Greek/train/a/1.png", "Greek/test/a/2.png"], {"Greek/a"}),
+}
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_a_class_in_two_splits_is_one_class_wherever_the_splits_are(case, tmp_path, cache):
+    """Else it would be meta-trained on by one name and tested by the other."""
+    files, labels = SPLIT[case]
+    folder = images(tmp_path / "pics", *files)
+    with pytest.warns(Notice, match=r"the folders [Tt]est, .*[Tt]rain are taken for splits"):
+        pool = read(str(folder), "p")
+    assert set(pool.names) == {f"p/{label}" for label in labels} and set(pool.counts.tolist()) == {2}
+    assert splits_of(str(folder)) == ["test", "train"]
+
+
+def test_odd_names_and_formats_are_read(tmp_path):
+    folder = images(tmp_path / "pics", "__x/1.png", "a::b/1.jfif", "%20 é/1.JPE")
+    Image.fromarray(noise(0, 10, 1)).save(folder / "__x" / "2.avif")
+    (folder / "__x" / "3.heic").write_bytes(b"of a format that Pillow cannot read")
+    with pytest.warns(Notice) as said:
+        assert read(str(folder), "p", reading=Reading(channels=1)).counts.tolist() == [1, 2, 1]
+    assert [str(one.message) for one in said] == [f"{folder}: 1 files that are no images are left out, such as __x/3.heic."]
+
+
 def test_a_table_of_labels_is_read_where_its_name_and_columns_are_known(tmp_path):
     folder = images(tmp_path / "pics", "images/1.png", "images/2.png")
     (folder / "labels.csv").write_text("file,kind\n1.png,a\n2.png,b\n")
-    with pytest.raises(UserError, match=r"one folder of images, images, and the table labels.csv.*metadata.csv.*file_name"):
+    with pytest.raises(
+        UserError, match=r"one folder of images, images, and the table labels.csv.*metadata.csv.*file_name \(paths from"
+    ):
         read(str(folder), "p")
     (folder / "labels.csv").unlink()
     (folder / "images" / "metadata.csv").write_text("file_name,label\n1.png,a\n2.png,b\n")
@@ -132,13 +172,13 @@ def test_what_was_unpacked_is_not_believed_when_it_was_changed(tmp_path, cache):
 
 def test_archives_that_do_not_do(tmp_path, cache):
     (tmp_path / "x.zip").write_bytes(b"PK but no archive")
-    (tmp_path / "y.csv").write_text("a,b")
-    for name in ("x.zip", "y.csv"):
-        with pytest.raises(UserError, match=f"{name} is neither a parquet file nor a zip or tar archive"):
+    (tmp_path / "y.doc").write_text("a,b")
+    for name in ("x.zip", "y.doc"):
+        with pytest.raises(UserError, match=f"{name} is neither a zip or tar archive nor a .parquet, .arrow"):
             read(str(tmp_path / name), "p")
     with tarfile.open(tmp_path / "out.tar", "w") as archive:
         archive.add(images(tmp_path / "f", "a/1.png") / "a" / "1.png", "../../outside.png")
-    wanted = pytest.raises(UserError, match=r"out.tar holds nothing that can be read as it is.*must be unpacked first")
+    wanted = pytest.raises(UserError, match=r"out.tar holds no files. It should hold a folder of images for each class")
     with pytest.warns(Notice, match=r"out.tar: 1 links or files of other places are left out"), wanted:
         read(str(tmp_path / "out.tar"), "p")
     assert not list(tmp_path.glob("**/outside.png"))
@@ -150,12 +190,30 @@ def test_a_parquet_file(tmp_path, cache):
     file = Path(hf_folder(tmp_path / "set", kinds, train=columns)) / "data" / "train-00000-of-00001.parquet"
     assert read(str(file), "p").names == ("p/a", "p/b", "p/c")
     assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
+    assert read(archive, "p").fingerprint == read(str(file), "p").fingerprint, "and an archive of a folder of them"
+
+
+def test_files_with_several_pictures_are_said(tmp_path):
+    images(tmp_path / "pics", "a/1.png", "b/1.png")
+    frames = [Image.fromarray(noise(i, 10, 1)) for i in range(3)]
+    frames[0].save(tmp_path / "pics" / "a" / "2.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(Notice, match="1 of 3 image files that were looked at hold several pictures. The first is read"):
+        assert read(str(tmp_path / "pics"), "p").counts.tolist() == [2, 1]
+
+
+def test_an_arrow_file(tmp_path, cache):
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": [{"bytes": png(noise(i)), "path": None} for i in range(6)], "label": [*"aabbcc"]}
+    datasets.Dataset.from_dict(columns, features=kinds).save_to_disk(str(tmp_path / "set"))
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    assert load_benchmark(DataConfig(str(file)), 8).train.spec.x_shape == (3, 10, 10)
 
 
 def test_a_broken_image_is_named_by_its_file(tmp_path):
     folder = images(tmp_path / "pics", "a/1.png", "b/1.png")
     (folder / "a" / "2.png").write_bytes((folder / "a" / "1.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"The image a/2.png of .*pics cannot be decoded .*Repair or remove it"):
+    with pytest.raises(UserError, match=r"1 of 3 images of .*pics cannot be read: a/2.png \(.*\)\. Repair or remove them"):
         read(str(folder), "p")
 
 
@@ -186,7 +244,7 @@ def test_an_image_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(place))
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(UserError, match=r"The image a/1.png of .*pics cannot be read \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"2 of 2 images of .*pics cannot be read: a/1.png \(Permission denied\), b/1.png"):
         read(str(folder), "p")
 
 

@@ -10,7 +10,7 @@ from making import hf_folder, noise, omniglot_zips, png, small_pool
 
 from episodes import Benchmark, ClassPool, DataConfig, UserError, completed, grouped, load_benchmark, shared_images
 from episodes.benchmarks.benchmark import SPLITS
-from episodes.benchmarks.cut import shuffled_by_name
+from episodes.data.dealing import shuffled_by_name
 from episodes.data.identity import identity, ids_of, images_in_both
 from episodes.tasks.classification import Classification
 from episodes.tasks.permuted import Permuted
@@ -143,8 +143,10 @@ def test_what_was_found_is_written_down(tmp_path, cache):
     assert load_benchmark(whole, 8).fingerprint == benchmark.fingerprint
     assert len(list((cache / "pools").iterdir())) == 1, "it is the same entry"
     (tmp_path / "pics" / "c00" / "0.png").write_bytes(png(noise(0, 30, 3)))
-    assert load_benchmark(config, 8).train.spec.x_shape == (3, 30, 30)
+    with pytest.warns(UserWarning, match="12 x 12 to 30 x 30 pixels|1 of 30 images .* have colour"):
+        assert load_benchmark(config, 8).train.spec.x_shape == (3, 12, 12)
     assert load_benchmark(whole, 8).train.spec.x_shape == (1, 12, 12)
+    assert completed(config, (6,)) == config, "vectors have neither"
     glyphs = completed(DataConfig("glyphs"), (1, 28, 28))
     assert (glyphs.size, glyphs.channels) == (28, None), "which has no option for channels"
 
@@ -154,7 +156,7 @@ def test_classes_are_left_out_by_name_and_by_number(tmp_path, cache):
     for number in range(2):
         (tmp_path / "pics" / "c03" / f"{number}.png").unlink()
     (tmp_path / "pics" / "BACKGROUND").mkdir()
-    (tmp_path / "pics" / "BACKGROUND" / "1.png").write_bytes(png(noise(1)))
+    (tmp_path / "pics" / "BACKGROUND" / "1.png").write_bytes(png(noise(1, 12, 1)))
     with pytest.warns(UserWarning, match="left out") as said:
         benchmark = load_benchmark(DataConfig(where, without=("BACKGROUND",), fewest=3), 8)
     assert {name for split in SPLITS for name in benchmark.classes(split)} == {f"pics/c{i:02}" for i in range(9) if i != 3}

@@ -95,5 +95,5 @@ def classification(name: str, vocabulary: int, pools: Sequence[ClassPool]) -> Be
 def refuse(config: DataConfig, *options: str) -> None:
     """Options that this data set does not have are an error, not ignored."""
     for option in options:
-        if getattr(config, option) not in (None, ()):
-            raise UserError(f"--data.{option} means nothing for {config.name}; leave it out.")
+        if getattr(config, option) not in (None, (), False):
+            raise UserError(f"--data.{option.replace('_', '-')} means nothing for {config.name}; leave it out.")

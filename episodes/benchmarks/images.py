@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, classification, refuse
-from episodes.benchmarks.cut import cut, shuffled_by_name
 from episodes.data.archives import OMNIGLOT_ARCHIVES, missing_archive, omniglot_download, read_omniglot_archive
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.dealing import cut, shuffled_by_name
 from episodes.data.features import with_features
 from episodes.data.glyphs import glyph_pools
 from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET, HubImages
@@ -20,7 +20,7 @@ from episodes.errors import UserError, note
 
 
 def glyphs(config: DataConfig, vocabulary: int) -> Benchmark:
-    refuse(config, "path", "image", "label", "channels")
+    refuse(config, "path", "image", "label", "channels", "skip_damaged")
     pools = glyph_pools(reading_of(config, 28, None).size or 28)
     return _named(config, vocabulary, [with_features(pools[split], config) for split in SPLITS])
 
@@ -34,7 +34,7 @@ def omniglot(config: DataConfig, vocabulary: int) -> Benchmark:
     folder = local_copy(config) or omniglot_download()
     reading = reading_of(config, 28, 1)
     if any((folder / archive).exists() for archive in OMNIGLOT_ARCHIVES.values()):
-        refuse(config, "image", "label")
+        refuse(config, "image", "label", "skip_damaged")
         background, test = (_archive(folder / name, split, reading) for split, name in OMNIGLOT_ARCHIVES.items())
     else:
         background, test = (

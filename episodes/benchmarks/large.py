@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, classification, refuse
-from episodes.benchmarks.cut import cut, shuffled_by_name
 from episodes.data.cache import cached_large
 from episodes.data.config import DataConfig, local_copy, reading_of
+from episodes.data.dealing import cut, shuffled_by_name
 from episodes.data.features import with_features
 from episodes.data.filling import fill
 from episodes.data.folders import files_below
@@ -58,7 +58,7 @@ def _streamed(
     fewest: int,
     what: str,
 ) -> ClassPool:
-    refuse(config, "image", "label")
+    refuse(config, "image", "label", "skip_damaged")
     place = local_copy(config)
     if place is None:
         raise UserError(f"{config.name} cannot be downloaded. Give the folder of a copy of {what}: --data.path FOLDER.")

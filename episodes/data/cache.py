@@ -14,7 +14,7 @@ from episodes.data.places import cache_folder
 from episodes.data.pool import ClassPool, digest_of
 from episodes.errors import UserError, note
 
-POOL_VERSION = 3
+POOL_VERSION = 4
 """Part of every cache key: raise it when the same source would give another pool."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError)
 """What opening a damaged entry raises."""

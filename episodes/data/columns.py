@@ -1,26 +1,50 @@
-"""Which columns of a Hugging Face data set hold the images and their labels."""
+"""Which columns of a Hugging Face data set hold the images, or vectors, and their labels, and what the labels are."""
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from episodes.errors import UserError, unknown
+import numpy as np
+
+from episodes.errors import UserError, note, unknown
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset
 
 LABEL_NAMES = re.compile(r"(class|category|label|target)(es|s|_?id|_?name|_?label)?", re.IGNORECASE)
 CATEGORICAL = {"bool", "string", "large_string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
-
-def image_column(features: "Features", asked: str | None) -> str:
-    """The column to take images from: the asked one, or the only one of the feature type `Image`."""
-    from datasets import Image
-
-    found = [column for column, kind in features.items() if isinstance(kind, Image)]
-    return _column("image", features, asked, found, "columns of the feature type Image")
+TOGETHER = 4096
+"""Vectors that are converted together."""
+NUMBER = re.compile(r"u?int\d+|float\d+|bool")
 
 
-def label_column(features: "Features", asked: str | None) -> str:
+def kind_of(feature: object) -> Literal["image", "pixels", "vector"] | None:
+    """What a column holds: image files, arrays of pixels, or rows of numbers; None: none of these."""
+    from datasets import Array2D, Array3D, Image, LargeList, List, Value
+
+    if isinstance(feature, Image) or feature == Value("binary") or feature == Value("large_binary"):
+        return "image"
+    if isinstance(feature, dict) and feature.get("bytes") == Value("binary"):
+        return "image"
+    if isinstance(feature, Array2D | Array3D):
+        return "pixels"
+    depth = 0
+    while isinstance(feature, List | LargeList):
+        feature, depth = feature.feature, depth + 1
+    if not isinstance(feature, Value) or not NUMBER.match(feature.dtype):
+        return None
+    return {1: "vector", 2: "pixels", 3: "pixels"}.get(depth)  # type: ignore[return-value]
+
+
+def image_column(features: "Mapping[str, Any]", asked: str | None) -> str:
+    """The column to take inputs from: the asked one, or the only one of images, else of arrays of pixels, else of vectors."""
+    kinds = {column: kind_of(feature) for column, feature in features.items()}
+    found = next((own for kind in ("image", "pixels", "vector") if (own := [c for c in kinds if kinds[c] == kind])), [])
+    return _column("image", features, asked, found, "columns of the feature type Image, of pixels or of vectors")
+
+
+def label_column(features: "Mapping[str, Any]", asked: str | None) -> str:
     """The column to take labels from: the asked one, the only `ClassLabel`, or the only one that is named like a label."""
     from datasets import ClassLabel
 
@@ -38,7 +62,7 @@ def label_column(features: "Features", asked: str | None) -> str:
     return column
 
 
-def _column(role: str, features: "Features", asked: str | None, found: list[str], wanted: str) -> str:
+def _column(role: str, features: "Mapping[str, Any]", asked: str | None, found: list[str], wanted: str) -> str:
     if asked is not None:
         if asked not in features:
             raise unknown(f"{role} column", asked, features)
@@ -47,3 +71,77 @@ def _column(role: str, features: "Features", asked: str | None, found: list[str]
         which = f"several {role} columns: {', '.join(found)}" if found else f"no {wanted}, in {', '.join(features)}"
         raise UserError(f"The data set has {which}. Choose one with --data.{role}.")
     return found[0]
+
+
+def labelled_rows(parts: "dict[str, Dataset]", column: str, where: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    """(the labelled rows of each split, the class (I,) of each of them in order, the classes' names).
+
+    A class is its name, whichever number it has in a split. Rows without a label, and splits without the column, are left out,
+    with a note.
+
+    Raises:
+        UserError: no row has a label, or the labels of one split are names and those of another numbers.
+    """
+    rows, values, order = dict[str, np.ndarray](), list[str | int](), dict[str | int, None]()
+    for split, part in parts.items():
+        labels, own = _labels(part, column)
+        rows[split] = np.flatnonzero([label is not None for label in labels])
+        if left_out := part.num_rows - len(rows[split]):
+            note(f"{left_out} rows of split {split!r} have no label in {column!r} and are left out.")
+        values += (given := [label for label in labels if label is not None])
+        order |= dict.fromkeys(own)
+        if given and isinstance(given[0], str) is not isinstance(values[0], str):
+            raise UserError(
+                f"Column {column!r} of split {split!r} of {where} holds {_words(part, column)}, that of the splits before it "
+                f"{'names' if isinstance(values[0], str) else 'numbers'}: the same class cannot be known again. Write the "
+                "labels alike."
+            )
+    if not values:
+        raise UserError(f"No row of {where} has a label in {column!r}. Choose another column with --data.label.")
+    there = set(values)
+    classes = [name for name in order if name in there] + sorted(there - set(order))
+    code = {label: i for i, label in enumerate(classes)}
+    return rows, np.array([code[value] for value in values], dtype=np.int64), [str(label) for label in classes]
+
+
+def _labels(part: "Dataset", column: str) -> tuple[list[str | int | None], list[str]]:
+    """The label of each row, and the names of a `ClassLabel` in their order."""
+    if column not in part.features:
+        return [None] * part.num_rows, []
+    given = part.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    names = getattr(part.features[column], "names", None)
+    if names is None:
+        return given, []
+    return [None if label is None or label < 0 else names[label] for label in given], names  # -1 stands for "not published"
+
+
+def _words(part: "Dataset", column: str) -> str:
+    return f"{getattr(part.features[column], 'dtype', part.features[column])} labels"
+
+
+def vectors_of(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], column: str, where: str) -> np.ndarray:
+    """(I, F) float32: a column of rows of numbers, all equally long.
+
+    Raises:
+        UserError: they are not, or one is missing or not finite; says in which row.
+    """
+    import pyarrow.compute as pc
+
+    found = list[np.ndarray]()
+    for split, part in parts.items():
+        own = part.select(rows[split]).select_columns([column]).with_format("arrow")
+        for first, some in zip(range(0, len(own), TOGETHER), own.iter(TOGETHER), strict=True):
+            lists = some[column].combine_chunks()
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+            width = found[0].shape[1] if found else lengths[0]
+            wrong = (lengths != width) | (lengths == 0)
+            if not wrong.any():
+                found.append(pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width))
+                wrong = ~np.isfinite(found[-1]).all(axis=1)
+            if wrong.any():
+                row = rows[split][first + int(wrong.argmax())]
+                raise UserError(
+                    f"Row {row} of split {split!r} of {where} has not as many finite numbers in {column!r} as the first. "
+                    "Mend it, leave it out, or choose another column with --data.image."
+                )
+    return np.concatenate(found)

@@ -21,28 +21,38 @@ class DataConfig:
     name: str = "glyphs"
     """A named benchmark (glyphs, sine, slowly-changing-regression, recall, noisy-recall, tracking, tracking-5, omniglot,
     cifar100, casia, celeb, completion, rotation, tiny-imagenet, casia-hwdb-95, mnist), a folder (a sub-folder of images for
-    each class, or parquet files), a parquet file, a zip or tar archive of such a folder, or a Hugging Face hub name like
-    owner/data-set."""
+    each class, images with a table of their labels, or parquet files), a zip or tar archive of such a folder, a parquet or
+    Arrow file, a table (.csv, .tsv or .jsonl) of images or of numbers, an .npz file of arrays x and y, or a Hugging Face hub
+    name like owner/data-set."""
     path: str | None = None
     """The folder (or file) of a local copy of the named data set. None: it is downloaded once from its usual place."""
     size: int | None = None
     """Side of the images in pixels, to which they are resized, at most 1024. None: the usual one of the benchmark or stream,
-    and for any other data set the side of its first image, at most 64."""
+    and for any other data set the median of the longer sides of its images, at most 64."""
     image: str | None = None
-    """The column that holds the images. None: the usual one of the benchmark or stream, or the only one that holds images."""
+    """The column that holds the images, or vectors. None: the usual one of the benchmark or stream, or the only one that holds
+    images; where none does, the only one of pixels, else of vectors."""
     label: str | None = None
     """The column that holds the labels. None: the usual one of the benchmark or stream, the only class-label column, or
     the only one with a name like label."""
     channels: int | None = None
     """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
-    set what its first images have."""
+    set 3 where an image has colour."""
     without: tuple[str, ...] = ()
-    """Classes that are left out, by their labels (the names of their folders)."""
+    """Classes that are left out, by their labels (the paths of their folders), or by patterns like Latin/*."""
     source: str | None = None
     """Of completion and rotation: whose images they are about, the name of a benchmark or a data set of one's own; --data.path
     and the other options are its. None: casia."""
     fewest: int | None = None
     """Classes with fewer images than this are left out. None: none is."""
+    split: str | None = None
+    """How the classes of a data set of your own are dealt: shares of meta-train, meta-validation and meta-test; hierarchy, by
+    the top folders, so that the meta-test is of super-classes that meta-train has not; or a JSON file with the lists train,
+    validation and test of labels. None: 60/20/20."""
+    skip_damaged: bool = False
+    """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
+    configuration: str | None = None
+    """Which configuration of a Hugging Face data set that has several. None: its only one, or its default."""
 
     features: str | None = None
     """Frozen features in place of images: a network with fixed weights makes a vector of each, once. `efficientnet-lite0`
@@ -72,6 +82,8 @@ def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Re
         config.label,
         size if config.size is None else config.size,
         channels if config.channels is None else config.channels,
+        config.configuration,
+        config.skip_damaged,
     )
 
 
@@ -79,9 +91,11 @@ def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
     """The configuration with the size and channels that were found, so that it is read alike when images are added.
 
     Arguments:
-        shape: (C, H, W) of the images that `config` gave, in completion the upper half of each. Glyphs have no option for
-            channels, which stay open.
+        shape: (C, H, W) of the images that `config` gave, in completion the upper half of each; or (F,) of vectors, which have
+            neither. Glyphs have no option for channels, which stay open.
     """
+    if len(shape) == 1:
+        return config
     channels = config.channels if "glyphs" in (config.name, config.source) else shape[0]
     return replace(config, size=shape[2], channels=channels)
 
@@ -97,8 +111,8 @@ def local_copy(config: DataConfig) -> Path | None:
 
 
 def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> Reading:
-    """The reading with a size and channels; what is found from the first images is remembered in the cache."""
-    if reading.size is not None and reading.channels is not None:
+    """The reading with all that it leaves open; what a sample of the images says is remembered in the cache."""
+    if None not in (reading.size, reading.channels, reading.ground):
         return reading
     key = {"source": _identity(where), "splits": splits, **vars(reading)}
     return Reading(**remembered(key, lambda: vars(complete_reading(str(where), splits, reading))))

@@ -1,27 +1,24 @@
 """Folders of images: a sub-folder for each class, by itself or in a folder for each split. Names of files say nothing."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from episodes.data.hf import is_saved
+from episodes.data.layout import check_splits, class_folders, is_split, split_level, without
 from episodes.data.reading import Stored, StoredImage
-from episodes.errors import UserError, note, unknown
+from episodes.data.walking import files_below
+from episodes.errors import UserError, listed, note, unknown
 
 FORMATS = ".avif .bmp .dib .gif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 SUFFIXES = frozenset(FORMATS.split())
 """The names of files that are taken for images end with one of these."""
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
-"""Folders that are splits, where all folders are named so and hold folders of images, not images."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx")
-OTHER_READERS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Tables beside images that the `datasets` library reads."""
-TABLE = "Or put a table metadata.csv beside the images, with the columns file_name and label, which the datasets library reads."
+"""Files that may say which image is of which class."""
+TABLE = "Or put a table metadata.csv beside the images, with the columns file_name (paths from its folder on) and label."
 
 
 @dataclass(frozen=True)
@@ -33,24 +30,16 @@ class ImageFolder:
     """Split -> class -> its images, relative to `root`, in the order of their names. Without splits: "train"."""
     notes: tuple[str, ...]
     """Sentences on what was taken for what, and what was left out."""
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its sub-folders, relative to it and in the order of their names; links are followed.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    return sorted(Path(name) for name in _walk(folder, "", (folder.resolve(),)))
+    left_out: int = 0
+    """Files, or rows of tables, that are left out."""
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder is to be read here: it has images, and neither parquet or arrow files nor a table that says of what."""
+    """Whether a folder is to be read here: it has images, and no parquet or arrow files."""
     if not folder.is_dir() or is_saved(folder):
         return False
     files = files_below(folder)
-    foreign = any(file.suffix in (".parquet", ".arrow") or file.name in OTHER_READERS for file in files)
-    return not foreign and any(map(_is_image, files))
+    return not any(file.suffix in (".parquet", ".arrow") for file in files) and any(map(is_image, files))
 
 
 def image_folder(folder: Path, words: str, descend: bool = False) -> ImageFolder:
@@ -65,23 +54,23 @@ def image_folder(folder: Path, words: str, descend: bool = False) -> ImageFolder
         OSError: a folder cannot be read.
     """
     files = files_below(folder)
-    images = [file for file in files if _is_image(file)]
+    images = [file for file in files if is_image(file)]
     while descend and len({file.parts[0] for file in images}) == 1 and all(len(file.parts) > 2 for file in images):
-        if (inner := images[0].parts[0]) in SPLITS:
+        if is_split(inner := images[0].parts[0]):
             break
         folder, files = folder / inner, [Path(*file.parts[1:]) for file in files if file.parts[0] == inner]
-        images = [file for file in files if _is_image(file)]
+        images = [file for file in files if is_image(file)]
     inside = [file for file in images if len(file.parts) > 1]
-    tops = sorted({file.parts[0] for file in inside})
-    split = bool(tops) and set(tops) <= set(SPLITS) and all(len(file.parts) > 2 for file in inside)
-    if not split:
-        _check_layout(folder, words, files, inside, tops)
+    classes = class_folders(inside)
+    level = split_level(classes)
+    if level is None:
+        _check_layout(words, files, inside, classes)
     found: dict[str, dict[str, list[Path]]] = {}
-    for file in inside:
-        name, label = file.parts[:2] if split else ("train", file.parts[0])
-        found.setdefault(name, {}).setdefault(label, []).append(file)
-    notes = _notes(folder, words, files, inside, found, split)
-    return ImageFolder(folder, found, notes)
+    for file, own in zip(inside, classes, strict=True):
+        name = "train" if level is None else own.parts[level].lower()
+        found.setdefault(name, {}).setdefault(without(own, level).as_posix(), []).append(file)
+    notes = _notes(folder, words, files, inside, classes, level)
+    return ImageFolder(folder, found, notes, len(files) - len(inside))
 
 
 def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) -> Stored:
@@ -99,85 +88,55 @@ def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) 
     names = sorted(set().union(*parts))
     code = {name: i for i, name in enumerate(names)}
     labels = [code[name] for part in parts for name, files in part.items() for _ in files]
-    images = [[file for files in part.values() for file in files] for part in parts]
-    return Stored(np.array(labels, dtype=np.int64), names, [partial(_images, folder.root, words, files) for files in images])
+    images = [file for part in parts for files in part.values() for file in files]
+    return Stored(np.array(labels, dtype=np.int64), names, partial(_images, folder.root, images), left_out=folder.left_out)
 
 
-def _images(root: Path, words: str, files: list[Path], first: int | None = None) -> Iterator[StoredImage]:
-    for file in islice(files, first):
-        yield f"The image {file} of {words}", {"bytes": None, "path": str(root / file)}
+def _images(root: Path, files: list[Path], places: np.ndarray) -> Iterator[StoredImage]:
+    for place in places:
+        yield str(files[place]), {"bytes": None, "path": str(root / files[place])}
 
 
-def _walk(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[str]:
-    """`above`: the folders on the way, so that a link to one of them is not followed."""
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        if not entry.is_dir():
-            yield prefix + entry.name
-            continue
-        place = Path(entry.path).resolve() if entry.is_symlink() else above[-1] / entry.name
-        if place not in above:
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, place))
-
-
-def _is_image(file: Path) -> bool:
+def is_image(file: Path) -> bool:
+    """Whether a file, relative to the folder of the data, is taken for an image."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
     return file.suffix.lower() in SUFFIXES and not hidden
 
 
-def _check_layout(folder: Path, words: str, files: list[Path], inside: list[Path], tops: list[str]) -> None:
-    """Raises `UserError` where no folder of images lies directly in the folder, or a table seems to have the labels."""
+def _check_layout(words: str, files: list[Path], inside: list[Path], classes: list[Path]) -> None:
+    """Raises `UserError` where the images lie in no folders, some folders alone seem to be splits, or a table has labels."""
     table = next((str(file) for file in files if len(file.parts) == 1 and file.suffix.lower() in TABLES), None)
     if not inside:
-        what = f"{len([file for file in files if _is_image(file)])} images but no folders"
+        what = f"{len([file for file in files if is_image(file)])} images but no folders"
         raise UserError(f"{words} has {what}: each class needs a sub-folder with its images. {TABLE}")
-    if all(len(file.parts) > 2 for file in inside):
-        raise UserError(_too_high(folder, words, inside, tops))
-    if mixed := _like_splits(inside, tops):
+    check_splits(classes, words)
+    if table is not None and len({file.parts[0] for file in inside}) == 1:
         raise UserError(
-            f"{words}: {mixed} holds folders of images, as a split does, but not all that lies beside it or in it does. "
-            "Either let all folders be classes, or let all be splits, named train, validation and test, with classes in them."
+            f"{words} has one folder of images, {inside[0].parts[0]}, and the table {table}, which is not read: each class "
+            f"needs a sub-folder with its images. {TABLE}"
         )
-    if table is not None and len(tops) == 1:
-        raise UserError(
-            f"{words} has one folder of images, {tops[0]}, and the table {table}, which is not read: each class needs a "
-            f"sub-folder with its images. {TABLE}"
-        )
-
-
-def _like_splits(inside: list[Path], tops: list[str]) -> str:
-    """A folder that seems to be a split where not all are: one named so without images of its own, or with other folders."""
-    direct, nested = ({file.parts[0] for file in inside if (len(file.parts) == 2) is own} for own in (True, False))
-    alike = [name for name in tops if name in SPLITS and name in nested and (name not in direct or set(tops) <= set(SPLITS))]
-    return alike[0] if alike else ""
-
-
-def _too_high(folder: Path, words: str, inside: list[Path], tops: list[str]) -> str:
-    least = min(len(file.parts) for file in inside)
-    file = next(file for file in inside if len(file.parts) == least)
-    lower = Path(*file.parts[:-2])
-    if len({file.parts[: least - 2] for file in inside}) == 1:
-        return f"{words} has no folders of images of its own; they lie in its folder {lower}. Give {folder / lower}."
-    return (
-        f"No folder of {words} has images of its own: {', '.join(tops[:3])}{' ...' if len(tops) > 3 else ''} hold folders "
-        f"(such as {Path(*file.parts[:-1])}). A class is a folder that has images. Give one folder of classes, such as "
-        f"{folder / lower}, or move the folders of images into one; folders named train, validation and test are splits."
-    )
 
 
 def _notes(
-    folder: Path, words: str, files: list[Path], inside: list[Path], found: dict[str, dict[str, list[Path]]], split: bool
+    folder: Path, words: str, files: list[Path], inside: list[Path], classes: list[Path], level: int | None
 ) -> tuple[str, ...]:
     notes = []
-    if split:
-        taken_for = "are taken for splits, and the folders in them for classes: all of them are pooled"
-        notes.append(f"{words}: the folders {', '.join(found)} {taken_for}.")
+    if level is not None:
+        splits = sorted({own.parts[level] for own in classes})
+        notes.append(
+            f"{words}: the folders {', '.join(splits)} are taken for splits, and the folders "
+            f"{'in them' if level != -1 else 'that they are in'} for classes: all of them are pooled."
+        )
+    if deeper := [(file, own) for file, own in zip(inside, classes, strict=True) if file.parent != own]:
+        notes.append(
+            f"{words}: {len(deeper)} images lie in sub-folders of a folder that has images of its own, and belong to its "
+            f"class: {deeper[0][0]} to {without(deeper[0][1], level)}."
+        )
     taken = set(inside)
     if left := [file for file in files if file not in taken]:
-        ways = "files that are no images" if not any(map(_is_image, left)) else "files that are no images of a class"
+        ways = "files that are no images" if not any(map(is_image, left)) else "files that are no images of a class"
         notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}.")
     tops = {file.parts[0] for file in inside}
     if empty := sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in tops):
-        notes.append(f"{words}: {len(empty)} folders without an image are left out: {', '.join(empty)}.")
+        notes.append(f"{words}: {len(empty)} folders without an image are left out: {listed(empty)}.")
     return tuple(notes)

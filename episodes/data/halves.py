@@ -57,6 +57,8 @@ def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, Class
     """As `halves`, with None and all images together where the data set has no split to hold out."""
     if data.source is not None:
         raise UserError("--stream.data.source means nothing for a stream; leave it out.")
+    if data.split is not None:
+        raise UserError("--stream.data.split means nothing for a stream, which has all classes; leave it out.")
     with readable(data.path or data.name):
         name, pools = _read(data, own)
     pools = left_in([with_features(pool, data) for pool in pools], data, name)
@@ -72,7 +74,7 @@ def _read(data: DataConfig, own: HubImages) -> tuple[str, list[ClassPool]]:
     where = _place(data)
     if is_own:
         asked = with_columns(asked, str(where), own.image, own.label)
-    parts = splits_of(str(where))
+    parts = splits_of(str(where), asked)
     own_folder = data.path is None and isinstance(where, Path)
     name = name_of(data.name) if own_folder or not is_hub_name(data.name) else data.name
     train = next((split for split in ("train", "training") if split in parts), None)

@@ -1,4 +1,4 @@
-"""What the `datasets` library opens: a hub name, or a folder or file of parquet."""
+"""What the `datasets` library opens: a hub name, or a folder or file of parquet or Arrow."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episodes.data.columns import image_column, label_column
+from episodes.data.columns import image_column, kind_of, label_column, labelled_rows, vectors_of
 from episodes.data.places import cache_folder, user_path
 from episodes.data.reading import Reading, Stored, StoredImage, cause
-from episodes.errors import UserError, note, unknown
+from episodes.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -30,17 +30,41 @@ def stored_rows(where: str, splits: Sequence[str] | None, reading: Reading) -> S
     Raises:
         UserError: nothing can be opened there, a column is unknown or unfit, a split is empty or missing.
     """
-    parts = open_splits(where, splits)
-    features = next(iter(parts.values())).features
+    return stored_parts(open_splits(where, splits, reading.configuration), where, reading)
+
+
+def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> Stored:
+    """As `stored_rows`, of splits that are open.
+
+    Arguments:
+        where: what to call the data set in messages.
+    """
+    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
     image, label = image_column(features, reading.image), label_column(features, reading.label)
-    rows, labels, names = _labelled(parts, label)
+    rows, labels, names = labelled_rows(parts, label, where)
+    out = sum(part.num_rows for part in parts.values()) - len(labels)
+    parts = {split: part for split, part in parts.items() if len(rows[split])}
+    for split, part in parts.items():
+        if image not in part.features:
+            raise UserError(f"Split {split!r} of {where} has no column {image!r}. Choose another column with --data.image.")
+    if kind_of(features[image]) == "vector":
+        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
+    starts = np.cumsum([0, *(len(rows[split]) for split in parts)])
     ready = {split: _undecoded(part, image) for split, part in parts.items()}
-    return Stored(labels, names, [partial(_images, where, split, ready[split], rows[split]) for split in parts])
+    images = [partial(_images, split, ready[split]) for split in parts]
+
+    def at(places: np.ndarray) -> Iterator[StoredImage]:
+        for i, (split, own) in enumerate(zip(parts, images, strict=True)):
+            inside = places[(places >= starts[i]) & (places < starts[i + 1])] - starts[i]
+            yield from own(rows[split][inside])
+
+    return Stored(labels, names, at, left_out=out)
 
 
-def open_splits(where: str, splits: Sequence[str] | None = None) -> "dict[str, Dataset]":
+def open_splits(where: str, splits: Sequence[str] | None = None, configuration: str | None = None) -> "dict[str, Dataset]":
     """The asked splits (None: all) of the data set in a folder, in a parquet file or on the hub."""
-    parts = _open_folder(where) if user_path(where).exists() else _open_hub(where)
+    local = user_path(where).exists()
+    parts = _open_folder(where, configuration) if local else _open_hub(where, configuration)
     for split in splits or ():
         if split not in parts:
             raise unknown(f"split of {where}", split, parts)
@@ -55,15 +79,25 @@ def empty_split(split: str, where: str) -> UserError:
     return UserError(f"Split {split!r} of {where} is empty. Remove it, or put images there.")
 
 
-def _open_folder(where: str) -> "dict[str, Dataset]":
+def _open_folder(where: str, configuration: str | None) -> "dict[str, Dataset]":
     from datasets import Dataset, load_dataset, load_from_disk
 
     folder = user_path(where)
+    if configuration is not None and (folder.is_file() or is_saved(folder)):
+        raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
     try:
-        if folder.is_file():
+        if folder.is_file() and folder.suffix.lower() == ".arrow":
+            parts = Dataset.from_file(str(folder))
+        elif folder.is_file():
             parts = load_dataset("parquet", data_files={"train": str(folder)}, cache_dir=_kept_in())
+        elif is_saved(folder):
+            parts = load_from_disk(str(folder))
         else:
-            parts = load_from_disk(str(folder)) if is_saved(folder) else load_dataset(str(folder), cache_dir=_kept_in())
+            if wrong := _wrong_configuration(str(folder), configuration):
+                raise wrong
+            parts = _load(folder, configuration)
+    except UserError:
+        raise
     except Exception as error:  # the library's own kinds, and those of pyarrow and of the file formats
         if empty := re.search(r"Instruction \"(.+)\" corresponds to no data", str(error)):
             raise empty_split(empty[1], where) from error
@@ -74,20 +108,79 @@ def _open_folder(where: str) -> "dict[str, Dataset]":
     return {"train": parts} if isinstance(parts, Dataset) else dict(parts)
 
 
+def _load(folder: Path, configuration: str | None) -> "dict[str, Dataset]":
+    """Each split with its own names of classes: the library gives all splits those of the first, whatever their order."""
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(str(folder), configuration, cache_dir=_kept_in())
+    files = {str(split): list(some) for split, some in (builder.config.data_files or {}).items()}
+    local = builder.info.features is None and all(Path(file).suffix == ".parquet" for some in files.values() for file in some)
+    if not local or not _schemas_differ(files):
+        return dict(load_dataset(str(folder), configuration, cache_dir=_kept_in()))
+    parts: dict[str, Dataset] = {}
+    for split, some in files.items():
+        parts |= load_dataset("parquet", data_files={split: some}, cache_dir=_kept_in())
+    return parts
+
+
+def _schemas_differ(files: dict[str, list[str]]) -> bool:
+    """Whether splits of parquet files have other features.
+
+    Raises:
+        UserError: the files of one split have other names of classes.
+    """
+    import pyarrow.parquet
+    from datasets import Features
+
+    kinds = []
+    for split, some in files.items():
+        own = [Features.from_arrow_schema(pyarrow.parquet.read_schema(file)) for file in some]
+        for file, features in zip(some, own, strict=True):
+            if (names := _class_names(features)) != (first := _class_names(own[0])):
+                raise UserError(
+                    f"The files of split {split!r} have other names of classes: {file} has {names}, and {some[0]} has {first}. "
+                    "Write them alike."
+                )
+        kinds += own[:1]
+    return any(features != kinds[0] for features in kinds)
+
+
+def _class_names(features: "Features") -> dict[str, list[str]]:
+    """The names of the classes, by the columns that have them."""
+    return {column: kind.names for column, kind in features.items() if hasattr(kind, "names")}
+
+
+def _wrong_configuration(where: str, asked: str | None) -> UserError | None:
+    """What is wrong with the configuration that is asked: there is no such one, or there are several and none is asked."""
+    from datasets import get_dataset_config_names, get_dataset_default_config_name
+
+    try:
+        choices, usual = get_dataset_config_names(where), get_dataset_default_config_name(where)
+    except Exception:  # nothing can be read there, which reading says
+        return None
+    if asked is not None and asked not in choices:
+        return unknown(f"configuration of {where}", asked, choices)
+    if asked is None and usual is None and len(choices) > 1:
+        return UserError(f"{where} has several configurations. Choose one with --data.configuration: {', '.join(choices)}.")
+    return None
+
+
 def is_saved(folder: Path) -> bool:
     """Whether a folder is what `Dataset.save_to_disk` wrote."""
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
-def _open_hub(where: str) -> "dict[str, Dataset]":
+def _open_hub(where: str, configuration: str | None) -> "dict[str, Dataset]":
     if not is_hub_name(where):
         raise UserError(f"{where} does not exist. Give the path of a folder or file, or a hub name like owner/data-set.")
     from datasets import load_dataset
 
     _check_hub(where)
     try:
-        return dict(load_dataset(where, cache_dir=_kept_in()))
+        return dict(load_dataset(where, configuration, cache_dir=_kept_in()))
     except Exception as error:
+        if wrong := _wrong_configuration(where, configuration):
+            raise wrong from error
         raise UserError(
             f"There is no folder {where}, and the hub's data set of that name cannot be loaded ({cause(error)}). "
             "Check the name and the network, or give a local copy with --data.path (of a stream --stream.data.path)."
@@ -124,42 +217,29 @@ def _check_hub(where: str) -> None:
         ) from error
 
 
-def _labelled(parts: "dict[str, Dataset]", column: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """(the labelled rows of each split, the class (I,) of each of them in order, the classes' names)."""
-    rows, values = {}, []
-    for split, part in parts.items():
-        labels = np.array(part.select_columns([column]).with_format("arrow")[:][column].to_pylist(), dtype=object)
-        lowest = 0 if hasattr(part.features[column], "int2str") else None  # a ClassLabel of -1 stands for "not published"
-        given = np.array([label is not None and (lowest is None or label >= lowest) for label in labels])
-        rows[split] = np.flatnonzero(given)
-        values.extend(labels[given])
-        if not given.all():
-            left_out = int((~given).sum())
-            note(f"{left_out} rows of split {split!r} have no label in {column!r} and are left out.")
-    classes = sorted(set(values))
-    code = {label: i for i, label in enumerate(classes)}
-    to_name = getattr(next(iter(parts.values())).features[column], "int2str", str)
-    return rows, np.array([code[value] for value in values], dtype=np.int64), [to_name(label) for label in classes]
-
-
 def _undecoded(part: "Dataset", column: str) -> "Dataset":
     """The image column alone, holding {"bytes": ..., "path": ...}: we decode them, so that a damaged one can be named."""
     from datasets import Image
 
+    part = part.select_columns([column])
+    if kind_of(part.features[column]) == "pixels":
+        return part.with_format("numpy")
     try:
-        return part.select_columns([column]).cast_column(column, Image(decode=False))
+        return part.cast_column(column, Image(decode=False))
     except Exception as error:
         raise UserError(
             f"Image column {column!r} holds {part.features[column]}, no images. Choose another with --data.image."
         ) from error
 
 
-def _images(where: str, split: str, part: "Dataset", rows: np.ndarray, first: int | None = None) -> Iterator[StoredImage]:
-    """The stored images of some rows, or of the first few of these."""
-    if first is not None:
-        rows = rows[:first]
+def _images(split: str, part: "Dataset", rows: np.ndarray) -> Iterator[StoredImage]:
+    """The stored images of some rows."""
     part = part if len(rows) == len(part) else part.select(rows)
     images = (image for some in part.iter(256) for image in next(iter(some.values())))
     for row, image in zip(rows, images, strict=True):
-        named = image.get("path") if image else None
-        yield f"The image {f'{named} ' if named else ''}in row {row} of split {split!r} of {where}", image
+        named = image.get("path") if isinstance(image, dict) else None
+        yield f"{f'{named} in ' if named else ''}row {row} of split {split!r}", image
+
+
+def _no_images(places: np.ndarray) -> Iterator[StoredImage]:
+    return iter(())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from episodes.errors import UserError
 
-ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".parquet")
+ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".npz")
 """What is no part of a data set's name."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from episodes.data.arrays import as_inputs, as_labels, check_kind, checked_labels
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
@@ -41,7 +42,7 @@ class ClassPool:
     """(I,) uint64, for each image what it is (`episodes.data.identity`): equal where the same image is stored."""
 
     def __post_init__(self) -> None:
-        _check_kind(self.x.dtype, self.x.ndim, self.source)
+        check_kind(self.x.dtype, self.x.ndim, self.source)
         if len(self.names) != len(self.starts) or len(self.names) != len(self.counts) or len(self.ids) != len(self.x):
             raise UserError(
                 f"{self.source}: a pool has a name, a start and a count for each class, and an id for each image, not "
@@ -58,6 +59,23 @@ class ClassPool:
     @property
     def x_kind(self) -> Literal["image", "vector"]:
         return "image" if self.x.ndim == 4 else "vector"
+
+    @staticmethod
+    def from_arrays(x: Any, y: Any, names: Sequence[str] | None = None, source: str = "arrays") -> "ClassPool":
+        """A pool of arrays or tensors of one's own.
+
+        Arguments:
+            x: uint8 images (I, H, W), (I, H, W, C) or (I, C, H, W) with 1 or 3 channels, or vectors (I, F) of any numbers.
+            y: (I,) labels, integers or texts.
+            names: the name of class 0, 1, ... of integer labels; None: classes are called by their labels.
+            source: where they come from, in words, which also qualify the names: "source/name".
+
+        Raises:
+            UserError: they are of other shapes or types, or do not fit each other.
+        """
+        inputs = as_inputs(x, source)
+        codes, labels = as_labels(y, names, len(inputs), source)
+        return grouped(codes, [f"{source}/{label}" for label in labels], inputs, source)
 
     def select(self, classes: Sequence[int] | np.ndarray, source: str | None = None) -> "ClassPool":
         """The pool of some classes, in the order given. The images are shared, not copied."""
@@ -150,19 +168,29 @@ def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarra
     return gathered(labels, names, ((image, identity(image)) for image in images), source)
 
 
-def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int]], source: str) -> ClassPool:
+def gathered(
+    labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int] | None], source: str
+) -> ClassPool:
     """As `grouped`, of pairs: an image and its id. Each goes straight to its place: the images exist once in memory.
+
+    Arguments:
+        images: None stands for one that is left out.
 
     Raises:
         UserError: as `grouped`; the images do not fit into the memory that is free.
     """
-    labels = _checked(labels, names, source)
+    labels = checked_labels(labels, names, source)
+    order = np.argsort(labels, kind="stable")
     places = np.empty(len(labels), dtype=np.int64)
-    places[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-    store, ids = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64)
-    for place, (image, known) in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
+    places[order] = np.arange(len(labels))
+    store, ids, kept = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64), np.ones(len(labels), dtype=bool)
+    for place, one in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
+        if one is None:
+            kept[place] = False
+            continue
+        image, known = one
         if not len(store):  # the first image tells the shape
-            _check_kind(image.dtype, image.ndim + 1, source)
+            check_kind(image.dtype, image.ndim + 1, source)
             must_fit(len(labels), image, source)
             store = np.empty((len(labels), *image.shape), dtype=image.dtype)
         if image.dtype != store.dtype or image.shape != store.shape[1:]:
@@ -170,11 +198,13 @@ def gathered(labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np
         if store.ndim == 2 and not np.isfinite(image).all():
             raise UserError(f"{source}: a vector has numbers that are not finite (NaN or infinite). Leave it out, or mend it.")
         store[place], ids[place] = image, known
+    if not kept.all():
+        store, ids, labels = store[kept], ids[kept], labels[order[kept]]
     counts = np.bincount(labels, minlength=len(names))
-    kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
+    there = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
     starts = _starts(counts)
-    return ClassPool(store, starts, counts, kept, source, fingerprint_of(store, starts, kept), ids)
+    return ClassPool(store, starts, counts, there, source, fingerprint_of(store, starts, there), ids)
 
 
 def fingerprint_of(x: np.ndarray, starts: np.ndarray, names: Sequence[str]) -> str:
@@ -196,33 +226,6 @@ def digest_of(*parts) -> str:
             while block := opened.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _checked(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
-    """The labels as int64."""
-    given = np.asarray(labels)
-    if not given.size:
-        raise UserError(f"{source} has no images.")
-    if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise UserError(f"{source}: labels must be one row of integers, not {given.dtype} of shape {given.shape}.")
-    if given.min() < 0 or given.max() >= len(names):
-        raise UserError(
-            f"{source}: labels must be in 0..{len(names) - 1}, the places of names, not {given.min()}..{given.max()}."
-        )
-    if len(set(names)) < len(names):
-        raise UserError(f"{source}: a class name is there twice. The same name is the same class: give it one label.")
-    return given.astype(np.int64)
-
-
-def _check_kind(dtype: np.dtype | torch.dtype, dimensions: int, source: str) -> None:
-    """Raises `UserError` where these are neither images nor vectors."""
-    if dimensions == 2:
-        if dtype not in (np.float32, torch.float32):
-            raise UserError(f"{source}: vectors must be float32, not {dtype}. Convert them first.")
-    elif dtype not in (np.uint8, torch.uint8):
-        raise UserError(f"{source}: images must be uint8, 0 to 255, not {dtype}. Scale and round them first.")
-    elif dimensions != 4:
-        raise UserError(f"{source}: an image must be (C, H, W), a vector (F,), and this has {dimensions - 1} axes.")
 
 
 def _what(image: np.ndarray) -> str:

@@ -4,32 +4,44 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from episodes.data.identity import identity
-from episodes.data.images import LARGEST_OWN_SIZE, decode, look
-from episodes.errors import UserError
+from episodes.data.images import Ground, decode, is_blank
+from episodes.errors import UserError, note
 
 LARGEST_SIZE = 1024
 """Side in pixels beyond which no data set is read: a pool keeps all its images decoded, and an episode has hundreds."""
+LISTED = 5
+"""Damaged images that an error lists."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the rows of a data set become images; None: found out from the data."""
+    """How the rows of a data set become images; None: found out from the data (`episodes.data.looking`)."""
 
     image: str | None = None
     """Image column; None: the only one."""
     label: str | None = None
     """Label column; None: the only `ClassLabel` column, else the only integer or text column with a name like "label"."""
     size: int | None = None
-    """Side in pixels; None: the first image's longer side, at most 64."""
+    """Side in pixels; None: the median of the images' longer sides, at most 64."""
     channels: int | None = None
-    """1 (grey) or 3 (RGB); None: 1 where the first images are grey."""
+    """1 (grey) or 3 (RGB); None: 3 where an image has colour."""
+    configuration: str | None = None
+    """Which configuration of a data set that has several."""
+    skip_damaged: bool = False
+    """Leave out images that cannot be decoded, rather than refuse them."""
+    levels: tuple[float, float] | None = None
+    """The pixel values that become 0 and 255, where the images do not say; None: by those that they have."""
+    ground: Ground | None = None
+    """What is seen through transparent pixels; None: the images have not been looked at."""
+    seen: str | None = None
+    """Width and height of the images that were looked at, in words."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -41,10 +53,13 @@ class Reading:
             )
         if self.channels not in (None, 1, 3):
             raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), not {self.channels}.")
+        if self.levels is not None:  # JSON makes lists
+            object.__setattr__(self, "levels", tuple(self.levels))
 
 
-StoredImage = tuple[str, dict | None]
-"""(where an image lies, in words; {"bytes": what is stored, or None, "path": its file}, or None where there is no image)"""
+StoredImage = tuple[str, dict | np.ndarray | None]
+"""(where an image lies, in words; {"bytes": what is stored, or None, "path": its file}, or its pixels, or None where there is
+no image)"""
 
 
 class Stored(NamedTuple):
@@ -54,58 +69,98 @@ class Stored(NamedTuple):
     """(I,) int64, the class of each image, one split after another."""
     names: list[str]
     """The labels of class 0, 1, ... in words."""
-    splits: list[Callable[[int | None], Iterator[StoredImage]]]
-    """The images of each split, or the first few of them."""
+    at: Callable[[np.ndarray], Iterator[StoredImage]]
+    """The images at some places (N,) of `labels`, which ascend."""
+    vectors: np.ndarray | None = None
+    """(I, F) float32: what is stored where it is no images."""
+    left_out: int = 0
+    """Files or rows that are left out before anything is decoded; a note has said which."""
 
 
-def found_shape(stored: Stored, first: int = 16) -> tuple[int, int]:
-    """(size, channels) by the first images of each split: the side of the very first, at most 64; 3 where one has colour."""
-    seen = []
-    for images in stored.splits:
-        for place, image in images(first):
-            with _Naming(place):
-                seen.append(look(_bytes(image)))
-    channels, sides = zip(*seen, strict=True) if seen else ((1,), (LARGEST_OWN_SIZE,))
-    return min(sides[0], LARGEST_OWN_SIZE), max(channels)
+def decoded(stored: Stored, reading: Reading, where: str, batch: int = 256) -> Iterator[tuple[np.ndarray, int] | None]:
+    """(the image (C, size, size), its id) of each, by a few threads: Pillow lets go of the interpreter's lock.
 
+    What cannot be decoded is None; after the last image it is an error, or with `reading.skip_damaged` a note.
 
-def decoded(stored: Stored, size: int, channels: int, batch: int = 256) -> Iterator[tuple[np.ndarray, int]]:
-    """(the image (C, size, size), its id) of each, by a few threads: Pillow lets go of the interpreter's lock."""
+    Arguments:
+        reading: with nothing that is still to be found out.
+        where: what to call the data set in messages.
 
-    def one(where: StoredImage) -> tuple[np.ndarray, int]:
-        place, image = where
-        with _Naming(place):
-            raw = _bytes(image)
-            return decode(raw, size, channels), identity(raw)
-
-    images = chain.from_iterable(split(None) for split in stored.splits)
+    Raises:
+        UserError: images are damaged, or there is nothing to be seen on any.
+    """
+    images, total = stored.at(np.arange(len(stored.labels))), len(stored.labels)
+    damaged, blank = list[str](), list[str]()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         while some := list(islice(images, batch)):
-            yield from threads.map(one, some)
+            for (place, _), got in zip(some, threads.map(lambda one: _decoded(one[1], reading), some), strict=True):
+                if isinstance(got, str):
+                    damaged.append(f"{place} ({got})")
+                    yield None
+                    continue
+                if is_blank(got[0]) and reading.size != 1:
+                    blank.append(place)
+                yield got
+    _say_damaged(damaged, total, where, reading.skip_damaged)
+    _say_blank(blank, total - len(damaged), where)
+
+
+def bytes_of(stored: dict | np.ndarray | None) -> bytes | np.ndarray:
+    """What is stored of an image: its file, or its pixels.
+
+    Raises:
+        ValueError: there is none.
+        OSError: its file cannot be read.
+    """
+    if stored is None:
+        raise ValueError("there is no image")
+    if isinstance(stored, np.ndarray):
+        return stored
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
 
 
 def cause(error: BaseException) -> str:
     """The first line of the error that started it."""
-    error = error.__cause__ or error
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error.__cause__ or error)
 
 
-def _bytes(stored: dict | None) -> bytes:
-    if stored is None:
-        raise ValueError("there is no image")
-    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (words.strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-class _Naming:
-    """Turns whatever goes wrong with an image into a `UserError` that says where it lies."""
+def _decoded(image: dict | np.ndarray | None, reading: Reading) -> tuple[np.ndarray, int] | str:
+    """The image and its id, or what is wrong with it."""
+    assert reading.size is not None and reading.channels is not None
+    try:
+        raw = bytes_of(image)
+        return decode(raw, reading.size, reading.channels, reading.levels, reading.ground or "white"), identity(raw)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds
+        return first_line(error)
 
-    def __init__(self, place: str):
-        self.place = place
 
-    def __enter__(self) -> None: ...
+def _say_damaged(damaged: list[str], total: int, where: str, skip: bool) -> None:
+    if not damaged:
+        return
+    more = f" and {len(damaged) - LISTED} more" if len(damaged) > LISTED else ""
+    words = f"{len(damaged)} of {total} images of {where} cannot be read"
+    listed = f"{', '.join(damaged[:LISTED])}{more}"
+    if not skip or len(damaged) == total:
+        raise UserError(
+            f"{words}: {listed}. Repair or remove them, or leave them out with --data.skip-damaged (of a stream "
+            "--stream.data.skip-damaged)."
+        )
+    note(f"{words} and are left out, as asked: {listed}.")
 
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"{self.place} cannot be read ({error.strerror}). Check that it may be read.") from error
-        if isinstance(error, Exception):
-            raise UserError(f"{self.place} cannot be decoded ({cause(error)}). Repair or remove it.") from error
+
+def _say_blank(blank: list[str], total: int, where: str) -> None:
+    if blank and len(blank) == total:
+        raise UserError(
+            f"There is nothing to be seen on any of the {total} images of {where}: all pixels of each have one value, once "
+            "they are read. Are these the images? Another size or number of channels may help: --data.size, --data.channels."
+        )
+    if blank:
+        note(f"{where}: there is nothing to be seen on {len(blank)} of {total} images, such as {blank[0]}; they are kept.")

@@ -1,20 +1,27 @@
-"""Any image data set as a ClassPool: a hub name, a folder, a parquet file, or a zip or tar archive of a folder."""
+"""Any data set as a ClassPool: a hub name, a folder, a parquet file, a table, arrays, or a zip or tar archive of a folder."""
 
-import json
-import shutil
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from episodes.data.cache import building, remembered
-from episodes.data.folders import files_below, holds_images, image_folder, stored_files
-from episodes.data.hf import open_splits, stored_rows
-from episodes.data.places import cache_folder, readable, user_path
-from episodes.data.pool import ClassPool, digest_of, gathered
-from episodes.data.reading import Reading, Stored, cause, decoded, found_shape
-from episodes.errors import UserError, note
+from episodes.data.arrays import stored_arrays
+from episodes.data.cache import remembered
+from episodes.data.folders import ImageFolder, holds_images, image_folder, is_image, stored_files
+from episodes.data.hf import open_splits, stored_parts, stored_rows
+from episodes.data.layout import is_split
+from episodes.data.looking import completed_by_looking
+from episodes.data.places import readable, user_path
+from episodes.data.pool import ClassPool, gathered, grouped
+from episodes.data.reading import Reading, Stored, decoded
+from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
+from episodes.data.telling import tell
+from episodes.data.unpacking import unpacked
+from episodes.data.walking import files_below, stamps_of
+from episodes.errors import UserError, listed, note, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 
 def read(
@@ -33,127 +40,158 @@ def read(
     """
     with readable(where):
         stored = _stored(where, splits, reading or Reading())
-        shape = found_shape(stored) if reading is None or None in (reading.size, reading.channels) else (1, 1)
-        done = _filled(reading or Reading(), *shape)
-        assert done.size is not None and done.channels is not None
-        images = decoded(stored, done.size, done.channels)
-        return gathered(stored.labels, [f"{name}/{label}" for label in stored.names], images, words or name)
+        return pool_of(stored, name, reading or Reading(), where, words or name)
+
+
+def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str) -> ClassPool:
+    """The pool of what is stored. Arguments and errors as `read`."""
+    names = [f"{name}/{label}" for label in stored.names]
+    if stored.vectors is not None:
+        _refuse_sizes(reading, where)
+        pool, done = grouped(stored.labels, names, stored.vectors, words), reading
+    else:
+        done = completed_by_looking(stored, reading, where)
+        pool = gathered(stored.labels, names, decoded(stored, done, where), words)
+        if lost := sorted(set(names) - set(pool.names)):
+            note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
+    tell(pool, stored, done)
+    return pool
+
+
+def pool_of_dataset(
+    dataset: "Dataset | DatasetDict",
+    name: str = "dataset",
+    image: str | None = None,
+    label: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+) -> ClassPool:
+    """The pool of a `datasets.Dataset`, or of all splits of a `DatasetDict`, that a program has at hand.
+
+    Arguments:
+        name: what to call it; it also qualifies the class names: "name/label".
+        image, label: the columns; None: as `DataConfig` finds them.
+        size, channels: of the images; None: as `DataConfig` finds them.
+
+    Raises:
+        UserError: a column is unknown or unfit, no row has a label, or images are damaged.
+    """
+    reading = Reading(image, label, size, channels)
+    parts = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    return pool_of(stored_parts(parts, name, reading), name, reading, name, name)
 
 
 def complete_reading(where: str, splits: Sequence[str] | None, reading: Reading) -> Reading:
-    """The reading with a size and channels, found from the first images where it leaves them open. Errors as `read`."""
+    """The reading with all that a sample of the images says where it is left open. Errors as `read`."""
     with readable(where):
-        return _filled(reading, *found_shape(_stored(where, splits, reading)))
+        return completed_by_looking(_stored(where, splits, reading), reading, where)
 
 
-def splits_of(where: str) -> list[str]:
+def splits_of(where: str, reading: Reading | None = None) -> list[str]:
     """The splits that a data set has. Errors as `read`."""
+    asked = reading or Reading()
     with readable(where):
-        key = {"splits of": source_identity(path) if (path := user_path(where)).exists() else where}
-        return remembered(key, lambda: {"splits": _splits(where)})["splits"]
+        source = source_identity(path) if (path := user_path(where)).exists() else where
+        key = {"splits of": source, "columns": [asked.image, asked.label, asked.configuration]}
+        return remembered(key, lambda: {"splits": _splits(where, asked)})["splits"]
 
 
 def with_columns(reading: Reading, where: str, image: str, label: str) -> Reading:
     """The reading with the usual columns of a data set, where it leaves them open and is not of a folder of images."""
     with readable(where):
-        own = (image, label) if _images_at(where) is None else (None, None)
+        place = _opened(where)
+        columns = place is None or not (_kind(place) or _folder_at(where, place, reading))
+        own = (image, label) if columns else (None, None)
         return replace(reading, image=reading.image or own[0], label=reading.label or own[1])
 
 
 def source_identity(where: Path) -> list:
-    """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it."""
-    files = [Path()] if where.is_file() else files_below(where)
-    return [str(where.resolve()), *([str(file), *_stamp(where / file)] for file in files)]
+    """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it.
+
+    Of a table the images that it names count too.
+    """
+    stamps = stamps_of(where, [Path()] if where.is_file() else files_below(where))
+    named = stamps_of(where.parent, images_named(where)) if _kind(where) == "table" else []
+    return [str(where.resolve()), *stamps, *named]
 
 
-def _splits(where: str) -> list[str]:
-    folder = _images_at(where)
-    return list(open_splits(where)) if folder is None else list(image_folder(folder, where, _is_file(where)).splits)
-
-
-def _filled(reading: Reading, size: int, channels: int) -> Reading:
-    return replace(reading, size=reading.size or size, channels=reading.channels or channels)
+def _splits(where: str, reading: Reading) -> list[str]:
+    if (place := _opened(where)) is None:
+        return list(open_splits(where, None, reading.configuration))
+    if _kind(place) == "arrays" or (_kind(place) == "table" and not images_named(place)):
+        return ["train"]
+    folder = _folder_at(where, place, reading)
+    return list(folder.splits) if folder is not None else list(open_splits(str(place), None, reading.configuration))
 
 
 def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Stored:
-    if (folder := _images_at(where)) is None:
+    if (place := _opened(where)) is None:
         return stored_rows(where, splits, reading)
+    if (kind := _kind(place)) == "arrays":
+        return _whole(stored_arrays(place, reading), splits, where)
+    if kind == "table" and reading.image is None and not images_named(place):
+        return _whole(table_of_vectors(place, reading), splits, where)
+    if (folder := _folder_at(where, place, reading)) is None:
+        return stored_rows(str(place), splits, reading)
+    if reading.configuration is not None:
+        raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
+    return stored_files(folder, where, splits)
+
+
+def _kind(path: Path) -> Literal["arrays", "table", ""]:
+    """Whether a path is that of a file with arrays, or of a table."""
+    if not path.is_file():
+        return ""
+    return "arrays" if path.suffix.lower() == ".npz" else "table" if path.suffix.lower() in TABLES else ""
+
+
+def _whole(stored: Stored, splits: Sequence[str] | None, where: str) -> Stored:
+    """What has no splits: all is "train"."""
+    for split in splits or ():
+        if split != "train":
+            raise unknown(f"split of {where}", split, ["train"])
+    return stored
+
+
+def _folder_at(where: str, place: Path, reading: Reading) -> ImageFolder | None:
+    """The images that are meant, by the tables beside them or else by their folders; None: the `datasets` library reads."""
+    if _kind(place) == "table":
+        return table_folder(place.parent, [Path(place.name)], reading, where)
+    if not holds_images(place):
+        return None
+    if tables := tables_in(place, reading.label):
+        return table_folder(place, tables, reading, where)
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
         raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")
-    return stored_files(image_folder(folder, where, descend=_is_file(where)), where, splits)
+    return image_folder(place, where, descend=user_path(where).is_file())
 
 
-def _images_at(where: str) -> Path | None:
-    """The folder of images that is meant; None where the `datasets` library is to read."""
-    path = user_path(where)
-    if not path.exists():
+def _opened(where: str) -> Path | None:
+    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all; a table or a file
+    of arrays that lies in a folder alone; None: nothing is there, so it may be a name of the hub."""
+    place = user_path(where)
+    if not place.exists():
         return None
-    if path.is_file() and path.suffix.lower() != ".parquet":
-        path = _unpacked(path)
-        if not holds_images(path):
-            ways = "It should hold a folder of images for each class; one with parquet files or a metadata.csv must be unpacked"
-            raise UserError(f"{where} holds nothing that can be read as it is. {ways} first.")
-    return path if holds_images(path) else None
+    if archive := place.is_file() and not _kind(place) and place.suffix.lower() not in (".parquet", ".arrow"):
+        place = unpacked(place)
+    while place.is_dir() and len(inside := [one for one in place.iterdir() if not one.name.startswith((".", "__MACOSX"))]) == 1:
+        if not _kind(inside[0]) and not (archive and inside[0].is_dir() and not _is_class(inside[0])):
+            break
+        place = inside[0]
+    if place.is_dir() and archive and not files_below(place):
+        raise UserError(f"{where} holds no files. It should hold a folder of images for each class.")
+    return place
 
 
-def _is_file(where: str) -> bool:
-    return user_path(where).is_file()
+def _is_class(folder: Path) -> bool:
+    """Whether a folder has images of its own and no table of what they are, or is one of the splits."""
+    files = [Path(file.name) for file in folder.iterdir() if file.is_file()]
+    named = any(file.suffix.lower() in TABLES for file in files)
+    return is_split(folder.name) or (any(map(is_image, files)) and not named)
 
 
-def _unpacked(archive: Path) -> Path:
-    """The folder in the cache that an archive was unpacked to, now or before; one that was changed since is unpacked again."""
-    place = cache_folder() / "unpacked" / _words(source_identity(archive))
-    listed = place / "listed"
-    if listed.is_file() and listed.read_text(encoding="utf-8") == _words(source_identity(place / "files")[1:]):
-        return place / "files"
-    if place.exists():
-        note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
-        shutil.rmtree(place)
-    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
-        raise UserError(
-            f"{archive} is neither a parquet file nor a zip or tar archive. Give one of these, or a folder with a sub-folder "
-            "of images for each class."
-        )
-    with building(place.parent) as folder:
-        fresh = Path(folder, "new")
-        (fresh / "files").mkdir(parents=True)
-        try:
-            _unpack(archive, fresh / "files")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-            raise UserError(f"{archive} cannot be unpacked ({cause(error)}). Pack it again, or give the folder.") from error
-        (fresh / "listed").write_text(_words(source_identity(fresh / "files")[1:]), encoding="utf-8")
-        if not place.exists():
-            fresh.rename(place)
-    return place / "files"
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """The files of an archive, and nothing outside of the folder. Links in a tar are left out, with a note."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)
-        return
-    with tarfile.open(archive) as opened:
-        left = []
-        for member in opened:
-            target = folder / member.name
-            if not member.isdir() and not (member.isfile() and target.resolve().is_relative_to(folder.resolve())):
-                left.append(member.name)
-            elif member.isfile():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.extractfile(member) as source, target.open("wb") as file:  # type: ignore[union-attr]
-                    shutil.copyfileobj(source, file)
-    if left:
-        note(f"{archive}: {len(left)} links or files of other places are left out, such as {left[0]}.")
-
-
-def _words(identity: list) -> str:
-    return digest_of(json.dumps(identity).encode())
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Bytes and time of a file; of a link to nothing, zeros."""
-    if not file.exists():
-        return 0, 0
-    return (about := file.stat()).st_size, about.st_mtime_ns
+def _refuse_sizes(reading: Reading, where: str) -> None:
+    for option in ("size", "channels"):
+        if getattr(reading, option) is not None:
+            raise UserError(f"--data.{option} means nothing for {where}, whose rows are vectors; leave it out.")

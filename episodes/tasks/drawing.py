@@ -3,7 +3,7 @@
 import numpy as np
 
 from episodes.data.pool import ClassPool
-from episodes.errors import LISTED, UserError
+from episodes.errors import UserError, listed
 from episodes.types import EpisodeShape
 
 FEW = 4096
@@ -26,7 +26,7 @@ def check_pool(pool: ClassPool, shape: EpisodeShape, turns: int = 1) -> None:
         )
     small = np.flatnonzero(pool.counts < needed)
     if len(small):
-        named = ", ".join(f"{pool.names[i]} ({pool.counts[i]})" for i in small[:LISTED]) + " ..." * (len(small) > LISTED)
+        named = listed([f"{pool.names[i]} ({pool.counts[i]})" for i in small])
         raise UserError(
             f"{len(small)} of the {classes} classes of {pool.source} have fewer than the {shape.shots} shots + "
             f"{shape.queries} queries = {needed} images that are asked: {named}. Ask for fewer, or leave out "

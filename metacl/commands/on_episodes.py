@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from episodes import Benchmark, UserError, load_benchmark
+from episodes import Benchmark, EpisodeGenerator, UserError, load_benchmark
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.evaluation.episodes import evaluate, held_out
 from metacl.evaluation.rates import RateChoice, in_words, on_episodes
@@ -29,6 +29,8 @@ def check_episodes(config: EpisodesConfig) -> str:
         benchmark = _benchmark(config, tasks)
         generator = held_out(benchmark, config.split, config.shape(tasks), config.seeds[0])
         learner_of(config, generator.family.spec)
+        if len(set(config.rates)) > 1:
+            _to_choose_on(config, benchmark, tasks, config.seeds[0])
     if config.run is not None:
         warn_of_other_data(Run.open(Path(config.run)), benchmark, say)
     return benchmark.fingerprint
@@ -83,11 +85,10 @@ def _rate(run: Following, config: EpisodesConfig, benchmark: Benchmark, tasks: i
     purpose = f"{tasks} tasks, seed {seed}"
     if purpose in (noted := run.rates()):
         return RateChoice(**noted[purpose])
-    rates, most = sorted(set(config.rates)), benchmark.validation.most_tasks
+    rates = sorted(set(config.rates))
     if len(rates) == 1:
         return RateChoice(rates[0], "", {})
-    shape = config.shape(tasks if most is None else min(tasks, most))
-    generator = held_out(benchmark, "validation", shape, seed)
+    generator = _to_choose_on(config, benchmark, tasks, seed)
     with bar(f"learning rate for {tasks} tasks") as progress:
         shown = progress.add_task("", total=len(rates), now="rates")
         choice = on_episodes(
@@ -102,6 +103,16 @@ def _rate(run: Following, config: EpisodesConfig, benchmark: Benchmark, tasks: i
     say(f"Learning rate for {tasks} tasks: {in_words(choice)}, on meta-validation.")
     run.note_rate(purpose, asdict(choice))
     return choice
+
+
+def _to_choose_on(config: EpisodesConfig, benchmark: Benchmark, tasks: int, seed: int) -> EpisodeGenerator:
+    """The meta-validation streams on which a learning rate is chosen, which are shorter where there are fewer classes.
+
+    Raises:
+        UserError: a class has too few images.
+    """
+    most = benchmark.validation.most_tasks
+    return held_out(benchmark, "validation", config.shape(tasks if most is None else min(tasks, most)), seed)
 
 
 def _benchmark(config: EpisodesConfig, tasks: int) -> Benchmark:

@@ -18,6 +18,8 @@ def located(data: DataConfig) -> DataConfig:
             values[name] = os.path.abspath(user_path(values[name]))
     if values["features"] and values["features"] not in BACKBONES and user_path(values["features"]).exists():
         values["features"] = os.path.abspath(user_path(values["features"]))
+    if values["split"] and user_path(values["split"]).is_file():
+        values["split"] = os.path.abspath(user_path(values["split"]))
     return DataConfig(**values)
 
 

@@ -15,8 +15,8 @@ Meta-train a continual learner on episodes made from a data set.
     python train.py --resume RUN                go on where a run stopped (or with its data in --data.path)
 
 DATA     {benchmarks};
-         a folder (a sub-folder of images for each class, or parquet files), a zip or tar archive of it, a parquet file; or a
-         Hugging Face hub name like owner/data-set.
+         a folder (a sub-folder of images for each class, images with a table of their labels, or parquet files), a zip or tar
+         archive of it; a parquet, arrow, csv, tsv, jsonl or npz file; or a Hugging Face hub name like owner/data-set.
          --data.path names a local copy of a named one.
 LEARNER  each with a size: --recipe small (the default) or another that is named here
 {meta_trained}

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -104,7 +105,7 @@ def with_plain_errors(work: Callable[[], None]) -> None:
         try:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="replace")
-            with plain_notices(), _plain_threads(), stops_raised():
+            with plain_notices(), _tellings(), _plain_threads(), stops_raised():
                 work()
         finally:
             if sys.stdout:  # which a program may be started without
@@ -163,6 +164,27 @@ def plain_notices() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+class _Telling(logging.Handler):
+    """Shows what is told of the data on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _screen(wide=False, stderr=True).print(record.getMessage(), soft_wrap=True)
+
+
+@contextmanager
+def _tellings() -> Iterator[None]:
+    """What `episodes` tells of the data that it reads is shown."""
+    log, handler = logging.getLogger("episodes"), _Telling(logging.INFO)
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def _fail(message: str, status: int, what: str = "Error: ") -> NoReturn:

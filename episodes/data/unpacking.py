@@ -1,0 +1,70 @@
+"""Zip and tar archives, unpacked once into the cache."""
+
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+from episodes.data.cache import building
+from episodes.data.places import cache_folder
+from episodes.data.pool import digest_of
+from episodes.data.reading import cause
+from episodes.data.walking import files_below, stamps_of
+from episodes.errors import UserError, note
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder in the cache that an archive was unpacked to, now or before; one that was changed since is unpacked again."""
+    place = cache_folder() / "unpacked" / _words([str(archive.resolve()), *stamps_of(archive, [Path()])])
+    listed = place / "listed"
+    if listed.is_file() and listed.read_text(encoding="utf-8") == _listed(place / "files"):
+        return place / "files"
+    if place.exists():
+        note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
+        shutil.rmtree(place)
+    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
+        raise UserError(
+            f"{archive} is neither a zip or tar archive nor a .parquet, .arrow, .csv, .tsv, .jsonl or .npz file. "
+            "Give one of these, or a folder with a sub-folder of images for each class."
+        )
+    with building(place.parent) as folder:
+        fresh = Path(folder, "new")
+        (fresh / "files").mkdir(parents=True)
+        try:
+            _unpack(archive, fresh / "files")
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise UserError(f"{archive} cannot be unpacked ({cause(error)}). Pack it again, or give the folder.") from error
+        (fresh / "listed").write_text(_listed(fresh / "files"), encoding="utf-8")
+        if not place.exists():
+            fresh.rename(place)
+    return place / "files"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """The files of an archive, and nothing outside of the folder. Links in a tar are left out, with a note."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)
+        return
+    with tarfile.open(archive) as opened:
+        left = []
+        for member in opened:
+            target = folder / member.name
+            if not member.isdir() and not (member.isfile() and target.resolve().is_relative_to(folder.resolve())):
+                left.append(member.name)
+            elif member.isfile():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opened.extractfile(member) as source, target.open("wb") as file:  # type: ignore[union-attr]
+                    shutil.copyfileobj(source, file)
+    if left:
+        note(f"{archive}: {len(left)} links or files of other places are left out, such as {left[0]}.")
+
+
+def _listed(folder: Path) -> str:
+    """What tells one state of the files in a folder from another."""
+    return _words(stamps_of(folder, files_below(folder)))
+
+
+def _words(identity: list) -> str:
+    return digest_of(json.dumps(identity).encode())
