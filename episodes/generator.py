@@ -31,7 +31,8 @@ class EpisodeGenerator(Dataset):
         """The episodes at `indices`, stacked along the first axis."""
         draws = [self.family.draw(random_numbers(self.address, i), self.shape) for i in indices]
         stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*(draw[:4] for draw in draws), strict=True))
-        return Episode(self._examples(stream_x, stream_y), self._examples(query_x, query_y), self.family.spec)
+        ends = tuple(range(self.shape.shots, stream_y.shape[1] * self.shape.shots + 1, self.shape.shots))
+        return Episode(self._examples(stream_x, stream_y), self._examples(query_x, query_y), self.family.spec, ends)
 
     __getitems__ = batch
 

@@ -6,13 +6,13 @@ V label symbols, D model width, H heads, E head width, C channels.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from episodes.errors import at_least
+from episodes.errors import UserError, at_least
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Examples:
     y: Tensor
     """(B, N) int64 symbols, or (B, N, *y_shape) float32."""
     task: Tensor
-    """(B, N) int64, the index of each example's task. Learners may use it in meta-training only."""
+    """(B, N) int64, the task that each example is of, whenever it comes. Learners may use it in meta-training only."""
     valid: Tensor | None = None
     """(B, N) bool; False marks padding, which no learner may notice. None: all are valid."""
 
@@ -108,22 +108,45 @@ class Examples:
 
 @dataclass(frozen=True)
 class Episode:
-    """A batch of B continual-learning problems: a stream to learn from, then queries."""
+    """A batch of B continual-learning problems: a stream to learn from, then queries.
+
+    The stream has phases, as many as there are tasks: stretches, equally long in every row, after which questions may be asked.
+    Where a task comes as a whole its phase has its examples and no others. Where the tasks of a stream are mixed a phase has
+    examples of several, and what is said of the time just after a task is meant of the phase of its number.
+    """
 
     stream: Examples
     queries: Examples
     spec: EpisodeSpec
+    ends: tuple[int, ...] | None = None
+    """Where each phase of the stream ends; phase t has the examples ends[t - 1], ..., ends[t] - 1 of every row. None: a phase
+    ends where `task` changes, which it does at the same places in every row."""
+
+    def phases(self) -> tuple[int, ...]:
+        """`ends`, or what stands for None. Raises `UserError` where nobody says where the phases of mixed tasks end."""
+        if self.ends is not None:
+            return self.ends
+        task, counts = torch.unique_consecutive(self.stream.task[0], return_counts=True)
+        if len(task) != len(task.unique()):
+            raise UserError(
+                "The tasks of these episodes come mixed, or come back, and `Episode.ends` does not say where the phases of the "
+                "stream end. Give it: as many places as there are tasks, the last of them the length of the stream."
+            )
+        return tuple(counts.cumsum(0).tolist())
 
     def first_tasks(self, tasks: int) -> "Episode":
-        """The same episodes without what belongs to later tasks."""
-        stream, queries = (part[part.task[0] < tasks] for part in (self.stream, self.queries))
-        return Episode(stream, queries, self.spec)
+        """The same episodes without later phases of the stream, and without what is asked of later tasks."""
+        queries = self.queries[self.queries.task[0] < tasks]
+        if self.ends is None:
+            return Episode(self.stream[self.stream.task[0] < tasks], queries, self.spec)
+        ends = self.ends[:tasks]
+        return Episode(self.stream[: ends[-1] if ends else 0], queries, self.spec, ends)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Episode":
-        return Episode(self.stream.to(device, non_blocking), self.queries.to(device, non_blocking), self.spec)
+        return replace(self, stream=self.stream.to(device, non_blocking), queries=self.queries.to(device, non_blocking))
 
     def pin_memory(self) -> "Episode":
-        return Episode(self.stream.pin_memory(), self.queries.pin_memory(), self.spec)
+        return replace(self, stream=self.stream.pin_memory(), queries=self.queries.pin_memory())
 
 
 class Part:

@@ -232,7 +232,7 @@ class Learner(nn.Module):
         that earlier tasks are asked about after every task (as in automated continual learning, Irie 2023). The metric
         `forgetting` compares what is asked right after its task with what is asked later.
         """
-        parts, own_M = list(task_parts(episode.stream)), episode.queries.task[0].cpu()
+        parts, own_M = list(task_parts(episode)), episode.queries.task[0].cpu()
         asked_TM = torch.arange(len(parts))[:, None] >= own_M
         if self.distributed == "random":
             drawn_M = own_M + (torch.rand(len(own_M)) * (len(parts) - own_M)).long()
@@ -252,12 +252,12 @@ class Learner(nn.Module):
         return loss
 
 
-def task_parts(stream: Examples) -> Iterator[slice]:
-    """The parts of a stream that belong to one task after another; the same in every episode of the batch."""
+def task_parts(episode: Episode) -> Iterator[slice]:
+    """The phases of the stream, one after another; the same in every episode of the batch."""
     start = 0
-    for size in torch.unique_consecutive(stream.task[0], return_counts=True)[1].tolist():
-        yield slice(start, start + size)
-        start += size
+    for end in episode.phases():
+        yield slice(start, end)
+        start = end
 
 
 def state_bytes(state: State) -> int:
