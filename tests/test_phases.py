@@ -5,10 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import IMAGES, SHAPE, image_benchmark
+from tiny import IMAGES, SHAPE, image_benchmark, sequence
+from torch.testing import assert_close
 
 from episodes import DataConfig, Episode, EpisodeSource, Examples, UserError, load_benchmark, usual_shape
 from metacl.evaluation.check import random_episode
+from metacl.evaluation.follow import follow
+from metacl.evaluation.known import KnownLabels
+from metacl.evaluation.padding import latest
+from metacl.evaluation.questions import EVERYTHING
 from metacl.learners.protocol import task_parts
 
 DIGESTS = {
@@ -64,3 +69,48 @@ def test_mixed_tasks_have_the_phases_that_they_are_given():
 def test_mixed_tasks_without_phases_are_refused():
     with pytest.raises(UserError, match="come mixed"):
         EpisodeSource(replace(mixed(), ends=None))
+
+
+def padded(episode: Episode) -> Episode:
+    """With a fourth phase of examples and queries that nobody is to notice."""
+    valid = torch.arange(8).expand(2, -1) < 6
+    parts = []
+    for part in (episode.stream, episode.queries):
+        more = Examples.concatenate([part, replace(part[:2], y=part.y.flip(0)[:, :2], task=torch.full((2, 2), 3))])
+        parts.append(replace(more, valid=valid))
+    return replace(episode, stream=parts[0], queries=parts[1], ends=(2, 4, 6, 8))
+
+
+@pytest.mark.parametrize("distributed", [None, "every"])
+def test_padded_queries_change_no_meta_loss(distributed):
+    episode = image_benchmark().generator("train", SHAPE, 0).batch([0, 1])
+    learner = sequence(distributed=distributed).train()
+    plain, more = learner.meta_loss(episode), learner.meta_loss(padded(episode))
+    # After every task: the padded phase asks all of them once more.
+    if distributed is None:
+        assert_close(more.loss, plain.loss)
+        assert_close(more.metrics["accuracy"], plain.metrics["accuracy"])
+    else:
+        asked_twice = learner.meta_loss(replace(padded(episode), queries=episode.queries))
+        assert_close(more.loss, asked_twice.loss)
+        assert_close(more.metrics["forgetting"], asked_twice.metrics["forgetting"])
+
+
+def test_padding_makes_no_label_known():
+    episode = padded(image_benchmark().generator("train", SHAPE, 0).batch([0, 1]))
+    plain, known = (KnownLabels(EpisodeSource(own)) for own in (episode.first_tasks(3), episode))
+    assert torch.equal(known.after(3), plain.after(2)) and known.after(0).sum(1).tolist() == [1, 1]
+
+
+def test_the_support_of_a_padded_task_has_no_padding():
+    train = padded(image_benchmark().generator("train", SHAPE, 0).batch([0, 1])).stream
+    train = replace(train, valid=torch.tensor([[1, 0, 1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0, 1, 0]]).bool())
+    support = latest(train, 3)
+    assert torch.equal(support.x, torch.stack([train.x[0, [3, 5]], train.x[1, [2, 6]]])) and support.valid is None
+    assert len(latest(train, 1)) == 1 and latest(train, 0) is None
+
+
+def test_padding_is_not_asked_before_it_is_learnt():
+    source = EpisodeSource(padded(image_benchmark().generator("train", SHAPE, 0).batch([0, 1])))
+    with pytest.raises(UserError, match="--asked 0"):
+        next(follow(sequence(), source, EVERYTHING))
