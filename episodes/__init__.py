@@ -10,7 +10,7 @@ from episodes.data.images import decode
 from episodes.data.pool import ClassPool, grouped
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
-from episodes.schedule import Schedule
+from episodes.schedule import Schedule, ScheduleConfig
 from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
 from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
 from episodes.synthetic import usual_shape
@@ -31,6 +31,7 @@ __all__ = [
     "NamedStream",
     "Part",
     "Schedule",
+    "ScheduleConfig",
     "SeededStream",
     "Source",
     "Stream",

@@ -6,37 +6,66 @@ V label symbols, D model width, H heads, E head width, C channels.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from episodes.errors import UserError, at_least
+from episodes.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
 class EpisodeShape:
-    """How large an episode is: T tasks one after another, K stream examples and Q queries of each."""
+    """How large an episode is, T tasks with K stream examples and Q queries of each, and in which order its stream comes."""
 
     tasks: int = 5
-    """Tasks of an episode (T), one after another. A task is one class of a data set; in recall a key with its symbol, in
-    tracking a tray."""
+    """Tasks of an episode (T), one after another. A task is one class of a data set, or some classes (`schedule`); in recall a
+    key with its symbol, in tracking a tray."""
     shots: int = 5
-    """Examples of each task (K) that an episode has to learn from, in a row."""
+    """Examples of each task (K) that an episode has to learn from, in a row; of tasks of several classes, of each class."""
     queries: int = 5
-    """Queries of each task (Q), which an episode asks after its last task."""
+    """Queries of each task (Q), which an episode asks after its last task; of tasks of several classes, of each class."""
     vocabulary: int = 64
-    """Label symbols from which an episode draws one for each of its classes, or keys; V is this number, or T where T is larger.
-    In regression and in tracking it means nothing."""
+    """Label symbols from which an episode draws one for each of its classes, or keys; V is this number, or that of the classes
+    where it is larger. In regression and in tracking it means nothing."""
+    tasks_least: int | None = None
+    """Meta-train on episodes of between so many tasks and all, each number as likely. None: always all, as in meta-validation
+    and in evaluations."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "episodes.", "tasks", "shots", "queries", "vocabulary")
+        at_least(1, self, "episodes.", "tasks", "shots", "queries", "vocabulary", "tasks_least")
+        for name, least, most in (
+            ("episodes.tasks-least", self.tasks_least, self.tasks),
+            ("schedule.shots-least", self.schedule.shots_least, self.shots),
+            ("schedule.recur", self.schedule.recur, self.tasks),
+        ):
+            if least is not None and least > most:
+                what = "shots" if "shots" in name else "tasks"
+                raise UserError(f"{name} {least} is more than there are {what}, {most}. Take {most} or less.")
 
     @property
     def symbols(self) -> int:
-        """V: episodes of more tasks than the vocabulary has symbols widen it."""
-        return max(self.vocabulary, self.tasks)
+        """V: episodes of more classes than the vocabulary has symbols widen it."""
+        return max(self.vocabulary, self.schedule.rows(self.tasks))
+
+    @property
+    def phase(self) -> int:
+        """The length of a phase of the stream."""
+        return self.schedule.classes * self.shots
+
+    @property
+    def drawn(self) -> "EpisodeShape":
+        """What a family draws for it: rows of examples, each of one class, which the schedule arranges."""
+        rounds = self.schedule.recur
+        return EpisodeShape(self.schedule.rows(self.tasks), self.shots * rounds, self.queries * rounds, self.vocabulary)
+
+    def to_json(self) -> dict[str, Any]:
+        """How large the episodes of an evaluation are; their schedule where it is not one class after another."""
+        size = {name: getattr(self, name) for name in ("tasks", "shots", "queries", "vocabulary")}
+        return size | ({"schedule": vars(self.schedule)} if self.schedule.words() else {})
 
 
 @dataclass(frozen=True)

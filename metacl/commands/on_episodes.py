@@ -83,10 +83,10 @@ def _rate(run: Following, config: EpisodesConfig, benchmark: Benchmark, tasks: i
     purpose = f"{tasks} tasks, seed {seed}"
     if purpose in (noted := run.rates()):
         return RateChoice(**noted[purpose])
-    rates, most = sorted(set(config.rates)), benchmark.validation.most_tasks
+    rates, most = sorted(set(config.rates)), config.schedule.most_tasks(benchmark.validation.most_tasks)
     if len(rates) == 1:
         return RateChoice(rates[0], "", {})
-    shape = config.shape(tasks if most is None else min(tasks, most))
+    shape = config.shape(tasks if most is None else max(1, min(tasks, most)))
     generator = held_out(benchmark, "validation", shape, seed)
     with bar(f"learning rate for {tasks} tasks") as progress:
         shown = progress.add_task("", total=len(rates), now="rates")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -91,9 +91,11 @@ def take(words: list[str], option: str) -> str | None:
     return None
 
 
-def data_in_words(data: DataConfig) -> str:
-    """The name of a data set; of a folder its last part."""
-    return Path(data.name).name if Path(data.name).is_absolute() else data.name
+def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> str:
+    """The name of a data set; of a folder its last part. And the schedule of its episodes where it is not one class after
+    another."""
+    name = Path(data.name).name if Path(data.name).is_absolute() else data.name
+    return f"{name} ({words})" if schedule is not None and (words := schedule.words()) else name
 
 
 def new_folder(*names: str) -> Path:

@@ -190,13 +190,15 @@ class _Loop:
 
 
 def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
-    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes.
+    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes, and have always
+    all tasks.
 
     Raises:
         UserError: meta-train has too few classes, or a class too few images, or cannot be augmented.
     """
-    shape, most = config.episodes, benchmark.validation.most_tasks
-    shorter = replace(shape, tasks=shape.tasks if most is None else min(shape.tasks, most))
+    shape = config.episodes
+    most = shape.schedule.most_tasks(benchmark.validation.most_tasks)
+    shorter = replace(shape, tasks=shape.tasks if most is None else max(1, min(shape.tasks, most)), tasks_least=None)
     benchmark = replace(benchmark, train=with_rotations(benchmark.train, shape, config.augment))
     return benchmark.generator("train", shape, config.seed), benchmark.generator("validation", shorter, config.seed)
 
