@@ -56,13 +56,13 @@ def _permuted(x: Tensor, domain_BN: np.ndarray, domains: int, numbers: Sequence[
 
 
 def _inverted(x_BNCHW: Tensor, domain_BN: np.ndarray, domains: int, numbers: Sequence[np.random.Generator]) -> Tensor:
-    """Negatives in every other domain; between two, a mean of the image and its negative."""
+    """Negatives in every other domain; between two, more and more of the pixels as in the next."""
+    x_BNCP = x_BNCHW.flatten(3)
     first_B1 = np.stack([rng.integers(0, 2, 1) for rng in numbers])
-    from_BN, part_BN = np.floor(domain_BN), domain_BN % 1
-    negative_BN = (from_BN + first_B1) % 2
-    share_BN = torch.from_numpy(negative_BN + part_BN * (1 - 2 * negative_BN)).to(x_BNCHW.device, torch.float32)
-    share, images = share_BN[..., None, None, None], x_BNCHW.to(torch.float32)
-    return (images + share * (255 - 2 * images) + 0.5).to(torch.uint8)
+    late_BP = np.stack([rng.random(x_BNCP.shape[-1]) for rng in numbers])
+    negative_BN, part_BN = (np.floor(domain_BN) + first_B1) % 2 == 1, domain_BN % 1
+    negative_BNP = negative_BN[..., None] ^ (late_BP[:, None] < part_BN[..., None])
+    return torch.where(torch.from_numpy(negative_BNP).to(x_BNCP.device)[:, :, None], 255 - x_BNCP, x_BNCP).view(x_BNCHW.shape)
 
 
 CHANGES: dict[str, Callable[[Tensor, np.ndarray, int, Sequence[np.random.Generator]], Tensor]] = {

@@ -52,8 +52,12 @@ class EpisodeGenerator(Dataset):
         if not self.shape.schedule.one_class_each:
             return None
         drawn = [(i, self._draw(i).classes) for i in indices]
-        known = [own[list(visits(self._numbers(i), self.shape))] for i, own in drawn if own is not None]
+        known = [own[list(self.visits(i))] for i, own in drawn if own is not None]
         return torch.from_numpy(np.stack(known)) if known and len(known) == len(drawn) else None
+
+    def visits(self, index: int) -> tuple[int, ...]:
+        """(T,) for each task of an episode, which of the different tasks it is a visit to."""
+        return visits(self._numbers(index), self.shape)
 
     def _draw(self, index: int) -> Draw:
         return self.family.draw(random_numbers(self.address, index), self.shape.drawn)
