@@ -8,10 +8,12 @@ import pytest
 import torch
 from making import labelled_folder, small_pool
 from test_schedules import SCHEDULES, scheduled
-from tiny import prototypes, sequence, without_learn2learn
+from tiny import prototypes, sequence, train, train_config, without_learn2learn
 from torch.testing import assert_close
 
-from episodes import Episode, EpisodeGenerator, EpisodeSource, Examples, ScheduleConfig
+from episodes import Episode, EpisodeGenerator, EpisodeShape, EpisodeSource, Examples, ScheduleConfig, UserError
+from episodes.augment.config import AugmentConfig, MapConfig
+from episodes.augment.episodes import augmented, with_rotations
 from episodes.tasks.classification import Classification
 from metacl.cli import evaluate_main, train_main
 from metacl.commands.parse_train import parse_train
@@ -21,6 +23,7 @@ from metacl.evaluation.known import KnownLabels
 from metacl.evaluation.questions import EVERYTHING
 from metacl.learners import Learner
 from metacl.recipes import settings
+from metacl.recipes.config import ValidationConfig
 from metacl.recipes.presets import LEARNERS, META_TRAINED, trained_for
 from metacl.runs.folder import Run
 
@@ -156,3 +159,29 @@ def test_evaluation_has_all_tasks(cli, tmp_path, cache):
     assert status == 2 and "tasks-least" in text
     status, text = cli(evaluate_main, "sine", "bp", "--help")
     assert status == 0 and "--schedule.blur" in text and "i.i.d." in text
+
+
+def test_images_of_any_schedule_are_augmented():
+    """Each image in its own way, whatever its place; what is done to whole classes needs them in order."""
+    changes = AugmentConfig(per_image=MapConfig(shift=0.3))
+    for name in ("blur", "classes", "all"):
+        own = scheduled(name)
+        plain = own.batch([0, 1])
+        found = augmented(plain, [0, 1], own, changes)
+        assert found.stream.x.shape == plain.stream.x.shape and not torch.equal(found.stream.x, plain.stream.x)
+        assert torch.equal(found.stream.y, plain.stream.y) and found.ends == plain.ends
+        alone = augmented(own.batch([1]), [1], own, changes)
+        assert torch.equal(alone.queries.x, found.queries.x[1:])
+        for refused in (AugmentConfig(mix=0.5), AugmentConfig(per_class=MapConfig(shift=0.3))):
+            with pytest.raises(UserError, match="one class each"):
+                with_rotations(own.family, own.shape, refused)
+    padded_only = scheduled("shots")
+    assert with_rotations(padded_only.family, padded_only.shape, AugmentConfig(mix=0.5))
+
+
+def test_a_curriculum_of_mixed_tasks(tmp_path):
+    """The first phases, and what is asked of their tasks."""
+    shape = EpisodeShape(4, 2, 1, 8, schedule=ScheduleConfig(blur=1.0))
+    config = train_config(episodes=shape, curriculum=20, steps=4, validation=ValidationConfig(every=4, episodes=2))
+    run = train(tmp_path / "run", config)
+    assert run.last() == 4 and all(torch.isfinite(torch.tensor(record.get("loss", 0.0))) for record in run.metrics())
