@@ -26,20 +26,23 @@ class EpisodeGenerator(Dataset):
 
     def __init__(self, family: TaskFamily, shape: EpisodeShape, name: str, split: str, seed: int):
         check_schedule(family, shape)
-        family.check(shape.drawn)
-        self.family, self.shape = family, shape
+        self.family, self.shape, self._drawn = family, shape, shape.drawn
+        family.check(self._drawn)
+        self._plain = not shape.schedule.words() and shape.tasks_least is None
+        self.ends = tuple(shape.phase * (t + 1) for t in range(shape.tasks))
         self.address = f"{name}/{split}/{seed}"
 
     def batch(self, indices: Sequence[int]) -> Episode:
         """The episodes at `indices`, stacked along the first axis."""
         draws = [self._draw(i) for i in indices]
+        if self._plain:
+            return self._in_order(draws)
         tables = [arranged(draw, self.shape, self._numbers(i)) for draw, i in zip(draws, indices, strict=True)]
         fewer = self.shape.tasks_least is not None
         padded = fewer or self.shape.schedule.shots_least is not None
         stream = self._examples([draw.stream_x for draw in draws], [own for own, _ in tables], indices, padded)
         queries = self._examples([draw.query_x for draw in draws], [own for _, own in tables], indices, fewer)
-        ends = tuple(self.shape.phase * (t + 1) for t in range(self.shape.tasks))
-        return Episode(stream, queries, self.family.spec, ends)
+        return Episode(stream, queries, self.family.spec, self.ends)
 
     __getitems__ = batch
 
@@ -60,11 +63,22 @@ class EpisodeGenerator(Dataset):
         return visits(self._numbers(index), self.shape)
 
     def _draw(self, index: int) -> Draw:
-        return self.family.draw(random_numbers(self.address, index), self.shape.drawn)
+        return self.family.draw(random_numbers(self.address, index), self._drawn)
 
     def _numbers(self, index: int) -> Numbers:
         """The random numbers of the schedule of an episode; each purpose has its own."""
         return lambda purpose: random_numbers(f"{self.address}/schedule/{purpose}", index)
+
+    def _in_order(self, draws: list[Draw]) -> Episode:
+        """What no schedule changes, without a table of it: each row of examples is a task, one after another."""
+        stream_x, stream_y, query_x, query_y = (np.stack(part) for part in zip(*(draw[:4] for draw in draws), strict=True))
+        parts = []
+        for x, y in ((stream_x, stream_y), (query_x, query_y)):
+            B, T, K = x.shape[:3]
+            task = torch.arange(T).repeat_interleave(K).expand(B, -1).contiguous()
+            flat_y = torch.from_numpy(y.reshape(B, T * K, *y.shape[3:]).copy())
+            parts.append(Examples(self.family.fetch(x.reshape(B, T * K, *x.shape[3:])), flat_y, task))
+        return Episode(parts[0], parts[1], self.family.spec, self.ends)
 
     def _examples(self, drawn: list[np.ndarray], tables: list[Table], indices: Sequence[int], padded: bool) -> Examples:
         """Drawn inputs (rows, K, ...) of each episode, as its table arranges them."""

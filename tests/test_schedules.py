@@ -309,3 +309,11 @@ def test_words_say_what_is_not_usual():
     assert ScheduleConfig().words() == ""
     schedule = ScheduleConfig(classes=2, domains="rotation", gradual=True, blur=0.25, shots_least=1)
     assert schedule.words() == "classes 2, domains rotation, gradual, blur 0.25, shots-least 1"
+
+
+@pytest.mark.parametrize("family", [Classification(POOL, 8), Sine(), Tracking()])
+def test_in_order_the_table_says_what_is_drawn_without_one(family):
+    own = EpisodeGenerator(family, EpisodeShape(4, 5, 2, 8), "x", "train", 0)
+    expected = own.batch([0, 5])
+    own._plain = False
+    assert same(own.batch([0, 5]), expected)
