@@ -11,7 +11,7 @@ from episodes.data.pool import ClassPool, grouped
 from episodes.data.sources import pool_of_dataset
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
-from episodes.schedule import Schedule
+from episodes.schedule import Schedule, ScheduleConfig
 from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
 from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
 from episodes.synthetic import usual_shape
@@ -32,6 +32,7 @@ __all__ = [
     "NamedStream",
     "Part",
     "Schedule",
+    "ScheduleConfig",
     "SeededStream",
     "Source",
     "Stream",

@@ -1,16 +1,20 @@
-"""When the examples of a source arrive."""
+"""When the examples of a source arrive: the options. What those of episodes do is in `episodes.arrange`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from episodes.errors import at_least
+from episodes.errors import UserError, at_least
+
+Domains = Literal["rotation", "permutation", "inversion"]
+"""What is done to the inputs of a task."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What of a source belongs together in time; the source itself says only which tasks there are, in their order.
+    """What of a source arrives together in time; the source itself says only which tasks there are, in their order.
 
-    So far: how many examples arrive at a time. Whether a learner is told of the end of a task, tasks that come back, and
-    boundaries that blur belong here too.
+    So far: how many examples arrive at a time. Whether a learner is told of the end of a task belongs here too. Tasks that come
+    back, and boundaries that blur, are the source's: of episodes see `ScheduleConfig`.
     """
 
     block: int = 1
@@ -18,3 +22,76 @@ class Schedule:
 
     def __post_init__(self) -> None:
         at_least(1, self, "schedule.", "block")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """What an episode is made of, and in which order its stream comes. All of these can be combined.
+
+    Nothing given, a task is one class, and one task comes after another. A picture of each: python -m episodes.preview.
+    """
+
+    classes: int = 1
+    """Classes of each task; shots and queries are of each class, and the examples of a task come in random order."""
+    recur: int = 1
+    """Visits to each task, in rounds: of 6 tasks with `recur 2` the last three are the first three again, in another order,
+    with other images of the same classes and the same symbols. What is asked of each visit is asked with other images, too."""
+    domains: Domains | None = None
+    """Domain-incremental: all tasks have the same classes, even the same images, and in each the inputs are changed in another
+    way. `rotation`: images turned by a random angle; `permutation`: pixels, or numbers of a vector, in a random order;
+    `inversion`: every other task has the negatives of the images."""
+    gradual: bool = False
+    """The change of domains is gradual: within each task it moves evenly on to the domain of the next."""
+    blur: float = 0.0
+    """Share of the examples of a task that change places with those of its neighbours in time, half of it with the task before,
+    half with the one after. 1: the whole stream in random order (i.i.d.)."""
+    shots_least: int | None = None
+    """Random shots: of each class of each task there are between so many examples and all shots. None: always all."""
+    noise: float = 0.0
+    """Share of the labels of the stream that are another label of the episode instead. Queries have the right ones."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "schedule.", "classes", "recur", "shots_least")
+        at_least(0, self, "schedule.", "blur", "noise", most=1)
+        if self.domains and self.classes < 2:
+            raise UserError(
+                "schedule.domains gives all tasks the same classes, so that of one class there is nothing to learn. Say how "
+                "many: --schedule.classes 5 (of train.py: --episodes.schedule.classes 5)."
+            )
+        if self.gradual and not self.domains:
+            raise UserError("schedule.gradual is a change of domains: say which, as in --schedule.domains rotation.")
+
+    def different(self, tasks: int) -> int:
+        """Of so many tasks those that are no visit to an earlier one."""
+        return -(-tasks // self.recur)
+
+    def rows(self, tasks: int) -> int:
+        """Classes (or what else a task is of) that an episode of so many tasks has in all."""
+        return self.classes * (1 if self.domains else self.different(tasks))
+
+    def most_tasks(self, rows: int | None) -> int | None:
+        """Tasks that an episode can have where there are so many classes to draw from; None: any number."""
+        if rows is None or (self.domains and self.classes <= rows):
+            return None
+        return rows // self.classes * self.recur
+
+    @property
+    def one_class_each(self) -> bool:
+        """Whether a task is one class throughout."""
+        return self.classes == 1 and self.domains is None
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each task is one class, comes once, and as a whole: at most labels and numbers of shots are changed."""
+        return self.one_class_each and self.recur == 1 and not self.blur
+
+    def words(self) -> str:
+        """What is unlike one class after another, as "classes 2, blur 0.3"; nothing where it is like it."""
+        values: list[tuple[str, Any]] = [(part.name, getattr(self, part.name)) for part in fields(self)]
+        usual = vars(ScheduleConfig())
+        named = [
+            name.replace("_", "-") + ("" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}")
+            for name, value in values
+            if value != usual[name]
+        ]
+        return ", ".join(named)

@@ -60,21 +60,23 @@ class SeededStream:
 
 
 class EpisodeSource:
-    """A source of tasks: a batch of episodes, task by task. The queries of a task are its held-out examples.
+    """A source of tasks: a batch of episodes, phase by phase. What is learnt in phase t, of whatever tasks, is the training
+    part of task t; the queries of a task are its held-out examples.
 
     Arguments:
-        episode: B episodes whose tasks come in the same order and sizes.
+        episode: B episodes whose queries are of the same tasks, in the same order.
         name: what the source is called in messages and results.
     """
 
     def __init__(self, episode: Episode, name: str = ""):
         self.episode, self.name, self.spec = episode, name, episode.spec
-        task, counts = torch.unique_consecutive(episode.stream.task[0], return_counts=True)
-        self._task, self._ends = task.tolist(), counts.cumsum(0).tolist()
-        self.most_tasks, self.rows = len(self._task), len(episode.stream.x)
+        self._ends = episode.phases()
+        self.most_tasks, self.rows = len(self._ends), len(episode.stream.x)
+        own = episode.stream.task[0].tolist()
+        self._task = range(self.most_tasks) if episode.ends else [own[end - 1] for end in self._ends]
 
     def task(self, index: int) -> Task:
-        """The examples of task `index`, and its queries.
+        """The examples of phase `index`, and the queries of the task of this number.
 
         Raises:
             UserError: the episodes have no such task.

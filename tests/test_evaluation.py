@@ -189,7 +189,8 @@ def test_the_files_of_a_report(tmp_path, classification, tasks):
     assert values["run"] == "mine" and len(values["results"]) == 2
     result = values["results"][0]
     assert result["score"] == ("accuracy" if classification else "mse")
-    assert result["episodes"] == {"address": "noise/test/0", "first": 0, "number": 4, **vars(EpisodeShape(tasks, 2, 2))}
+    shape = {"tasks": tasks, "shots": 2, "queries": 2, "vocabulary": 64}
+    assert result["episodes"] == {"address": "noise/test/0", "first": 0, "number": 4} | shape
     assert result["measures"]["final"]["mean"] == evaluations[0].measures["final"].mean
     assert result["measures"]["final"]["half_width"] == evaluations[0].measures["final"].half_width
     assert ("forgetting" in result["measures"]) == (tasks > 1)

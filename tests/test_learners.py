@@ -325,7 +325,7 @@ def test_the_future_does_not_leak(kind):
 
 def states_after_tasks(learner: Learner, episode: Episode):
     state = learner.init_state(len(episode.stream.y))
-    for part in task_parts(episode.stream):
+    for part in task_parts(episode):
         state = learner.learn(state, episode.stream[part])
         yield state
 
@@ -715,7 +715,8 @@ def test_query_losses_and_scores_by_hand():
 
 def test_task_parts():
     task = torch.tensor([[0, 0, 1, 3, 3, 3]])
-    assert list(task_parts(Examples(task, task, task))) == [slice(0, 2), slice(2, 3), slice(3, 6)]
+    stream = Examples(task, task, task)
+    assert list(task_parts(Episode(stream, stream, IMAGES))) == [slice(0, 2), slice(2, 3), slice(3, 6)]
 
 
 @pytest.mark.parametrize("kind", ALL)

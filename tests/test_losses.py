@@ -78,3 +78,19 @@ def test_label_smoothing_spreads_a_target_over_the_symbols_of_its_episode():
     found = query_loss(logits, y, IMAGES, smoothing=0.3)
     assert_close(found.loss, expected)
     assert_close(found.metrics["loss"], mean_loss(logits, y, IMAGES))
+
+
+@pytest.mark.parametrize("spec", [IMAGES, MATRICES], ids=["classification", "regression"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_padded_queries_do_not_count(spec: EpisodeSpec, smoothing: float) -> None:
+    prediction, y = answers(spec, 2, 5)
+    padded_x, padded_y = (torch.cat([part, part.flip(0)[:, :3]], 1) for part in (prediction, y))
+    if spec.classification:
+        padded_y[:, 5:] = spec.symbols - 1  # a symbol that no query has
+        y.clamp_(max=spec.symbols - 2)
+        padded_y[:, :5].clamp_(max=spec.symbols - 2)
+    valid = torch.arange(8).expand(2, -1) < 5
+    plain, padded = query_loss(prediction, y, spec, smoothing), query_loss(padded_x, padded_y, spec, smoothing, valid)
+    assert_close(padded.loss, plain.loss)
+    for name, value in plain.metrics.items():
+        assert_close(padded.metrics[name], value)

@@ -70,10 +70,14 @@ def assert_same_curve(one: Path, two: Path) -> None:
         assert left == pytest.approx(right, rel=1e-6, abs=1e-9)
 
 
-def test_two_processes_go_on_with_what_one_began_as_if_they_were_one(tmp_path):
-    """Episodes, dropout and BatchNorm are those of the whole batch."""
+UNEQUAL = ["--episodes.tasks-least", "1", "--episodes.schedule.shots-least", "1"]
+
+
+@pytest.mark.parametrize("schedule", [[], pytest.param(UNEQUAL, marks=pytest.mark.slow)])
+def test_two_processes_go_on_with_what_one_began_as_if_they_were_one(tmp_path, schedule):
+    """Episodes, dropout, BatchNorm and the loss are those of the whole batch, also where its rows are unequally long."""
     one, two = tmp_path / "one", tmp_path / "two"
-    started(tmp_path, 1, "sine", "transformer", *TINY, *SMALL, *DROPOUT, "--run", str(one))
+    started(tmp_path, 1, "sine", "transformer", *TINY, *SMALL, *DROPOUT, *schedule, "--run", str(one))
     shutil.copytree(one, two)
     shutil.rmtree(two / "checkpoints" / "step-00000006")
     started(tmp_path, 2, "--resume", str(two))

@@ -29,6 +29,11 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
     """
     if not config.changes:
         return family
+    if (config.mix or config.per_class.moves) and not shape.schedule.in_order:
+        raise UserError(
+            "--augment.mix and --augment.per-class need tasks that are one class each, one after another, and the schedule is "
+            f"{shape.schedule.words()}. Leave one of them out."
+        )
     if not isinstance(family, Classification) or family.pool.x_kind == "vector":
         what = "the inputs of these episodes are vectors" if family.spec.x_kind == "vector" else "these are asked for no class"
         raise UserError(
@@ -63,6 +68,8 @@ def augmented(episode: Episode, indices: Sequence[int], generator: EpisodeGenera
     if not (config.mix or config.moves or config.colours):
         return episode
     T, K = generator.shape.tasks, generator.shape.shots
+    if not generator.shape.schedule.in_order:  # then no image is augmented as others of its class are
+        T, K = 1, len(episode.stream)
     x_BTNCHW = torch.cat([part.x.unflatten(1, (T, -1)) for part in (episode.stream, episode.queries)], dim=2)
     if config.mix:
         x_BTNCHW = _mixed(x_BTNCHW, config, _Lots(generator, indices))

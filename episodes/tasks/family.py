@@ -22,7 +22,11 @@ class Draw(NamedTuple):
 
 
 class TaskFamily(Protocol):
-    """What an `EpisodeGenerator` asks of a family."""
+    """What an `EpisodeGenerator` asks of a family.
+
+    The shape that it is asked for is that of rows of examples, each about one thing, which a schedule makes tasks of
+    (`episodes.arrange`). A family with `ordered = True` has no schedule: its examples mean something else in another order.
+    """
 
     @property
     def spec(self) -> EpisodeSpec:

@@ -94,7 +94,8 @@ def configured(name: str, options: LearnersOptions) -> TrainConfig:
     """The recipe with what the options change."""
     config = recipe_for(name, options.recipe, DataConfig(options.dataset, options.data_path, options.data_size))
     asked = {"tasks": options.tasks, "shots": options.shots, "queries": options.queries}
-    shape = replace(config.episodes, **{part: value for part, value in asked.items() if value is not None})
+    given: dict[str, Any] = {part: value for part, value in asked.items() if value is not None}
+    shape = replace(config.episodes, **given)
     return replace(config, episodes=shape, batch_size=config.batch_size if options.batch_size is None else options.batch_size)
 
 

@@ -137,5 +137,8 @@ def _write(run: Following, results: list[Result]) -> None:
 
 def words_of(config: FollowConfig, named: bool = True) -> str:
     """What was followed, and by whom."""
-    source = config.stream.name if isinstance(config, StreamRunConfig) else f"{data_in_words(config.data)}, meta-{config.split}"
+    if isinstance(config, StreamRunConfig):
+        source = config.stream.name
+    else:
+        source = f"{data_in_words(config.data, config.schedule)}, meta-{config.split}"
     return f"{learner_in_words(config)} on {source}" if named else source

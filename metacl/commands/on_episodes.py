@@ -111,8 +111,7 @@ def _to_choose_on(config: EpisodesConfig, benchmark: Benchmark, tasks: int, seed
     Raises:
         UserError: a class has too few images.
     """
-    most = benchmark.validation.most_tasks
-    return held_out(benchmark, "validation", config.shape(tasks if most is None else min(tasks, most)), seed)
+    return held_out(benchmark, "validation", config.shape(tasks).fitting(benchmark.validation.most_tasks), seed)
 
 
 def _benchmark(config: EpisodesConfig, tasks: int) -> Benchmark:

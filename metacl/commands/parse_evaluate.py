@@ -150,7 +150,8 @@ def _episodes_of(run: Run, other: str | None = None) -> Any:
 
 def _shaped(shape: EpisodeShape) -> dict[str, Any]:
     """The fields of an evaluation that say how large its episodes are."""
-    return vars(shape) | {"tasks": (shape.tasks,)}
+    own = {name: value for name, value in vars(shape).items() if name != "tasks_least"}
+    return own | {"tasks": (shape.tasks,)}
 
 
 def _stream(name: str) -> Any:

@@ -157,14 +157,15 @@ def _meta_train(run: Run, whole: Path) -> None:
         _tell_other_machine(run, accelerator, speak)
     warn_of_other_data(run, benchmark, speak)
     learner = title(config.learner_name, config.learner, data=config.data)
-    speak(f"{learner} on {data_in_words(config.data)}, {config.steps} steps, in {run.folder}")
+    speak(f"{learner} on {data_in_words(config.data, config.episodes.schedule)}, {config.steps} steps, in {run.folder}")
     validation = generators(config, benchmark)[1].shape
-    if validation != config.episodes:
-        speak(f"Meta-validation has {validation.tasks} classes: its streams have {validation.tasks} tasks.")
+    if validation.tasks != config.episodes.tasks:
+        classes = validation.schedule.rows(validation.tasks)
+        speak(f"Meta-validation has {classes} classes: its streams have {validation.tasks} tasks.")
     if signal := meta_train(run, benchmark, accelerator, resume=begun):
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
         raise SystemExit(exit_status(signal))
-    most = benchmark.test.most_tasks
+    most = config.episodes.schedule.most_tasks(benchmark.test.most_tasks)
     fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
     speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -93,10 +93,13 @@ def take(words: list[str], option: str) -> str | None:
     return None
 
 
-def data_in_words(data: DataConfig) -> str:
-    """The name of a data set, of a folder its last part; and that of its features."""
-    features = f" ({Path(data.features).name} features)" if data.features else ""
-    return (Path(data.name).name if Path(data.name).is_absolute() else data.name) + features
+def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> str:
+    """The name of a data set, of a folder its last part; that of its features; and the schedule of its episodes where it is not
+    one class after another."""
+    name = Path(data.name).name if Path(data.name).is_absolute() else data.name
+    also = [f"{Path(data.features).name} features"] if data.features else []
+    also += [words] if schedule is not None and (words := schedule.words()) else []
+    return f"{name} ({', '.join(also)})" if also else name
 
 
 def new_folder(*names: str) -> Path:

@@ -39,6 +39,7 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
         _check_support(learner, state, episode)
     _check_meta_loss(learner, episode)
     _check_follow(learner, episode)
+    _check_mixed(learner, mixed(episode))
     learner.train(was_training)
 
 
@@ -189,6 +190,34 @@ def _check_follow(learner: Learner, episode: Episode) -> None:
         left, right = (learner.predict(each, episode.queries.x) for each in (state, own))
     if learner.chunkable:
         _same(left, right, "follow leaves another state than learning task by task")
+
+
+def mixed(episode: Episode) -> Episode:
+    """The same examples in another order in each row, some of them padding, in three phases."""
+    N, B = len(episode.stream), len(episode.stream.x)
+    rows = [(torch.arange(N) * 5 + 3 * b) % N if N % 5 else torch.arange(N).roll(b + 1) for b in range(B)]
+    parts = [episode.stream.row(b)[row.to(episode.stream.x.device)] for b, row in enumerate(rows)]
+    x, y, task = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task"))
+    valid = (torch.arange(B)[:, None] + torch.arange(N)) % 4 != 3
+    return replace(episode, stream=Examples(x, y, task, valid.to(x.device)), ends=(N // 3, 2 * N // 3, N))
+
+
+def _check_mixed(learner: Learner, episode: Episode) -> None:
+    """Mixed tasks and padding along a stream: every phase is followed, and each row is as if it were alone, without padding."""
+    asked, source = replace(EVERYTHING, asked=0, diagnose_every=0), EpisodeSource(episode)
+    state, records = followed(learner, source, asked)
+    for record in records:
+        assert record["matrix"]["loss"].isfinite().all(), "Mixed and padded streams are answered with what is no number"
+    if not learner.chunkable:
+        return
+    with torch.no_grad():
+        together = learner.predict(state, episode.queries.x)
+        for b in range(source.rows):
+            assert episode.stream.valid is not None
+            own = replace(episode.stream, valid=None).row(b)[episode.stream.valid[b]]
+            row = pytree.tree_map(lambda t, b=b: t[b : b + 1], learner.init_state(source.rows))
+            alone = learner.predict(learner.learn(row, own), episode.queries.x[b : b + 1])
+            _same(alone, together[b : b + 1], "A row of mixed tasks is learnt otherwise than it would be alone")
 
 
 def _copy(state: State) -> State:

@@ -47,7 +47,6 @@ def encoded_once(learner: Learner, source: EpisodeSource) -> tuple[Learner, Epis
     device = next(iter([*learner.parameters(), *learner.buffers()]), torch.zeros(0)).device
     episode = source.episode.to(device)
     z_stream, z_query = learner.encode_episode(episode)
-    stream = Examples(z_stream, episode.stream.y, episode.stream.task, episode.stream.valid)
-    queries = Examples(z_query, episode.queries.y, episode.queries.task, episode.queries.valid)
+    stream, queries = replace(episode.stream, x=z_stream), replace(episode.queries, x=z_query)
     spec = replace(episode.spec, x_kind="vector", x_shape=tuple(z_stream.shape[2:]))
-    return OfFeatures(learner, spec).eval(), EpisodeSource(Episode(stream, queries, spec), source.name)
+    return OfFeatures(learner, spec).eval(), EpisodeSource(Episode(stream, queries, spec, episode.ends), source.name)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
 from metacl.evaluation.encoded import encoded_once
 from metacl.evaluation.known import KnownLabels, right_among_known
+from metacl.evaluation.padding import check_padding, latest
 from metacl.evaluation.plasticity import diagnose
 from metacl.evaluation.questions import Questions, Record, Scores
 from metacl.learners.losses import example_losses, query_score
@@ -59,6 +60,7 @@ def follow(
         raise UserError(f"{source.name} is endless: say how many tasks are to be followed.")
     learner.eval()
     if isinstance(source, EpisodeSource):
+        check_padding(source, questions)
         learner, source = encoded_once(learner, source)
     step = _Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite)
     state = learner.init_state(source.rows) if state is None else state
@@ -122,8 +124,7 @@ class _Step:
         for lag in lags:
             task = self._task(index - lag)
             plain[str(lag)] = self._ask(state, task)
-            if size := min(self.learner.support, len(task.train)):
-                support = task.train[len(task.train) - size : len(task.train)]
+            if support := latest(task.train, self.learner.support):
                 held_out = self._held_out(task)
                 answers = _in_parts(partial(self.learner.predict_with, state, support), held_out)
                 supported[str(lag)] = scores(answers, held_out.y, self.source.spec)

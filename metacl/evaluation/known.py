@@ -1,4 +1,7 @@
-"""Which labels a learner can know: those that occur in the training parts of the tasks so far."""
+"""Which labels a learner can know: those that occur in what was learnt so far.
+
+Where the tasks of an episode are mixed that is the phases of its stream so far, of each row its own.
+"""
 
 import torch
 from torch import Tensor
@@ -29,7 +32,10 @@ class KnownLabels:
 def _with(known_BV: Tensor, task: Task) -> Tensor:
     known_BV = known_BV.clone()
     for start in range(0, len(task.train), AT_ONCE):
-        known_BV.scatter_(1, task.train[start : start + AT_ONCE].y.cpu(), True)
+        examples = task.train[start : start + AT_ONCE]
+        y_BN = examples.y.cpu()
+        shown_BN = torch.ones_like(y_BN) if examples.valid is None else examples.valid.cpu().long()
+        known_BV |= torch.zeros(known_BV.shape, dtype=torch.long).scatter_add_(1, y_BN, shown_BN) > 0
         if known_BV.all():
             break
     return known_BV

@@ -139,16 +139,16 @@ class Evaluation:
 
     def result(self, learner: str, **about: Any) -> Result:
         """As a result; `about` are fields that it cannot know."""
-        number = len(self.scores_ETT)
+        number, schedule = len(self.scores_ETT), self.shape.schedule.words()
         return Result(
             learner,
-            self.address,
+            f"{self.address} ({schedule})" if schedule else self.address,
             self.shape.tasks,
             "episodes",
             number,
             "accuracy" if self.classification else "mse",
             shots=self.shape.shots,
-            episodes={"address": self.address, "first": 0, "number": number, **vars(self.shape)},
+            episodes={"address": self.address, "first": 0, "number": number, **self.shape.to_json()},
             state_bytes=self.state_bytes,
             chance=self.chance,
             **matrix_measures(self.scores_ETT, self.classification, self.known_ETT, self.class_ET),

@@ -39,26 +39,39 @@ def mean_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:
     return F.mse_loss(prediction, _as(prediction, target))
 
 
-def query_loss(prediction: Tensor, target: Tensor, spec: EpisodeSpec, smoothing: float = 0.0) -> MetaLoss:
+def query_loss(
+    prediction: Tensor, target: Tensor, spec: EpisodeSpec, smoothing: float = 0.0, valid: Tensor | None = None
+) -> MetaLoss:
     """`mean_loss` of all queries (B, M, ...) of a batch, and the metrics that go with it.
 
     Arguments:
+        valid: (B, M) bool, the queries that count; None: all. Each episode counts the same, however many of its queries do, so
+            that the loss is the mean of those of its parts where several processes share a batch.
         smoothing: label smoothing (Szegedy 2016, section 7): this share of each target is spread evenly over the symbols that
             the queries of its episode have. The metric `loss` is without it. Regression has none.
     """
-    loss = mean_loss(prediction, target, spec)
+    loss = mean_loss(prediction, target, spec) if valid is None else _mean(example_losses(prediction, target, spec), valid)
     name = "accuracy" if spec.classification else "mse"
-    metrics = {"loss": loss.detach(), name: query_score(prediction.detach(), target, spec).mean()}
+    metrics = {"loss": loss.detach(), name: _mean(query_score(prediction.detach(), target, spec), valid)}
     if smoothing and spec.classification:
-        loss = (1 - smoothing) * loss + smoothing * _spread_loss(_wide(prediction), target)
+        loss = (1 - smoothing) * loss + smoothing * _spread_loss(_wide(prediction), target, valid)
     return MetaLoss(loss, metrics)
 
 
-def _spread_loss(logits_BMV: Tensor, y_BM: Tensor) -> Tensor:
+def _spread_loss(logits_BMV: Tensor, y_BM: Tensor, valid_BM: Tensor | None = None) -> Tensor:
     """The cross-entropy of targets that are spread evenly over the symbols which are asked in an episode."""
-    asked_BV = torch.zeros_like(logits_BMV[:, 0]).scatter(1, y_BM, 1.0)
+    counted_BM = torch.ones_like(logits_BMV[..., 0]) if valid_BM is None else valid_BM.to(logits_BMV)
+    asked_BV = torch.zeros_like(logits_BMV[:, 0]).scatter_reduce(1, y_BM, counted_BM, "amax")
     log_p_BMV = logits_BMV.log_softmax(-1).where(asked_BV[:, None] > 0, 0.0)
-    return -(log_p_BMV.sum(-1) / asked_BV.sum(-1, keepdim=True)).mean()
+    loss_BM = -(log_p_BMV.sum(-1) / asked_BV.sum(-1, keepdim=True))
+    return _mean(loss_BM, valid_BM)
+
+
+def _mean(values_BM: Tensor, valid_BM: Tensor | None) -> Tensor:
+    """The mean over episodes of the mean over the valid queries of each."""
+    if valid_BM is None:
+        return values_BM.mean()
+    return (values_BM.where(valid_BM, 0).sum(1) / valid_BM.sum(1)).mean()
 
 
 def query_score(prediction: Tensor, target: Tensor, spec: EpisodeSpec) -> Tensor:

@@ -201,11 +201,11 @@ class Learner(nn.Module):
         if self.distributed and self.training:
             return self._distributed_loss(episode, z_stream, z_query)
         state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
-        return self.query_loss(self.predict_features(state, z_query), episode.queries.y)
+        return self.query_loss(self.predict_features(state, z_query), episode.queries.y, episode.queries.valid)
 
-    def query_loss(self, prediction: Tensor, target: Tensor) -> MetaLoss:
-        """The loss of all queries (B, M, ...), in training with label smoothing."""
-        return query_loss(prediction, target, self.spec, self.smoothing if self.training else 0.0)
+    def query_loss(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> MetaLoss:
+        """The loss of all queries (B, M, ...) that are `valid` (B, M), in training with label smoothing."""
+        return query_loss(prediction, target, self.spec, self.smoothing if self.training else 0.0, valid)
 
     def shaped(self, answers: Tensor) -> Tensor:
         """(..., outputs) -> logits as they are, or targets (..., *y_shape)."""
@@ -217,22 +217,32 @@ class Learner(nn.Module):
     def encode_episode(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """The features of the stream (B, N, D) and of the queries (B, M, D), which are encoded in one batch.
 
+        Padding is not encoded, so that it has no part in the statistics of BatchNorm; its features are zeros.
+
         Raises:
             UserError: as of `learn`.
         """
-        for examples in (episode.stream, episode.queries):
+        parts = (episode.stream, episode.queries)
+        for examples in parts:
             check_examples(examples, self.spec)
-        z = self.encode(torch.cat([episode.stream.x, episode.queries.x], dim=1))
+        x = torch.cat([part.x for part in parts], dim=1)
+        if all(part.valid is None for part in parts):
+            z = self.encode(x)
+        else:
+            every = (torch.ones_like(part.task, dtype=torch.bool) if part.valid is None else part.valid for part in parts)
+            valid = torch.cat(list(every), dim=1)
+            own = self.encode(x[valid][None])[0]
+            z = own.new_zeros(*valid.shape, *own.shape[1:]).masked_scatter(_over(valid, own), own)
         return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
 
     def _distributed_loss(self, episode: Episode, z_stream: Tensor, z_query: Tensor) -> MetaLoss:
-        """Queries are asked at the end of their own task or of later ones.
+        """Queries are asked at the end of the phase of their own task or of later ones.
 
         `random`: each once, the task drawn uniformly (CL-Seq's distributed meta-loss). `every`: each after every such task, so
         that earlier tasks are asked about after every task (as in automated continual learning, Irie 2023). The metric
         `forgetting` compares what is asked right after its task with what is asked later.
         """
-        parts, own_M = list(task_parts(episode.stream)), episode.queries.task[0].cpu()
+        parts, own_M = list(task_parts(episode)), episode.queries.task[0].cpu()
         asked_TM = torch.arange(len(parts))[:, None] >= own_M
         if self.distributed == "random":
             drawn_M = own_M + (torch.rand(len(own_M)) * (len(parts) - own_M)).long()
@@ -243,21 +253,28 @@ class Learner(nn.Module):
             if asked_M.any():
                 predictions.append(self.predict_features(state, z_query[:, asked_M]))
         after_A, query_A = asked_TM.nonzero().unbind(1)
-        prediction, target = torch.cat(predictions, dim=1), episode.queries.y[:, query_A]
-        loss = self.query_loss(prediction, target)
-        late_A = after_A > own_M[query_A]
-        score_A = query_score(prediction.detach(), target, self.spec).mean(0)
-        lost = (score_A[~late_A].mean() - score_A[late_A].mean()).nan_to_num()
+        prediction, target, valid = torch.cat(predictions, dim=1), episode.queries.y[:, query_A], episode.queries.valid
+        valid = None if valid is None else valid[:, query_A]
+        loss = self.query_loss(prediction, target, valid)
+        score_BA = query_score(prediction.detach(), target, self.spec)
+        late_BA = (after_A > own_M[query_A]).to(score_BA.device).expand_as(score_BA)
+        score_BA = score_BA if valid is None else score_BA.where(valid, torch.nan)
+        lost = (score_BA[~late_BA].nanmean() - score_BA[late_BA].nanmean()).nan_to_num()
         loss.metrics["forgetting"] = lost if self.spec.classification else -lost
         return loss
 
 
-def task_parts(stream: Examples) -> Iterator[slice]:
-    """The parts of a stream that belong to one task after another; the same in every episode of the batch."""
+def _over(valid_BN: Tensor, own: Tensor) -> Tensor:
+    """Which numbers of the features (B, N, ...) belong to valid examples."""
+    return valid_BN.reshape(*valid_BN.shape, *[1] * (own.ndim - 1)).expand(*valid_BN.shape, *own.shape[1:])
+
+
+def task_parts(episode: Episode) -> Iterator[slice]:
+    """The phases of the stream, one after another; the same in every episode of the batch."""
     start = 0
-    for size in torch.unique_consecutive(stream.task[0], return_counts=True)[1].tolist():
-        yield slice(start, start + size)
-        start += size
+    for end in episode.phases():
+        yield slice(start, end)
+        start = end
 
 
 def state_bytes(state: State) -> int:

@@ -179,7 +179,7 @@ class SequenceLearner(Learner):
         z_stream, z_query = self.encode_episode(episode)
         state, stream_inputs = self._learn(self.init_state(len(z_stream)), z_stream, episode.stream)
         prediction, query_inputs = self._predict(state, z_query)
-        result = self.query_loss(prediction, episode.queries.y)
+        result = self.query_loss(prediction, episode.queries.y, episode.queries.valid)
         auxiliary = self._auxiliary_loss(stream_inputs, query_inputs, episode)
         return MetaLoss(result.loss + auxiliary, result.metrics | {"auxiliary": auxiliary.detach()})
 
@@ -254,5 +254,7 @@ class SequenceLearner(Learner):
         for block, x_BND, x_BMD in zip(self._blocks(), stream_inputs, query_inputs, strict=True):
             mass_BHMT = block.attention.task_mass(x_BMD, x_BND, task_BN, own_half, valid_BN)
             own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
-            losses.append(-own_BHM1.float().clamp_min(1e-9).log().mean())
+            loss_BHM = -own_BHM1[..., 0].float().clamp_min(1e-9).log()
+            asked_BM = episode.queries.valid
+            losses.append(loss_BHM.mean() if asked_BM is None else loss_BHM.movedim(1, 2)[asked_BM].mean())
         return torch.stack(losses).sum()

@@ -75,22 +75,25 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def over_all_rows(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """BatchNorm of x (B, C, ...) by the statistics of the rows of all processes, which have equally many; float32 at least."""
+    """BatchNorm of x (B, C, ...) by the statistics of the rows of all processes; float32 at least."""
     processes, axes = _part[1], [0, *range(2, x.ndim)]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean_C = _sum(wide.mean(axes)) / processes
+    own = x.numel() // x.shape[1]
+    every = _sum(wide.new_tensor(float(own)))
+    weight = processes * own / every  # 1 where all have equally many
+    mean_C = _sum(wide.mean(axes) * weight) / processes
     centred = wide - _beside(mean_C, x)
-    variance_C = _sum(centred.square().mean(axes)) / processes
-    _remember(norm, mean_C.detach(), variance_C.detach(), processes * x.numel() // x.shape[1])
+    variance_C = _sum(centred.square().mean(axes) * weight) / processes
+    _remember(norm, mean_C.detach(), variance_C.detach(), every)
     scaled = centred * _beside((variance_C + norm.eps).rsqrt() * norm.weight, x)
     return (scaled + _beside(norm.bias, x)).to(x.dtype)
 
 
-def _remember(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, number: int) -> None:
+def _remember(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, number: Tensor) -> None:
     """The running statistics, of the unbiased variance, as torch keeps them."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     norm.running_mean.lerp_(mean_C, norm.momentum)
-    norm.running_var.lerp_(variance_C * (number / max(1, number - 1)), norm.momentum)
+    norm.running_var.lerp_(variance_C * (number / (number - 1).clamp_min(1)), norm.momentum)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked += 1
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from episodes import DataConfig, EpisodeShape, Schedule, StreamConfig, UserError
+from episodes import DataConfig, EpisodeShape, Schedule, ScheduleConfig, StreamConfig, UserError
 from episodes.augment.config import AugmentConfig
 from episodes.errors import MOST, above_zero, at_least
 from metacl.evaluation.questions import EPISODES, Questions
@@ -108,9 +108,10 @@ class EpisodesConfig:
     tasks: tuple[int, ...] = (5,)
     """Lengths of the streams, in tasks."""
     shots: int = 5
-    """Stream examples of each task."""
+    """Stream examples of each task; of tasks of several classes, of each class."""
     queries: int = 5
-    """Held-out examples that an episode has of each task."""
+    """Held-out examples that an episode has of each task; of tasks of several classes, of each class."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     vocabulary: tyro.conf.Suppress[int] = 64
     """Label symbols that the learner knows."""
     questions: Annotated[Questions, tyro.conf.arg(name="")] = EPISODES
@@ -137,7 +138,7 @@ class EpisodesConfig:
             raise UserError(f"--tasks needs at least one length, each from 1 to {MOST}.")
 
     def shape(self, tasks: int) -> EpisodeShape:
-        return EpisodeShape(tasks, self.shots, self.queries, self.vocabulary)
+        return EpisodeShape(tasks, self.shots, self.queries, self.vocabulary, schedule=self.schedule)
 
 
 @dataclass(frozen=True)

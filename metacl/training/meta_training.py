@@ -11,10 +11,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from episodes import Benchmark, Episode, EpisodeGenerator, EpisodeShape, UserError
+from episodes import Benchmark, Episode, EpisodeGenerator, UserError
 from episodes.augment.episodes import augmented, with_rotations
 from episodes.generator import numbers_in
-from episodes.tasks.family import TaskFamily
 from metacl.evaluation.episodes import validate
 from metacl.learners import Learner
 from metacl.nets.shared_batch import shared_batch
@@ -191,7 +190,8 @@ class _Loop:
 
 
 def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenerator, EpisodeGenerator]:
-    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes.
+    """The episodes of meta-training and of meta-validation; the latter are shorter where it has fewer classes, and have always
+    all tasks.
 
     Raises:
         UserError: meta-train has too few classes, or a class of any meta-split too few images, or cannot be augmented.
@@ -199,15 +199,10 @@ def generators(config: TrainConfig, benchmark: Benchmark) -> tuple[EpisodeGenera
     shape = config.episodes
     turned = replace(benchmark, train=with_rotations(benchmark.train, shape, config.augment))
     train = turned.generator("train", shape, config.seed)
-    validation = turned.generator("validation", _at_most(shape, benchmark.validation), config.seed)
-    benchmark.test.check(_at_most(shape, benchmark.test))  # now, and not when the meta-training is over
+    whole = replace(shape, tasks_least=None)
+    validation = turned.generator("validation", whole.fitting(benchmark.validation.most_tasks), config.seed)
+    turned.generator("test", whole.fitting(benchmark.test.most_tasks), config.seed)  # fails now, not after the meta-training
     return train, validation
-
-
-def _at_most(shape: EpisodeShape, family: TaskFamily) -> EpisodeShape:
-    """The shape with as many tasks as the family has classes, where these are fewer."""
-    most = family.most_tasks
-    return replace(shape, tasks=shape.tasks if most is None else min(shape.tasks, most))
 
 
 def make_optimiser(learner: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:

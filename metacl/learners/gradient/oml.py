@@ -71,7 +71,9 @@ class OML(Learner):
         rates = self.rates()
         layers = fast_mlp.as_layers(dict(self.head.named_parameters()), rates)
         updates = fast_mlp.run(layers, rates, z_stream, self._flat(episode.stream), self.config)
-        return self.query_loss(self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y)
+        return self.query_loss(
+            self.shaped(fast_mlp.forward(layers, updates, z_query)), episode.queries.y, episode.queries.valid
+        )
 
     def _flat(self, examples: Examples) -> Examples:
         """The examples with flat targets (B, N, F)."""

@@ -69,7 +69,7 @@ class Reptile(Learner):
         with torch.no_grad():
             z_stream, z_query = self.encode_episode(episode)
             end = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
-            result = self.query_loss(self.predict_features(end, z_query), episode.queries.y)
+            result = self.query_loss(self.predict_features(end, z_query), episode.queries.y, episode.queries.valid)
         ways = [(p * (p.detach() - end[name].mean(0))).sum() for name, p in self.network.named_parameters()]
         surrogate = torch.stack(ways).sum()
         return MetaLoss(result.loss + surrogate - surrogate.detach(), result.metrics)

@@ -133,7 +133,7 @@ class SequentialBayes(Learner):
         """In training, with one sample of the latent: (the losses of N stream examples and M queries + KL) / (N + M).
 
         That is the evidence bound, for one example; the authors' code draws a sample for each example. As a loss of regression
-        is a mean over the target's F numbers, KL / F stands there. N counts valid examples, on average over the batch.
+        is a mean over the target's F numbers, KL / F stands there. N and M count valid ones, on average over the batch.
         """
         if not self.training:
             return super().meta_loss(episode)
@@ -141,11 +141,11 @@ class SequentialBayes(Learner):
         prior, stream = self.init_state(len(z_stream)), episode.stream
         state = self.learn_features(prior, z_stream, stream)
         latent_BSD = (state.mean + randn_like(state.mean) * state.precision.rsqrt())[:, None]
-        asked = self.query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y)
+        asked = self.query_loss(self._decode(z_query, latent_BSD)[:, 0], episode.queries.y, episode.queries.valid)
         told = self._stream_loss(self._decode(z_stream, latent_BSD)[:, 0], stream)
-        N = len(stream) if stream.valid is None else stream.valid.sum() / len(z_stream)
+        N, M = (len(part) if part.valid is None else part.valid.sum() / len(part.y) for part in (stream, episode.queries))
         numbers = 1 if self.spec.classification else self.spec.outputs
-        share, every = N / (N + len(episode.queries)), N + len(episode.queries)
+        share, every = N / (N + M), N + M
         kl = divergence(state, prior).mean() / (every * numbers)
         metrics = asked.metrics | {"stream": told.detach(), "kl": kl.detach()}
         return MetaLoss((1 - share) * asked.loss + share * told + self.config.kl_weight * kl, metrics)
