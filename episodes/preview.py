@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,8 +27,8 @@ Try: python -m episodes.preview glyphs --tasks 4 --schedule.blur 0.4 -o blur.png
 
 
 @dataclass(frozen=True)
-class _Data(DataConfig):
-    """How the data set is read."""
+class NamedLater(DataConfig):
+    """How the data set is read, whose name is said apart."""
 
     name: tyro.conf.Suppress[str] = ""
 
@@ -56,7 +56,7 @@ class Preview:
     episode: int = 0
     """Which of the episodes, from 0."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    data: _Data = field(default_factory=_Data)
+    data: NamedLater = field(default_factory=NamedLater)
 
     def __post_init__(self) -> None:
         at_least(0, self, "", "seed", "episode")
@@ -87,16 +87,21 @@ def preview(argv: Sequence[str]) -> None:
     print(f"Episode {asked.episode} of {generator.address} ({words}): {asked.out}")
 
 
-def main(argv: Sequence[str]) -> None:
-    """`preview`; what is the user's to mend is said without a traceback."""
+def spoken(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Runs a command; what is the user's to mend is said without a traceback, and notes are sentences."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
         warnings.showwarning = lambda message, *about, **more: print(f"Note: {message}", file=sys.stderr)
         try:
-            preview(argv)
+            command(argv)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+
+
+def main(argv: Sequence[str]) -> None:
+    """`preview`, as a user calls it."""
+    spoken(preview, argv)
 
 
 if __name__ == "__main__":

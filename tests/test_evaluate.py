@@ -9,6 +9,7 @@ import pytest
 from making import labelled_folder, noise, png
 
 from episodes import BENCHMARKS, STREAMS
+from episodes.freeze import freeze
 from metacl.cli import evaluate_main, train_main
 from metacl.commands import along_stream, on_episodes
 from metacl.commands.parse_evaluate import parse_evaluate
@@ -444,3 +445,30 @@ def test_numbers_that_json_does_not_have():
     import torch
 
     assert plain({"a": torch.tensor([1.0, float("nan")]), "b": [float("inf"), 2]}) == {"a": [1.0, None], "b": [None, 2]}
+
+
+def test_on_episodes_of_a_file(cli, tmp_path, cache):
+    """The file says which episodes; other data, another vocabulary or another wish are refused before anything is done."""
+    pictures = labelled_folder(tmp_path / "pictures", classes=10, each=6)
+    freeze(
+        [pictures, "--tasks", "2", "--shots", "3", "--queries", "2", "--episodes", "4", "--seed", "5", "-o", "held-out.json"]
+    )
+    words = ["pn", *TRAIN.split(), "--learner.width", "8", *ENCODER]
+    assert cli(train_main, pictures, *words, "--run", "mine")[0] == 0
+    status, text = cli(evaluate_main, "mine", "--frozen", "held-out.json")
+    assert status == 0 and "2 x 3" in text, text
+    found = results("mine/results")
+    assert found["results"][0]["episodes"]["address"] == "pictures/test/5" and found["config"]["episodes"] == 4
+    status, text = cli(evaluate_main, pictures, "knn", "--frozen", "held-out.json", "--out", "knn")
+    assert status == 0 and results("knn")["results"][0]["episodes"]["address"] == "pictures/test/5"
+    others = labelled_folder(tmp_path / "others" / "pictures", classes=10, each=7)
+    assert cli(train_main, pictures, *words, "--episodes.vocabulary", "9", "--run", "small")[0] == 0
+    for asked, expected in (
+        (["mine", "--tasks", "3"], "says what --tasks says"),
+        (["mine", "--schedule.blur", "1"], "says what --schedule says"),
+        (["mine", "--data.path", others], "is not what the held-out episodes were made of"),
+        (["glyphs", "knn"], "has episodes of .*pictures, not of glyphs"),
+        (["small"], "has labels from 64 symbols, and the learner was meta-trained with 9"),
+    ):
+        status, text = cli(evaluate_main, *asked, "--frozen", "held-out.json", "--out", "refused")
+        assert status == 2 and re.search(expected, text.replace("\n", " ")) and not Path("refused").exists(), text

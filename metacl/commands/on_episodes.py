@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import PartialState
 
 from episodes import Benchmark, EpisodeGenerator, UserError, load_benchmark
+from episodes.frozen import read_frozen
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.evaluation.episodes import evaluate, held_out
 from metacl.evaluation.rates import RateChoice, in_words, on_episodes
@@ -27,6 +28,8 @@ def check_episodes(config: EpisodesConfig) -> str:
     """
     for tasks in config.tasks:
         benchmark = _benchmark(config, tasks)
+        if config.frozen is not None:
+            read_frozen(config.frozen).check(benchmark)
         generator = held_out(benchmark, config.split, config.shape(tasks), config.seeds[0])
         learner_of(config, generator.family.spec)
         if len(set(config.rates)) > 1:

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from episodes import BENCHMARKS, STREAMS, DataConfig, EpisodeShape, UserError, usual_shape
+from episodes.data.places import user_path
 from episodes.errors import unknown
+from episodes.frozen import read_frozen
 from metacl.commands.options import NamedData, check_order, offered, parse, plain
 from metacl.commands.words import new_folder, recipe_words, split_words, take
 from metacl.evaluation.questions import Questions
@@ -181,4 +183,40 @@ def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, wor
         of train.py. None: one after the other."""
 
     parsed = parse(Arguments(kind(**vars(default)), out), options, prog, words)
-    return plain(type(default), parsed.config), parsed.out, parsed.launch
+    config = plain(type(default), parsed.config)
+    if isinstance(config, EpisodesConfig) and config.frozen is not None:
+        config = _on_frozen(config, options)
+    return config, parsed.out, parsed.launch
+
+
+def _on_frozen(config: EpisodesConfig, options: list[str]) -> EpisodesConfig:
+    """The configuration of an evaluation on the episodes of a file.
+
+    Raises:
+        UserError: the file is none, says what an option says too, or is of other data or of another vocabulary.
+    """
+    file = read_frozen(str(config.frozen))
+    for name in ("tasks", "shots", "queries", "episodes", "seeds", "split", "schedule"):
+        if any(word.startswith(f"--{name}") for word in options):
+            raise UserError(f"--frozen {config.frozen} says what --{name} says: leave one of them out.")
+    if config.data.name != file.data.name and user_path(config.data.name).name != user_path(file.data.name).name:
+        raise UserError(f"{config.frozen} has episodes of {file.data.name}, not of {config.data.name}.")
+    if config.run is not None and config.vocabulary != file.shape.vocabulary:
+        raise UserError(
+            f"{config.frozen} has labels from {file.shape.vocabulary} symbols, and the learner was meta-trained with "
+            f"{config.vocabulary}. Meta-train one with --episodes.vocabulary {file.shape.vocabulary}."
+        )
+    data = NamedData(**vars(file.data) | {"name": config.data.name, "path": config.data.path})
+    shape = file.shape
+    return replace(
+        config,
+        data=DataConfig(**vars(data)),
+        tasks=(shape.tasks,),
+        shots=shape.shots,
+        queries=shape.queries,
+        vocabulary=shape.vocabulary,
+        schedule=shape.schedule,
+        episodes=file.episodes,
+        seeds=(file.seed,),
+        split="test",
+    )

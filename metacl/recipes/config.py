@@ -127,6 +127,9 @@ class EpisodesConfig:
     """The meta-split whose classes make the episodes."""
     checkpoint: int | None = None
     """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
+    frozen: str | None = None
+    """A file of python -m episodes.freeze: its episodes are asked, whatever is said of tasks, shots, seeds and the like above;
+    other data are refused."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "", "shots", "queries", "episodes", "rate_episodes")
