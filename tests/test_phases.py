@@ -10,10 +10,10 @@ from torch.testing import assert_close
 
 from episodes import DataConfig, Episode, EpisodeSource, Examples, UserError, load_benchmark, usual_shape
 from metacl.evaluation.check import random_episode
-from metacl.evaluation.follow import follow
+from metacl.evaluation.follow import follow, followed
 from metacl.evaluation.known import KnownLabels
 from metacl.evaluation.padding import latest
-from metacl.evaluation.questions import EVERYTHING
+from metacl.evaluation.questions import EVERYTHING, Questions
 from metacl.learners.protocol import task_parts
 
 DIGESTS = {
@@ -110,7 +110,20 @@ def test_the_support_of_a_padded_task_has_no_padding():
     assert len(latest(train, 1)) == 1 and latest(train, 0) is None
 
 
-def test_padding_is_not_asked_before_it_is_learnt():
+def test_a_phase_of_padding_is_not_asked_before_it_is_learnt():
     source = EpisodeSource(padded(image_benchmark().generator("train", SHAPE, 0).batch([0, 1])))
     with pytest.raises(UserError, match="--asked 0"):
         next(follow(sequence(), source, EVERYTHING))
+
+
+def test_what_is_asked_of_padded_rows_is_what_each_would_be_asked_alone():
+    episode = image_benchmark().generator("train", replace(SHAPE, shots=3), 0).batch([0, 1])
+    valid = torch.tensor([[1, 1, 0, 1, 0, 0, 1, 1, 1], [0, 1, 0, 1, 1, 1, 0, 1, 1]]).bool()
+    asked = Questions(asked=1, lags=())
+    _, together = followed(sequence(), EpisodeSource(replace(episode, stream=replace(episode.stream, valid=valid))), asked)
+    for b in range(2):
+        own = episode.stream.row(b)[valid[b]]
+        ends = tuple(valid[b].view(3, 3).sum(1).cumsum(0).tolist())
+        alone = EpisodeSource(Episode(own, episode.queries.row(b), episode.spec, ends))
+        for left, right in zip(together, followed(sequence(), alone, asked)[1], strict=True):
+            assert_close(left["prequential"]["loss"][b : b + 1], right["prequential"]["loss"])

@@ -204,7 +204,7 @@ def mixed(episode: Episode) -> Episode:
 
 def _check_mixed(learner: Learner, episode: Episode) -> None:
     """Mixed tasks and padding along a stream: every phase is followed, and each row is as if it were alone, without padding."""
-    asked, source = replace(EVERYTHING, asked=0, diagnose_every=0), EpisodeSource(episode)
+    asked, source = replace(EVERYTHING, asked=1, diagnose_every=0), EpisodeSource(episode)
     state, records = followed(learner, source, asked)
     for record in records:
         assert record["matrix"]["loss"].isfinite().all(), "Mixed and padded streams are answered with what is no number"

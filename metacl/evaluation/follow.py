@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
 from metacl.evaluation.encoded import encoded_once
 from metacl.evaluation.known import KnownLabels, right_among_known
-from metacl.evaluation.padding import check_padding, latest
+from metacl.evaluation.padding import check_padding, latest, rows_alone
 from metacl.evaluation.plasticity import diagnose
 from metacl.evaluation.questions import Questions, Record, Scores
 from metacl.learners.losses import example_losses, query_score
@@ -105,7 +105,19 @@ class _Step:
         return state, record
 
     def learn(self, state: State, task: Task) -> tuple[State, Scores]:
-        """The training part of a task, and the scores of what was asked before it was learnt; none where nothing was."""
+        """The training part of a task, and the scores of what was asked before it was learnt; none where nothing was.
+
+        Where some of it is padding, each row is asked alone, without it, and what it has learnt so is left.
+        """
+        asked = self.questions.asked
+        rows = None if asked == 0 else rows_alone(state, task.train)
+        if rows is None:
+            return self._learn(state, task.train, asked)
+        found = [self._learn(own, train, asked)[1] for own, train in rows]
+        told = {name: torch.cat([own[name] for own in found]) for name in found[0]}
+        return self._learn(state, task.train, 0)[0], told
+
+    def _learn(self, state: State, train: Halves, asked: int | None) -> tuple[State, Scores]:
         totals, number, spec = dict[str, Tensor](), 0, self.source.spec
 
         def told(examples: Examples, predictions: Tensor) -> None:
@@ -115,7 +127,7 @@ class _Step:
             number += predictions.shape[1]
 
         with torch.no_grad():
-            state = self.learner.learn_task(state, task.train, self.block, self.questions.asked, told)
+            state = self.learner.learn_task(state, train, self.block, asked, told)
             state = self.learner.task_ends(state)
         return state, {name: value / number for name, value in totals.items()}
 
