@@ -10,6 +10,7 @@ import pages
 import pytest
 import tyro
 
+from episodes.freeze import Freeze, freeze
 from metacl.benchmarking.command import Subject
 from metacl.cli import train_main
 from metacl.commands.parse_evaluate import parse_evaluate
@@ -52,12 +53,21 @@ def test_commands_of_evaluate(words, tmp_path, monkeypatch):
     if not words or words[0] == "--resume":
         assert not words or parse_resume(words, "evaluate.py").folder.name
         return
+    data = "sine"
+    if "--frozen" in words:
+        data = "glyphs"
+        freeze([data, "--tasks", "2", "--episodes", "1", "-o", words[words.index("--frozen") + 1]])
     if words[0].startswith("runs/"):
-        train_main(["sine", "transformer", *SMALL, "--run", words[0]])
+        train_main([data, "transformer", *SMALL, "--run", words[0]])
     configs = parse_evaluate(words).configs
     for config in configs:
         source = config.data.name if isinstance(config, EpisodesConfig) else config.stream.name
         assert config.run == os.path.abspath(words[0]) if config.run else source == words[0] and config.learner_name in words
+
+
+@pytest.mark.parametrize("words", commands("-m episodes.freeze"), ids=" ".join)
+def test_commands_of_freeze(words):
+    assert tyro.cli(Freeze, args=words[1:]).name == words[1]
 
 
 @pytest.mark.parametrize("words", commands("benchmark.py"), ids=" ".join)
