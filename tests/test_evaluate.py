@@ -178,7 +178,7 @@ def test_a_run_along_a_stream(cli, trained):
     assert result["rows"] == "seeds" and result["number"] == 2 and len(result["matrix"]) == 4
     assert len(records("along")) == 4 and results("along")["run"] == "mine"
     status, text = cli(evaluate_main, trained, "permuted-mnits")
-    assert status == 2 and "Unknown stream 'permuted-mnits'" in text
+    assert status == 2 and "Unknown data set or stream 'permuted-mnits'" in text
     status, text = cli(evaluate_main, trained, REGRESSION, "--help")
     assert status == 0 and "--rates" not in text and "--learner.width" not in text and "--sweep-tasks" not in text
 

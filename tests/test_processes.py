@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import without_learn2learn
 
-from metacl.nets.encoders import EncoderConfig, ImageEncoder
+from metacl.nets.encoders import ImageEncoder
 from metacl.nets.shared_batch import BatchNorm1d, dropout, shared_batch
 from metacl.recipes.presets import META_TRAINED
 from metacl.runs.folder import Run
@@ -135,5 +135,5 @@ def test_statistics_of_one_process_are_those_of_torch():
 
 
 def test_encoders_take_their_statistics_over_all_processes():
-    norms = [m for m in ImageEncoder((1, 8, 8), 4, **vars(EncoderConfig((4,), (1,)))).modules() if "BatchNorm" in str(type(m))]
+    norms = [m for m in ImageEncoder((1, 8, 8), 4, (4,), (1,)).modules() if "BatchNorm" in str(type(m))]
     assert norms and all(type(norm).__module__ == "metacl.nets.shared_batch" for norm in norms)

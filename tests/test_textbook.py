@@ -6,6 +6,7 @@ from tiny import SHAPE, image_benchmark, sequence, sine
 
 from episodes import Episode
 from metacl.attention import ATTENTION
+from metacl.attention.interface import Sizes
 from metacl.attention.linear import LinearAttention
 from metacl.benchmarking.forms import Form, build, check
 from metacl.benchmarking.textbook import EPISODE_FORMS, HAVE_CORE, WEIGHTS, episode_mask, textbook_copy, textbook_loss
@@ -124,4 +125,4 @@ class WrongGradient(LinearAttention):
 def test_the_check_before_timing_finds_a_wrong_mechanism(wrong, what, precision):
     torch.manual_seed(0)
     with pytest.raises(RuntimeError, match=what):
-        check(Form("linear", wrong(16, 2)), precision)
+        check(Form("linear", wrong(Sizes(16, 2))), precision)

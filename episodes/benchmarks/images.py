@@ -1,6 +1,7 @@
 """Named benchmarks of images that are read into memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def tiny_imagenet(config: DataConfig, vocabulary: int) -> Benchmark:
         own = pool.names.index("tiny-imagenet/images")
         note(f"tiny-imagenet: {pool.counts[own]} images in folders `images` have no label there and are left out.")
         pool = pool.select([i for i in range(len(pool.names)) if i != own])
+        pool = replace(pool, names=tuple(name.removesuffix("/images") for name in pool.names))
     return _dealt(config, vocabulary, pool, (120, 20, 60))
 
 
