@@ -1,4 +1,4 @@
-"""Two sequence learners and a mean per class on Omniglot: the same encoder, augmentation, episodes and steps, three seeds."""
+"""Sequence learners and a mean per class on Omniglot: the same encoder, augmentation, episodes and steps, three seeds."""
 
 import statistics
 from collections.abc import Callable
@@ -15,6 +15,7 @@ FOLDER = BENCHMARKS / "omniglot"
 LEARNERS = {
     "transformer": ["transformer"],
     "transformer (attention gla)": ["transformer", "--learner.attention", "gla"],
+    "transformer (256 wide)": ["transformer", "--learner.width", "256"],
     "pn": ["pn"],
 }
 SEEDS = ("0", "1", "2")
@@ -29,7 +30,7 @@ def cells(data: Path) -> list[Cell]:
 
 
 def file_of(name: str) -> str:
-    return name.replace("transformer (attention gla)", "gla") + ".json"
+    return {"transformer (attention gla)": "gla", "transformer (256 wide)": "wide"}.get(name, name) + ".json"
 
 
 def cell(
