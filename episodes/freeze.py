@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from episodes.command_line import NamedLater, spoken
 from episodes.data.config import DataConfig
 from episodes.errors import UserError, at_least
 from episodes.frozen import Frozen, frozen, rows
-from episodes.preview import NamedLater, spoken
 from episodes.schedule import ScheduleConfig
 from episodes.synthetic import usual_shape
 from episodes.types import EpisodeShape

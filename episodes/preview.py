@@ -1,8 +1,7 @@
 """`python -m episodes.preview DATA`: an episode as a picture."""
 
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from episodes.catalog import load_benchmark
+from episodes.command_line import NamedLater, spoken
 from episodes.data.config import DataConfig
-from episodes.errors import Notice, UserError, at_least
+from episodes.errors import UserError, at_least
 from episodes.picture import draw_episode
 from episodes.schedule import ScheduleConfig
 from episodes.synthetic import usual_shape
@@ -24,13 +24,6 @@ of its target as a dotted line.
 
 The options are those of evaluate.py; of train.py they are called --episodes.tasks, --episodes.schedule.blur and so on.
 Try: python -m episodes.preview glyphs --tasks 4 --schedule.blur 0.4 -o blur.png"""
-
-
-@dataclass(frozen=True)
-class NamedLater(DataConfig):
-    """How the data set is read, whose name is said apart."""
-
-    name: tyro.conf.Suppress[str] = ""
 
 
 @dataclass(frozen=True)
@@ -85,18 +78,6 @@ def preview(argv: Sequence[str]) -> None:
     except OSError as error:
         raise UserError(f"The picture cannot be written to {asked.out}: {error.strerror or error}.") from error
     print(f"Episode {asked.episode} of {generator.address} ({words}): {asked.out}")
-
-
-def spoken(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    """Runs a command; what is the user's to mend is said without a traceback, and notes are sentences."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", Notice)
-        warnings.showwarning = lambda message, *about, **more: print(f"Note: {message}", file=sys.stderr)
-        try:
-            command(argv)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
 
 
 def main(argv: Sequence[str]) -> None:

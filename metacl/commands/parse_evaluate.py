@@ -206,11 +206,10 @@ def _on_frozen(config: EpisodesConfig, options: list[str]) -> EpisodesConfig:
             f"{config.frozen} has labels from {file.shape.vocabulary} symbols, and the learner was meta-trained with "
             f"{config.vocabulary}. Meta-train one with --episodes.vocabulary {file.shape.vocabulary}."
         )
-    data = NamedData(**vars(file.data) | {"name": config.data.name, "path": config.data.path})
     shape = file.shape
     return replace(
         config,
-        data=DataConfig(**vars(data)),
+        data=replace(file.data, name=config.data.name, path=config.data.path),
         tasks=(shape.tasks,),
         shots=shape.shots,
         queries=shape.queries,

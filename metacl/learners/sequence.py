@@ -80,7 +80,7 @@ class SequenceConfig:
     longer than those of meta-training."""
     symbols: Literal["random", "learned", "words"] = "random"
     """Vectors for label symbols. `random`: fixed, for any number of symbols. `learned`: a table of those in meta-training.
-    `words`: a symbol is a word of one letter or more, and the letters are learnt: for many symbols, as published."""
+    `words`: a symbol is a word of one letter or more, and the letters are learnt: for many symbols."""
     auxiliary_steps: int = 0
     """First steps of meta-training with the auxiliary attention loss, which draws half of the heads to the task of a query."""
     distributed: Distributed = None
@@ -121,9 +121,8 @@ class SequenceConfig:
         """`query`, or what stands for None. Raises `UserError` where there are no labels to ask for."""
         if self.query == "label" and not spec.classification:
             raise UserError("learner.query label is for classification; this is a regression. Take learner.query input.")
-        by_label = spec.classification and self.begins == "matching" and ATTENTION[self.attention].recalls
-        by_label = by_label and not self.auxiliary_steps
-        return self.query or ("label" if by_label else "input")
+        told_apart = self.begins == "matching" and ATTENTION[self.attention].recalls and not self.auxiliary_steps
+        return self.query or ("label" if spec.classification and told_apart else "input")
 
 
 class SequenceState(NamedTuple):
