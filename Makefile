@@ -9,6 +9,8 @@ ready := .venv/ready-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksu
 pip := $(python) -m pip --disable-pip-version-check --no-input install
 log := .venv/setup.log
 offline := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+# All tests: several processes, each of which takes over tests from another where it has none left.
+all := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test lint format
 .DEFAULT_GOAL := help
@@ -27,8 +29,8 @@ demo: $(ready) ## Meta-trains a transformer on glyphs, evaluates it on scripts i
 	$(python) evaluate.py $$run --tasks 5 20 || { \
 		echo "make demo: the evaluation did not finish; the lines above say why. Try again: $(python) evaluate.py $$run --tasks 5 20" >&2; exit 1; }
 
-test: $(ready) ## Runs the tests; ARGS="-k linear" chooses some, ARGS="-m slow" takes the long ones.
-	@$(offline) $(python) -m pytest $(ARGS) || { \
+test: $(ready) ## Runs the tests, on all cores; ARGS="-k linear" chooses some, ARGS="-m slow" takes the long ones, on one core.
+	@$(offline) $(python) -m pytest $(or $(ARGS),$(all)) || { \
 		echo "make test: not all tests passed; the lines above say which and why." >&2; exit 1; }
 
 lint: $(ready) ## Checks the format, the style and the types, and changes nothing.

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 _caches = tempfile.TemporaryDirectory(prefix="metacl-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of one round share what is drawn: one of them draws the glyphs
+    os.environ["METACL_CACHE"] = f"{_caches.name}/metacl"
 os.environ.update(
-    METACL_CACHE=f"{_caches.name}/metacl",
     HF_HOME=f"{_caches.name}/huggingface",
     HF_DATASETS_CACHE=f"{_caches.name}/huggingface/datasets",
     HF_HUB_OFFLINE="1",
@@ -23,6 +24,11 @@ from accelerate.state import AcceleratorState  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
 torch.set_num_threads(int(os.environ.get("METACL_TEST_THREADS", "1")))
+
+
+def pytest_unconfigure() -> None:
+    _caches.cleanup()
+
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

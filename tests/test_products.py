@@ -80,7 +80,11 @@ def test_a_call_that_is_its_products_takes_as_long_as_they_do():
         for _ in range(20):
             torch.mm(a, a)
 
-    row, plain = measure([Case({}, call, counted=call), Case({}, call)], 3, CPU, lambda case: None)
-    assert row.products is not None and row.products > 0 and len(row.seconds) == 3
-    assert row.times_products is not None and 0.2 < row.times_products < 5  # the machine may be busy
-    assert plain.products is None and plain.times_products is None
+    for _ in range(5):  # the machine may be busy
+        row, plain = measure([Case({}, call, counted=call), Case({}, call)], 3, CPU, lambda case: None)
+        assert row.products is not None and row.products > 0 and len(row.seconds) == 3
+        assert plain.products is None and plain.times_products is None
+        assert row.times_products is not None
+        if 0.2 < row.times_products < 5:
+            return
+    pytest.fail(f"{row.times_products} times as long")
