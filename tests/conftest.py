@@ -55,6 +55,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def unrendered(monkeypatch):
+    """Pictures are composed, and their files are there but empty: for commands that are run for each of many learners."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **options: Path(path).touch())
+
+
+@pytest.fixture
 def real_data():
     """The folder of a real data set by its name; the test is skipped where it is absent."""
 

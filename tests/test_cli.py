@@ -64,7 +64,7 @@ def test_sine_end_to_end(cli, learner):
 
 
 @pytest.mark.parametrize("learner", [name for name in META_TRAINED if LEARNERS[name].only != "regression"])
-def test_a_folder_of_images_end_to_end(cli, pictures, learner):
+def test_a_folder_of_images_end_to_end(cli, unrendered, pictures, learner):
     without_learn2learn(learner)
     options = [*FEW, *SHAPE, *SMALL_ENCODER, "--learner.width", "16"]
     assert cli(train_main, pictures, learner, *options, "--run", "mine")[0] == 0
@@ -88,7 +88,7 @@ def test_classes_that_were_meta_trained_are_never_held_out(cli, tmp_path, cache)
     )
 
 
-def test_the_same_evaluation_twice_is_the_same(cli):
+def test_the_same_evaluation_twice_is_the_same(cli, unrendered):
     cli(train_main, "sine", "transformer", *TINY, "--run", "mine")
     found = []
     for seed in "0", "0", "1":
