@@ -85,12 +85,6 @@ def rooms_of(names: set[str]) -> set[str]:
     return {parts[1] if parts[0] == "metacl" else parts[0] for parts in own if parts != ["metacl"]}
 
 
-def in_a_new_python(code: str) -> str:
-    got = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert got.returncode == 0, got.stderr
-    return got.stdout
-
-
 def test_the_walk_sees_every_kind_of_import():
     source = "import a.b\nfrom c import d as e\nclass K:\n    import f\ndef g():\n    if True:\n        from h.i import j\n"
     assert imported(source) == {"a.b", "c", "c.d", "f", "h.i", "h.i.j"}
@@ -119,10 +113,11 @@ def test_optional_packages_are_imported_in_one_module_inside_a_function():
     where: dict[str, list[str]] = {}
     for path in MODULES:
         source = path.read_text()
+        at_its_top, anywhere = imported(source, inside_functions=False), imported(source)
         for package in OPTIONAL:
             real = [package, *(module for module, name in PACKAGES.items() if name == package)]
-            assert not within(imported(source, inside_functions=False), *real), f"{path.name} imports {package} at its top"
-            if within(imported(source), *real):
+            assert not within(at_its_top, *real), f"{path.name} imports {package} at its top"
+            if within(anywhere, *real):
                 where.setdefault(package, []).append(path.name)
     assert all(len(places) == 1 for places in where.values()), where
     assert "pytest" not in where and where["tensorboard"] == ["tracking.py"]
@@ -141,21 +136,46 @@ PathFinder.find_spec = present
 """As if the optional packages were not installed."""
 
 
-@pytest.mark.parametrize("package", ["metacl", "episodes", "metacl.learners, metacl.attention, metacl.cli"])
-def test_no_optional_package_is_needed(package):
-    loaded = in_a_new_python(BLOCKED + f"import {package}; print(' '.join(sys.modules))").split()
-    assert "episodes" in loaded
-    assert not [name for name in loaded if name.split(".")[0] in OPTIONAL]
+STAGES = {
+    "episodes": "import episodes, episodes.catalog",
+    "metacl": "import metacl",
+    "metacl.benchmarking": "import metacl.benchmarking",
+    "metacl.cli": "import metacl.learners, metacl.attention, metacl.cli",
+    "a run": "from metacl.cli import train_main; train_main(sys.argv[1:])",
+}
+"""What one new Python does in turn, in which no optional package can be imported."""
 
 
-def test_importing_episodes_loads_nothing_of_metacl():
-    loaded = in_a_new_python("import sys, episodes, episodes.catalog; print(' '.join(sys.modules))").split()
-    assert "episodes.tasks.classification" in loaded and not [name for name in loaded if name.split(".")[0] == "metacl"]
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> dict[str, set[str]]:
+    """The packages and modules that are there after each stage, by its name; and where the run is."""
+    folder = tmp_path_factory.mktemp("imports") / "run"
+    options = ["--steps", "1", "--batch-size", "1", "--validation.episodes", "1", "--run", str(folder)]
+    tell = 'print("\\nloaded:", *sys.modules)'
+    code = "\n".join([BLOCKED, *(f"{stage}; {tell}" for stage in STAGES.values())])
+    words = [sys.executable, "-W", "error", "-c", code, "sine", "transformer", *options]
+    got = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert got.returncode == 0, got.stderr
+    told = [set(line.split()[1:]) for line in got.stdout.splitlines() if line.startswith("loaded: ")]
+    return dict(zip(STAGES, told, strict=True)) | {"folder": {str(folder)}}
 
 
-def test_a_run_needs_no_optional_package(tmp_path):
-    """Meta-training where tensorboard cannot be imported writes no events and says nothing of it."""
-    options = ["--steps", "1", "--batch-size", "1", "--validation.episodes", "1", "--run", str(tmp_path / "run")]
-    words = ["sine", "transformer", *options]
-    in_a_new_python(BLOCKED + f"from metacl.cli import train_main; train_main({words!r})")
-    assert (tmp_path / "run" / "checkpoints").is_dir() and not (tmp_path / "run" / "tensorboard").exists()
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_optional_package_is_needed(loaded, stage):
+    assert "episodes" in loaded[stage]
+    assert not [name for name in loaded[stage] if name.split(".")[0] in OPTIONAL]
+
+
+def test_importing_episodes_loads_nothing_of_metacl_and_no_data_sets(loaded):
+    assert "episodes.tasks.classification" in loaded["episodes"]
+    assert not [name for name in loaded["episodes"] if name.split(".")[0] in ("metacl", "datasets")]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "a run"])
+def test_nothing_imports_matplotlib_before_something_is_drawn(loaded, stage):
+    assert "matplotlib" not in loaded[stage]
+
+
+def test_a_run_without_tensorboard_writes_no_events(loaded):
+    (folder,) = map(Path, loaded["folder"])
+    assert (folder / "checkpoints").is_dir() and not (folder / "tensorboard").exists()
