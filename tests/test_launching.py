@@ -81,7 +81,7 @@ def test_what_is_no_grid(words):
         take_grid(words)
 
 
-def test_runs_of_a_grid_are_told_apart(cli):
+def test_runs_of_a_grid_are_told_apart(cli, unrendered):
     """Their results are not averaged as those of seeds are."""
     words = ["sine", "alpaca", "--steps", "2", "--batch-size", "2", "--validation.episodes", "2", "--learner.width", "8"]
     assert cli(train_main, *words, "--grid.optimiser.rate", "1e-3", "3e-3", "--run", "mine")[0] == 0
