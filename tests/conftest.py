@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread (or METACL_TEST_THREADS), with caches and random numbers of its own."""
 
+import atexit
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 _caches = tempfile.TemporaryDirectory(prefix="metacl-tests-")
+atexit.register(_caches.cleanup)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of one round share what is drawn: one of them draws the glyphs
     os.environ["METACL_CACHE"] = f"{_caches.name}/metacl"
 os.environ.update(
@@ -24,11 +26,6 @@ from accelerate.state import AcceleratorState  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
 torch.set_num_threads(int(os.environ.get("METACL_TEST_THREADS", "1")))
-
-
-def pytest_unconfigure() -> None:
-    _caches.cleanup()
-
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
