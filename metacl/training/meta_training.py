@@ -19,7 +19,7 @@ from metacl.learners import Learner
 from metacl.nets.shared_batch import shared_batch
 from metacl.recipes.config import OptimiserConfig, TrainConfig
 from metacl.report.display import TrainingDisplay
-from metacl.runs.environment import fast_bf16
+from metacl.learners.precision import fast_bf16
 from metacl.runs.folder import Run
 from metacl.runs.signals import stops_noted
 from metacl.training.tracking import EventWriter
