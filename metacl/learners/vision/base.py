@@ -33,6 +33,7 @@ class VisionLearner(Learner):
     whole_tasks = True
     has_rate = True
     trains = False
+    counted = 0
     support = 0
 
     def __init__(self, config: Any, spec: EpisodeSpec):
