@@ -71,8 +71,8 @@ def _trained(about: str, recipe: Trained, rates: tuple[float, ...] = ADAM) -> Pr
     return Preset(about, trained={"small": recipe}, rates=rates)
 
 
-def _vision(about: str, recipes: Mapping[str, Trained]) -> Preset:
-    return Preset(about, trained=recipes, rates=vision.RATES, only="classification")
+def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.RATES) -> Preset:
+    return Preset(about, trained=recipes, rates=rates, only="classification")
 
 
 def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
@@ -177,6 +177,12 @@ LEARNERS: dict[str, Preset] = {
     "bp-same-buffer": _trained("bp on the buffer of query-only", settings.same_buffer),
     "hide-prompt": _vision("a prefix for each task on a vision transformer", vision.hide()),
     "norga": _vision("hide-prompt with a gate on the scores of prefixes", vision.norga()),
+    "vit-finetune": _vision(
+        "all weights of a vision transformer, task after task", vision.tuned("sequential"), vision.TUNING_RATES
+    ),
+    "vit-joint": _vision(
+        "all weights of a vision transformer, on all images so far", vision.tuned("joint"), vision.TUNING_RATES
+    ),
 }
 """A name -> what it stands for."""
 META_TRAINED = [name for name, preset in LEARNERS.items() if preset.meta]

@@ -6,16 +6,18 @@ The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on Ima
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
 from metacl.learners.vision.trunk import TrunkConfig
+from metacl.learners.vision.tuned import TunedConfig
 from metacl.recipes.settings import Settings
 
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
-RATES = (0.015, 0.005, 0.05)
+RATES, TUNING_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4)
+"""Rates to choose from along episodes."""
 
 SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
 SHORT = AlignmentConfig(rate=0.05, epochs=10, samples=64)
@@ -49,3 +51,9 @@ def norga() -> dict[str, Callable[[Settings], LearnerConfig]]:
         alignment=AlignmentConfig(0.05, 80, 640),
     )
     return recipes | {"paper": paper_s}
+
+
+def tuned(mode: Literal["sequential", "joint"]) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """All weights trained; in `paper` with the batch and epochs of the prompt methods."""
+    learner = TunedConfig(mode)
+    return {"small": small(learner), "paper": paper(learner, batch_size=128, epochs=20)}
