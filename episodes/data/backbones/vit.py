@@ -57,8 +57,8 @@ class Added:
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """In place of softmax attention: queries, keys and values (B, H, N, E) -> (B, H, N, E). Prefixes."""
     tap: Callable[[str, Tensor], None] | None = None
-    """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs of
-    the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
+    """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs
+    of the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
     ("mlp in"), the hidden units ("mlp hidden") and what comes out ("mlp out")."""
 
 
