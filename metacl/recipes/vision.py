@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
+from metacl.learners.vision.inf_lora import InfLoraConfig
+from metacl.learners.vision.lora import LoraConfig
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.learners.vision.tuned import TunedConfig
 from metacl.recipes.settings import Settings
 
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
-RATES, TUNING_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4)
+RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
 """Rates to choose from along episodes."""
 
 SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
@@ -57,3 +59,13 @@ def tuned(mode: Literal["sequential", "joint"]) -> dict[str, Callable[[Settings]
     """All weights trained; in `paper` with the batch and epochs of the prompt methods."""
     learner = TunedConfig(mode)
     return {"small": small(learner), "paper": paper(learner, batch_size=128, epochs=20)}
+
+
+def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """LoRA and LoRA-DRS; the rates of the papers in both recipes."""
+    learner = LoraConfig(**options)
+    return {"small": small(learner), "paper": paper(learner)}
+
+
+def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}

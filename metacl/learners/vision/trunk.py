@@ -79,6 +79,7 @@ class Trunk:
                 f"Patches of {size} pixels do not divide images of {self.side}. Give --learner.trunk.side "
                 f"{max(1, round(self.side / size)) * size}."
             )
+        self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
 
     def __call__(
