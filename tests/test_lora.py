@@ -17,10 +17,10 @@ from metacl.learners.vision.fitting import fit
 from metacl.learners.vision.inf_lora import InfLoraConfig, remembered
 from metacl.learners.vision.lora import LoraConfig
 from metacl.learners.vision.pairs import merged, new_pair
-from metacl.learners.vision.projected import ProjectedAdam
 from metacl.learners.vision.second_moments import principal, second_moments
 from metacl.learners.vision.triplet import augmented_triplet_loss
 from metacl.nets.vit import Added
+from metacl.optimisers.projected import ProjectedAdam
 
 LORA = LoraConfig(epochs=2, batch_size=4, rank=2, rate=0.01, trunk=TINY)
 DRS = replace(LORA, space="subtracted", triplet=0.1, share=0.9)

@@ -22,10 +22,10 @@ from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.fitting import Schedule, fit, trainable
 from metacl.learners.vision.identity import head_logits, no_head, present
 from metacl.learners.vision.pairs import beside, merged, new_pair
-from metacl.learners.vision.projected import ProjectedAdam
 from metacl.learners.vision.second_moments import principal, second_moments
 from metacl.learners.vision.triplet import augmented_triplet_loss
 from metacl.learners.vision.trunk import TrunkConfig
+from metacl.optimisers.projected import ProjectedAdam
 
 Space = Literal["none", "plain", "added", "subtracted"]
 """The transformer that tells in which directions a later task may move: none, in all; with no pair, with the old pairs added
