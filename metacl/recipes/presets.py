@@ -16,7 +16,7 @@ from metacl.learners.statistics.alpaca import AlpacaConfig
 from metacl.learners.statistics.bayes import BayesConfig
 from metacl.learners.statistics.gemcl import GemclConfig
 from metacl.learners.statistics.prototypes import PrototypesConfig
-from metacl.recipes import settings
+from metacl.recipes import settings, vision
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.settings import Settings
 from metacl.recipes.sizes import (
@@ -69,6 +69,10 @@ class Preset:
 
 def _trained(about: str, recipe: Trained, rates: tuple[float, ...] = ADAM) -> Preset:
     return Preset(about, trained={"small": recipe}, rates=rates)
+
+
+def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.RATES) -> Preset:
+    return Preset(about, trained=recipes, rates=rates, only="classification")
 
 
 def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
@@ -171,6 +175,14 @@ LEARNERS: dict[str, Preset] = {
     "knn": _trained("the nearest of the newest examples", lambda s: settings.kernel(s, nearest=5), ()),
     "bp-one": _trained("bp on one example of each block", lambda s: settings.backprop(s, one=True)),
     "bp-same-buffer": _trained("bp on the buffer of query-only", settings.same_buffer),
+    "hide-prompt": _vision("a prefix for each task on a vision transformer", vision.hide()),
+    "norga": _vision("hide-prompt with a gate on the scores of prefixes", vision.norga()),
+    "vit-finetune": _vision(
+        "all weights of a vision transformer, task after task", vision.tuned("sequential"), vision.TUNING_RATES
+    ),
+    "vit-joint": _vision(
+        "all weights of a vision transformer, on all images so far", vision.tuned("joint"), vision.TUNING_RATES
+    ),
 }
 """A name -> what it stands for."""
 META_TRAINED = [name for name, preset in LEARNERS.items() if preset.meta]

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from metacl.learners.precision import fast_bf16
+
 PACKAGES = ("torch", "numpy", "einops", "datasets", "accelerate", "safetensors", "pillow")
 
 
@@ -32,13 +34,6 @@ def environment() -> dict[str, Any]:
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def fast_bf16() -> bool:
-    """The device multiplies bf16 matrices in hardware. Without that, bf16 on a CPU is slower than fp32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _commit() -> str | None:

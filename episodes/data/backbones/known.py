@@ -1,4 +1,4 @@
-"""The backbones: one table of those that have a name, and networks in files of one's own."""
+"""The backbones: those that have a name, and networks in files of one's own."""
 
 import hashlib
 import warnings
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes.data.backbones.efficientnet import LiteFeatures
+from episodes.data.backbones.vit_files import HUB, vit_files
 from episodes.data.places import user_path
 from episodes.data.reading import LARGEST_SIZE, cause
 from episodes.errors import UserError, unknown
@@ -66,10 +67,13 @@ BACKBONES: dict[str, Known] = {
     ),
 }
 """A name -> the network, and where its weights are."""
+NAMES = (*BACKBONES, *HUB)
+"""All names; those of `HUB` are vision transformers, whose weights come from the Hugging Face hub."""
 
 
 def backbone_of(name: str, side: int | None = None) -> Backbone:
-    """The backbone of that name, or that of a file: a TorchScript network, or weights of a known one as safetensors.
+    """The backbone of that name, or that of a file: a TorchScript network, or the weights of a known one or of a vision
+    transformer as safetensors; of a transformer also the folder that has them and its config.json.
 
     Arguments:
         side: of the images; None: the usual one. Images for a TorchScript network stay as they are read.
@@ -82,15 +86,25 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
     if known := BACKBONES.get(name):
         return Backbone(name, known.sha256, side or known.side, partial(_pinned, name))
     path = user_path(name)
+    if vit := vit_files(name):
+        return Backbone(path.name, digest_of_file(vit.weights), side or vit.config().image_size, vit.load)
     if not path.is_file():
-        wrong = unknown("backbone", name, BACKBONES)
-        raise UserError(f"{wrong} Or give the path of a TorchScript file (.pt), or of a safetensors file of one of these.")
-    about = path.stat()
-    digest = _sha256(path.resolve(), about.st_size, about.st_mtime_ns)
+        wrong = unknown("backbone", name, NAMES)
+        raise UserError(
+            f"{wrong} Or give the path of a TorchScript file (.pt), or of the safetensors file or folder of a vision "
+            "transformer."
+        )
+    digest = digest_of_file(path)
     if path.suffix == ".safetensors":
         side = side or next(iter(BACKBONES.values())).side
         return Backbone(path.name, digest, side, partial(_from_safetensors, path))
     return Backbone(path.name, digest, side, partial(_from_torchscript, path))
+
+
+def digest_of_file(path: Path) -> str:
+    """Hex digest (SHA-256) of a file."""
+    about = path.stat()
+    return _sha256(path.resolve(), about.st_size, about.st_mtime_ns)
 
 
 @cache

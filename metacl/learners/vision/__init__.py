@@ -1,0 +1,1 @@
+"""Learners on a pre-trained vision transformer, which take whole tasks."""

@@ -1,0 +1,125 @@
+"""The frozen vision transformer of a learner: which one, at what size its images are, and what it makes of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from episodes import EpisodeSpec, UserError
+from episodes.data.backbones.vit_files import HUB, vit_files
+from episodes.data.features import shown
+from episodes.errors import at_least, unknown
+from metacl.learners.precision import fast_bf16
+from metacl.nets.vit import Added, VisionTransformer, VitConfig
+
+UNTRAINED = {"vit-tiny-32": VitConfig(32, 4, 192, 6, 3, 768)}
+"""Shapes of transformers without weights: what `train.py pretrain` trains, and small ones for tests."""
+TOGETHER = 64
+"""Images that pass the transformer at a time where no gradient is asked."""
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """A vision transformer whose weights stay as they are."""
+
+    backbone: str = "dinov2-small"
+    """`vit-b16`, `dinov2-small` or `dinov2-base` (from the Hugging Face hub); a folder with config.json and safetensors, or
+    such a file; or `vit-tiny-32`, which is not trained at all."""
+    side: int | None = None
+    """Side in pixels to which images are scaled; the patches must divide it. None: what the weights were trained with."""
+    area: float = 0.3
+    """In training a random part of an image is shown, of at least this part of its area. 1: always all of it."""
+    flip: bool = True
+    """In training half of the images are shown mirrored."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "learner.trunk.", "side")
+        if not 0 < self.area <= 1:
+            raise UserError(f"learner.trunk.area is a part of an image, above 0 and at most 1, not {self.area:g}.")
+
+    def load(self) -> VisionTransformer:
+        """The transformer, frozen. Raises `UserError` where there is none of that name, or its files cannot be read."""
+        if self.backbone in UNTRAINED:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return VisionTransformer(UNTRAINED[self.backbone]).eval().requires_grad_(False)
+        if files := vit_files(self.backbone):
+            return files.load()
+        raise UserError(
+            f"{unknown('backbone', self.backbone, [*HUB, *UNTRAINED])} Or give the folder or the safetensors file of one."
+        )
+
+
+class Trunk:
+    """What a learner asks of its transformer.
+
+    Raises:
+        UserError: the inputs are no images, there is no such transformer, or its patches do not divide the images.
+    """
+
+    def __init__(self, config: TrunkConfig, spec: EpisodeSpec):
+        if spec.x_kind != "image":
+            raise UserError(
+                f"A vision transformer takes images, and these are {spec.x_kind}s. Leave out --data.features "
+                "(--stream.data.features), or take ncm, ranpac or linear-probe."
+            )
+        self.config, self.network = config, config.load()
+        self.shape = self.network.config
+        self.side = config.side or self.shape.image_size
+        if self.side % self.shape.patch_size:
+            size = self.shape.patch_size
+            raise UserError(
+                f"Patches of {size} pixels do not divide images of {self.side}. Give --learner.trunk.side "
+                f"{max(1, round(self.side / size)) * size}."
+            )
+        self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
+
+    def __call__(
+        self,
+        x_NCHW: Tensor,
+        added: Sequence[Added] = (),
+        prompts_NLD: Tensor | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Pixels as of `view` -> the class token (N, D) in float32; with other weights than its own where some are given."""
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=self.bf16):
+            if weights is None:
+                return self.network(x_NCHW, added, prompts_NLD).float()
+            return functional_call(self.network, dict(weights), (x_NCHW, added, prompts_NLD)).float()
+
+    def view(self, x_NCHW: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        """uint8 images (N, C, H, W) -> pixels in [0, 1] (N, 3, side, side): all of each, or with `rng` a random view of it."""
+        if rng is None:
+            return shown(x_NCHW, self.side)
+        N = len(x_NCHW)
+        share = np.sqrt(rng.uniform(self.config.area, 1, N))
+        aspect = np.exp(rng.uniform(-0.5, 0.5, N) * np.log(4 / 3))
+        size_N2 = np.minimum(np.stack([share * aspect, share / aspect], 1), 1)  # width, height, of two
+        place_N2 = rng.uniform(-1, 1, (N, 2)) * (1 - size_N2)
+        mirrored_N = (rng.random(N) < 0.5) & self.config.flip
+        size_N2[:, 0] *= np.where(mirrored_N, -1, 1)
+        theta = np.zeros((N, 2, 3), dtype=np.float32)
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = size_N2[:, 0], size_N2[:, 1], place_N2
+        grid = F.affine_grid(torch.from_numpy(theta).to(x_NCHW.device), [N, 1, self.side, self.side], align_corners=False)
+        x = F.grid_sample(x_NCHW.float() / 255, grid, padding_mode="border", align_corners=False)
+        return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+    @torch.no_grad()
+    def features(
+        self,
+        x_NCHW: Tensor,
+        added: Callable[[slice], Sequence[Added]] = lambda part: (),
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """(N, D) of uint8 images, some at a time; `added` is given for each part of them."""
+        parts = [slice(first, first + TOGETHER) for first in range(0, len(x_NCHW), TOGETHER)]
+        found = [self(self.view(x_NCHW[part]), added(part), weights=weights) for part in parts]
+        return torch.cat(found) if found else torch.zeros(0, self.shape.width, device=x_NCHW.device)

@@ -1,0 +1,71 @@
+"""Settings of learners on a pre-trained vision transformer: `small` for a few minutes on two cores, and `paper`.
+
+The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa.
+`small` has the ViT-S/14 of DINOv2 on images of 98 pixels, smaller batches and fewer epochs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from metacl.learners import LearnerConfig
+from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
+from metacl.learners.vision.inf_lora import InfLoraConfig
+from metacl.learners.vision.lora import LoraConfig
+from metacl.learners.vision.trunk import TrunkConfig
+from metacl.learners.vision.tuned import TunedConfig
+from metacl.recipes.settings import Settings
+
+LIGHT = TrunkConfig("dinov2-small", 98)
+BASE = TrunkConfig("vit-b16", area=0.08)
+RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
+"""Rates to choose from along episodes."""
+
+SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
+SHORT = AlignmentConfig(rate=0.05, epochs=10, samples=64)
+
+
+def small(learner: LearnerConfig, **options: Any) -> Callable[[Settings], LearnerConfig]:
+    return lambda s: replace(learner, **SMALL | options)
+
+
+def paper(learner: LearnerConfig, **options: Any) -> Callable[[Settings], LearnerConfig]:
+    return lambda s: replace(learner, trunk=BASE, **options)
+
+
+def hide(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """HiDe-Prompt. Arguments: what is unlike it in the papers' recipe and in the small one."""
+    learner = HidePromptConfig(**options)
+    return {
+        "small": small(learner, identity_alignment=SHORT, alignment=SHORT),
+        "paper": paper(learner, epochs=50, schedule="step", identity_alignment=AlignmentConfig(0.0025)),
+    }
+
+
+def norga() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """With the papers' alignment, which is not that of HiDe-Prompt: ten times the rate, and nearly three times the epochs."""
+    recipes = hide(gate="tanh")
+    paper_s = paper(
+        HidePromptConfig(gate="sigmoid"),
+        epochs=50,
+        schedule="step",
+        identity_alignment=AlignmentConfig(0.0025),
+        alignment=AlignmentConfig(0.05, 80, 640),
+    )
+    return recipes | {"paper": paper_s}
+
+
+def tuned(mode: Literal["sequential", "joint"]) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """All weights trained; in `paper` with the batch and epochs of the prompt methods."""
+    learner = TunedConfig(mode)
+    return {"small": small(learner), "paper": paper(learner, batch_size=128, epochs=20)}
+
+
+def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """LoRA and LoRA-DRS; the rates of the papers in both recipes."""
+    learner = LoraConfig(**options)
+    return {"small": small(learner), "paper": paper(learner)}
+
+
+def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}
