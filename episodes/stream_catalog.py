@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from episodes.data.config import DataConfig, completed
 from episodes.data.features import remembering
-from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET
+from episodes.data.halves import CIFAR100, GLYPHS, MNIST, TINY_IMAGENET, TINY_IMAGENET_64, HubImages
 from episodes.schedule import Schedule
 from episodes.stream import Stream
 from episodes.tasks.parts import ImageStreamConfig
@@ -54,8 +54,15 @@ class NamedStream:
     """Options of the stream, as published; `dataclasses.replace(config, ...).load()` is the stream with others."""
     schedule: Schedule
     """What of the stream arrives together, as published."""
-    family: Literal["regression", "mnist", "tiny-imagenet", "images"]
-    """Which published settings of learners apply: those for regression, MNIST, Tiny ImageNet or other images."""
+    family: Literal["regression", "mnist", "tiny-imagenet", "images", "class-incremental"]
+    """Which published settings of learners, and questions, apply: those for regression, MNIST, Tiny ImageNet, other images, or
+    images whose classes arrive a few at a time."""
+
+
+def _class_incremental(name: str, own: HubImages) -> NamedStream:
+    """Ten new classes in each task, without images of the old ones, to the last class."""
+    config = IncrementalConfig(name, DataConfig(own.hub), own, classes=10, cumulative=False)
+    return NamedStream(config, Schedule(10), "class-incremental")
 
 
 _STREAMS = (
@@ -72,6 +79,9 @@ _STREAMS = (
     ),
     NamedStream(SplitsConfig("online-cifar100", DataConfig(CIFAR100.hub), CIFAR100, classes=5), Schedule(10), "images"),
     NamedStream(IncrementalConfig("incremental-cifar100", DataConfig(CIFAR100.hub), CIFAR100), Schedule(10), "images"),
+    _class_incremental("split-cifar100", CIFAR100),
+    _class_incremental("incremental-tiny-imagenet", TINY_IMAGENET_64),
+    _class_incremental("class-incremental", GLYPHS),
 )
 
 STREAMS: dict[str, NamedStream] = {stream.config.name: stream for stream in _STREAMS}

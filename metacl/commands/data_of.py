@@ -35,7 +35,7 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
             whole = completed_stream(config.stream, stream)
             if config.run is not None:
                 check_features(Run.open(Path(config.run)), whole)
-            done.append(replace(config, stream=whole))
+            done.append(replace(config, stream=whole, tasks=config.length(stream.most_tasks)))
             met = met_before(Run.open(Path(config.run)), stream) if config.run is not None else []
             notes |= dict.fromkeys([*shared_images(stream), *met])
     for words in notes:

@@ -74,6 +74,7 @@ IMAGES = Settings(
 )
 FAMILIES = {
     "images": IMAGES,
+    "class-incremental": IMAGES,
     "tiny-imagenet": replace(IMAGES, queries="one", support=180, buffer=200, attention=(3, 1e-4, 199)),
     "mnist": Settings(
         hidden=(200, 200, 200, 200),
