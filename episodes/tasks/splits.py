@@ -82,7 +82,7 @@ class Incremental(Splits):
     """Classes arrive a few at a time and keep their labels, which say when they came; the order is drawn by the seed. It ends
     with the last class; what is left where their number is no multiple of `classes` is in no task, which is said.
 
-    Answers are among all classes from the start, those that are still to come too (the paper's code leaves them out).
+    A learner knows of all symbols from the start. Whether those still to come may be an answer is a question of evaluation.
 
     Arguments:
         classes: how many are new in each task.

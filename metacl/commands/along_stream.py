@@ -10,10 +10,19 @@ from accelerate import PartialState
 from episodes import SeededStream, Stream, UserError
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.commands.words import stream_in_words
+from metacl.evaluation.cost import compute
 from metacl.evaluation.curves import curves
-from metacl.evaluation.follow import check_length, compute, follow
+from metacl.evaluation.follow import check_length, follow
 from metacl.evaluation.rates import RateChoice, along_stream, in_words
-from metacl.evaluation.result import Result, chances, curve_fields, known_matrix, matrix_measures, whole_matrix
+from metacl.evaluation.result import (
+    Result,
+    chances,
+    curve_fields,
+    incremental_fields,
+    known_matrix,
+    matrix_measures,
+    whole_matrix,
+)
 from metacl.learners import Learner, State, state_bytes
 from metacl.recipes.config import StreamRunConfig
 from metacl.report.display import bar, say
@@ -89,8 +98,10 @@ def _result(
     measured: dict[str, Any] = {}
     if any("matrix" in record for record in records):
         rows = len(config.seeds)
-        known = known_matrix(records, rows)
-        measured = matrix_measures(whole_matrix(records, scored, rows), scored == "accuracy", known)
+        known, scores_RTT = known_matrix(records, rows), whole_matrix(records, scored, rows)
+        measured = matrix_measures(scores_RTT, scored == "accuracy", known)
+        if scored == "accuracy":
+            measured |= {"among": config.questions.among, "incremental": incremental_fields(records, scores_RTT)}
     return Result(
         learner_in_words(config),
         stream_in_words(config.stream),
@@ -105,7 +116,7 @@ def _result(
         compute=cost,
         seconds_a_task=float(np.median([record["seconds"] for record in records])),
         **measured,
-        **curve_fields(curves(records), block),
+        **curve_fields(curves(records, together=scored == "accuracy"), block),
     )
 
 
@@ -138,5 +149,5 @@ def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice
 
 def _now(record: dict[str, Any]) -> str:
     """The latest scores, in words."""
-    found = record.get("forward", {})
+    found = record.get("forward") or record.get("together") or {}
     return "  ".join(["tasks", *(f"{name} {float(values.mean()):.4f}" for name, values in found.items())])
