@@ -195,6 +195,11 @@ def kernel(s: Settings, nearest: int = 0) -> KernelConfig:
     return KernelConfig(rate=s.kernel, block=s.block, support=s.support, nearest=nearest)
 
 
+def linear_probe(s: Settings) -> FinetuneConfig:
+    """`offline` without layers before the last, and with larger batches."""
+    return FinetuneConfig("offline", rate=1e-3, optimiser="adam", width=0, batch_size=64)
+
+
 def finetune(mode: Literal["online", "offline", "replay"], encoder: EncoderConfig, width: int = 128) -> FinetuneConfig:
     """Adam where there are steps enough for it."""
     if mode == "offline":
