@@ -8,6 +8,7 @@ from episodes.data.features import remembering
 from episodes.data.halves import CIFAR100, GLYPHS, MNIST, TINY_IMAGENET, TINY_IMAGENET_64, HubImages
 from episodes.schedule import Schedule
 from episodes.stream import Stream
+from episodes.tasks.datasets import ANY, Datasets, DatasetsConfig, EachData
 from episodes.tasks.parts import ImageStreamConfig
 from episodes.tasks.permuted import Permuted, PermutedConfig
 from episodes.tasks.regression import RegressionConfig
@@ -40,7 +41,7 @@ def completed_stream(config: StreamConfig, stream: Stream) -> StreamConfig:
     Arguments:
         stream: what `config.load()` gave.
     """
-    if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits):
+    if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits | Datasets):
         return config
     pool = stream.pools[0]
     return replace(config, data=completed(config.data, pool.x_shape) if pool.x_kind == "image" else remembering(config.data))
@@ -82,6 +83,7 @@ _STREAMS = (
     _class_incremental("split-cifar100", CIFAR100),
     _class_incremental("incremental-tiny-imagenet", TINY_IMAGENET_64),
     _class_incremental("class-incremental", GLYPHS),
+    NamedStream(DatasetsConfig("datasets", EachData(), ANY), Schedule(10), "class-incremental"),
 )
 
 STREAMS: dict[str, NamedStream] = {stream.config.name: stream for stream in _STREAMS}

@@ -60,7 +60,11 @@ class Splits:
     most_tasks: int | None = None
 
     def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
-        _same_classes(train, held_out, classes)
+        same_classes(train, held_out)
+        if len(train.names) < classes:
+            raise UserError(
+                f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
+            )
         self.name, self.pools, self.classes = name, (train, held_out), classes
         self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
@@ -132,14 +136,11 @@ def mixed(pool: ClassPool, classes: np.ndarray, name: str, seed: int, index: int
     return part_of(order, fetched)
 
 
-def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:
+def same_classes(train: ClassPool, held_out: ClassPool) -> None:
+    """Raises `UserError` where two pools have other classes."""
     if train.names != held_out.names:
         missing = sorted(set(train.names) ^ set(held_out.names))
         raise UserError(
             f"{train.source} and {held_out.source} have other classes: {', '.join(missing[:3])} is in one of them only. "
             "Both splits need images of every class."
-        )
-    if len(train.names) < classes:
-        raise UserError(
-            f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
         )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, StreamConfig, UserError
@@ -105,6 +106,8 @@ def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> s
 def stream_in_words(stream: StreamConfig) -> str:
     """The name of a stream, and that of its data where they are not its own, or are features."""
     data, own = (getattr(config, "data", None) for config in (stream, STREAMS[stream.name].config))
+    if data is not None and (sets := getattr(stream, "sets", ())):
+        data = replace(data, name=" + ".join(Path(name).name if Path(name).is_absolute() else name for name in sets))
     if data is None or own is None or (data.name == own.name and data.features is None):
         return stream.name
     return f"{stream.name} of {data_in_words(data)}"
