@@ -56,6 +56,7 @@ Examples
     python evaluate.py omniglot bp er knn
     python evaluate.py slowly-changing-regression query-only bp --tasks 100 --seeds 0 1 2
     python evaluate.py permuted-mnist bp --rates 1e-4 1e-3 1e-2
+    python evaluate.py split-cifar100 ncm ranpac --stream.data.features efficientnet-lite0 --seeds 0 1 2
 """
 
 
