@@ -55,8 +55,24 @@ class SeededStream:
         Raises:
             UserError: the stream has no such task.
         """
-        tasks = [self.stream.task(seed, index) for seed in self.seeds]
+        tasks = self._tasks(index)
         return Task(_beside([task.train for task in tasks]), _beside([task.held_out for task in tasks]))
+
+    def left_out(self, tasks: int) -> str:
+        """A sentence on the examples of the first tasks that some seeds leave out, since others have fewer; empty where there
+        are none."""
+        rows = [self._tasks(index) for index in range(tasks)] if len(set(self.seeds)) > 1 else []
+        sizes = [[len(getattr(task, half)) for task in row] for row in rows for half in ("train", "held_out")]
+        every, left = sum(map(sum, sizes)), sum(sum(own) - len(own) * min(own) for own in sizes)
+        if not left:
+            return ""
+        return (
+            f"{left} of {every} examples of {self.name} are left out: side by side, a task of each seed has as many as the "
+            "shortest of that place. One seed at a time leaves out none."
+        )
+
+    def _tasks(self, index: int) -> list[Task]:
+        return [self.stream.task(seed, index) for seed in self.seeds]
 
 
 class EpisodeSource:

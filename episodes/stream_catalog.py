@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from episodes.data.config import DataConfig, completed
 from episodes.data.features import remembering
-from episodes.data.halves import CIFAR100, MNIST, TINY_IMAGENET
+from episodes.data.halves import CIFAR100, GLYPHS, MNIST, TINY_IMAGENET, TINY_IMAGENET_64, HubImages
 from episodes.schedule import Schedule
 from episodes.stream import Stream
+from episodes.tasks.datasets import ANY, Datasets, DatasetsConfig, EachData
 from episodes.tasks.parts import ImageStreamConfig
 from episodes.tasks.permuted import Permuted, PermutedConfig
 from episodes.tasks.regression import RegressionConfig
@@ -40,7 +41,7 @@ def completed_stream(config: StreamConfig, stream: Stream) -> StreamConfig:
     Arguments:
         stream: what `config.load()` gave.
     """
-    if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits):
+    if not isinstance(config, ImageStreamConfig) or not isinstance(stream, Permuted | Splits | Datasets):
         return config
     pool = stream.pools[0]
     return replace(config, data=completed(config.data, pool.x_shape) if pool.x_kind == "image" else remembering(config.data))
@@ -54,8 +55,15 @@ class NamedStream:
     """Options of the stream, as published; `dataclasses.replace(config, ...).load()` is the stream with others."""
     schedule: Schedule
     """What of the stream arrives together, as published."""
-    family: Literal["regression", "mnist", "tiny-imagenet", "images"]
-    """Which published settings of learners apply: those for regression, MNIST, Tiny ImageNet or other images."""
+    family: Literal["regression", "mnist", "tiny-imagenet", "images", "class-incremental"]
+    """Which published settings of learners, and questions, apply: those for regression, MNIST, Tiny ImageNet, other images, or
+    images whose classes arrive a few at a time."""
+
+
+def _class_incremental(name: str, own: HubImages) -> NamedStream:
+    """Ten new classes in each task, without images of the old ones, to the last class."""
+    config = IncrementalConfig(name, DataConfig(own.hub), own, classes=10, cumulative=False)
+    return NamedStream(config, Schedule(10), "class-incremental")
 
 
 _STREAMS = (
@@ -72,6 +80,10 @@ _STREAMS = (
     ),
     NamedStream(SplitsConfig("online-cifar100", DataConfig(CIFAR100.hub), CIFAR100, classes=5), Schedule(10), "images"),
     NamedStream(IncrementalConfig("incremental-cifar100", DataConfig(CIFAR100.hub), CIFAR100), Schedule(10), "images"),
+    _class_incremental("split-cifar100", CIFAR100),
+    _class_incremental("incremental-tiny-imagenet", TINY_IMAGENET_64),
+    _class_incremental("class-incremental", GLYPHS),
+    NamedStream(DatasetsConfig("datasets", EachData(), ANY), Schedule(10), "class-incremental"),
 )
 
 STREAMS: dict[str, NamedStream] = {stream.config.name: stream for stream in _STREAMS}

@@ -7,6 +7,8 @@ import torch
 from making import labelled_folder
 
 from episodes import STREAMS, DataConfig, EpisodeSpec, Examples, Part, Task, UserError, check_stream
+from episodes.errors import Notice
+from episodes.tasks.datasets import DatasetsConfig, EachData
 from episodes.tasks.parts import ImageStreamConfig
 from episodes.tasks.permuted import PermutedConfig
 from episodes.tasks.regression import RegressionConfig
@@ -15,6 +17,11 @@ from episodes.tasks.regression import RegressionConfig
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_stream_of_the_table(name, tmp_path, cache):
     config = STREAMS[name].config
+    if isinstance(config, DatasetsConfig):
+        folders = [labelled_folder(tmp_path / part, classes=number, each=6) for part, number in (("a", 3), ("b", 2))]
+        with pytest.warns(Notice, match="brought to 3 x 6 x 6"):
+            check_stream(replace(config, sets=tuple(folders), data=EachData(size=6)).load())
+        return
     if isinstance(config, ImageStreamConfig):
         config = replace(config, data=DataConfig(labelled_folder(tmp_path / "data", classes=10, each=6), size=6))
     check_stream(config.load())

@@ -330,6 +330,22 @@ def test_a_stream_goes_on_where_it_stopped(cli, unrendered, monkeypatch, done):
         assert a["forward"] == b["forward"] and a["prequential"] == b["prequential"]
 
 
+def test_a_stream_that_ends_is_followed_to_its_end(cli, tmp_path, cache):
+    """Where nobody says how many tasks; an endless one has no end, so it is followed for a hundred."""
+    pictures = labelled_folder(tmp_path / "pictures", classes=6, each=6)
+    words = ["class-incremental", "knn", "--stream.data.name", pictures, "--stream.classes", "2"]
+    status, text = cli(evaluate_main, *words, "--out", "mine")
+    assert status == 0 and "knn on class-incremental of pictures, 3 tasks" in text, text
+    assert (
+        results("mine")["config"]["tasks"] == 3 and results("mine")["results"][0]["source"] == "class-incremental of pictures"
+    )
+    assert cli(evaluate_main, *words, "--tasks", "2", "--out", "two")[0] == 0 and len(records("two")) == 2
+    status, text = cli(evaluate_main, *words, "--tasks", "4", "--out", "four")
+    assert status == 2 and "it has 3 tasks, not 4. Ask for --tasks 3 or fewer" in text
+    (endless,) = parse_evaluate([REGRESSION, "knn"]).configs
+    assert endless.tasks is None and endless.length(None) == 100 and endless.length(7) == 7
+
+
 def test_results_come_before_what_may_fail(cli, monkeypatch):
     """A table or a picture that cannot be made loses nothing that was found."""
 

@@ -14,8 +14,9 @@ from episodes import STREAMS, EpisodeSource, EpisodeSpec, Examples, Schedule, Se
 from episodes.tasks.regression import SlowlyChangingRegression
 from episodes.tasks.splits import Incremental, Splits
 from metacl.evaluation.check import check_learner
+from metacl.evaluation.cost import compute
 from metacl.evaluation.encoded import encoded_once
-from metacl.evaluation.follow import check_length, compute, follow, followed
+from metacl.evaluation.follow import check_length, follow, followed
 from metacl.evaluation.questions import END, EVERYTHING, Questions
 from metacl.evaluation.rates import along_stream
 from metacl.learners import Learner
@@ -127,6 +128,35 @@ def test_the_matrix_among_the_labels_known_then(cumulative):
     before = followed(learner, source, questions, state=learner.start(SEEDS), tasks=2)[0]
     ((_, entered),) = follow(learner, source, questions, state=before, first=2, tasks=3)
     assert torch.equal(entered["matrix"]["accuracy_known"], record["matrix"]["accuracy_known"])
+
+
+@pytest.mark.parametrize("learner", ["bp", "knn"])
+def test_answers_among_the_labels_so_far_or_among_all(learner):
+    """Every accuracy against a plain loop; losses, and what is learnt, are the same either way."""
+    stream = Incremental("growing", small_pool((9,) * 6, (1, 10, 10)), small_pool((4,) * 6, (1, 10, 10), seed=1), 2, False)
+    source, made = SeededStream(stream, SEEDS), published(learner, "split-cifar100").build(stream.spec)
+    found, states = {}, {}
+    for among in ("seen", "all"):
+        asked = Questions(matrix=True, lags=(1,), among=among)
+        states[among], found[among] = followed(made, source, asked, state=made.start(SEEDS), tasks=2)
+    rows = [*found["seen"][1]["together"]["accuracy"].tolist(), *found["all"][1]["together"]["accuracy"].tolist()]
+    for b, seed in enumerate(SEEDS):
+        own = states["seen"]
+        held_out = [stream.task(seed, i).held_out[:] for i in range(2)]
+        x, y = torch.cat([part.x for part in held_out], 1), torch.cat([part.y for part in held_out], 1)[0]
+        logits = made.predict(own, x.expand(2, *x.shape[1:]))[b]
+        for among, labels in (("seen", 4), ("all", 6)):  # labels come in the order of their tasks
+            right = (logits[:, :labels].argmax(-1) == y).float()
+            last = found[among][1]
+            assert_close(last["matrix"]["accuracy"][b], right.view(2, 8).mean(1), check_dtype=False)
+            assert_close(last["together"]["accuracy"][b], right.mean(), check_dtype=False)
+            assert_close(last["forward"]["accuracy"][b], right[8:].mean(), check_dtype=False)
+            assert_close(last["backward"]["1"]["accuracy"][b], right[:8].mean(), check_dtype=False)
+    for seen, every in zip(found["seen"], found["all"], strict=True):
+        for part in ("prequential", "forward", "together"):
+            assert torch.equal(seen[part]["loss"], every[part]["loss"])
+            assert (seen[part]["accuracy"] >= every[part]["accuracy"]).all()
+    assert learner == "knn" or rows[:2] != rows[2:], "a network that knows little names labels that are still to come"
 
 
 def test_where_labels_recur_forgetting_is_interference():
@@ -266,7 +296,7 @@ def test_learners_without_meta_training_are_followed_on_episodes(name):
         parts = (Examples(p.x.flatten(2).double() / 255, p.y, p.task) for p in (drawn.stream, drawn.queries))
         return replace(drawn, stream=next(parts), queries=next(parts), spec=learner.spec)
 
-    numbers, questions = [5, 6, 7], Questions(matrix=True, forward=False, asked=0, lags=())
+    numbers, questions = [5, 6, 7], replace(END, matrix=True)
     both = followed(learner, EpisodeSource(episode(numbers)), questions, state=learner.start(numbers, alike=True))[1]
     for b, number in enumerate(numbers):
         alone, source = learner.start([number], alike=True), EpisodeSource(episode([number]))

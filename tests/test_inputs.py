@@ -7,7 +7,7 @@ import torch
 from tiny import IMAGES, VECTORS, without_learn2learn
 from tiny_vit import untrained
 
-from episodes import EpisodeSpec, UserError
+from episodes import Episode, EpisodeSpec, UserError
 from metacl.evaluation.check import random_episode
 from metacl.learners import Learner
 from metacl.learners.inputs import check_examples, check_symbols
@@ -15,8 +15,11 @@ from metacl.recipes.presets import LEARNERS
 from metacl.recipes.settings import EPISODES
 
 BIG = EpisodeSpec("image", (1, 12, 12), "cross_entropy", symbols=8)
-CLASSES, NUMBERS = (random_episode(spec, 0, tasks=2, shots=2) for spec in (BIG, VECTORS))
-"""What is right: images, and vectors with vectors as targets."""
+FEATURES = EpisodeSpec("vector", (5,), "cross_entropy", symbols=8)
+CLASSES, NUMBERS, FROZEN = (random_episode(spec, 0, tasks=2, shots=2) for spec in (BIG, VECTORS, FEATURES))
+"""What is right: images, vectors with vectors as targets, and frozen features."""
+OF_FEATURES = ("linear-probe", "ncm", "ranpac")
+"""Learners that take nothing else."""
 IN_CLASSES = {
     "another size": (
         lambda e: replace(e, x=e.x[..., 1:]),
@@ -42,22 +45,29 @@ IN_NUMBERS = {
     "labels": (lambda e: replace(e, y=e.task), r"targets are int64 .*takes \(2, 4, 3\), floats"),
     "targets of another size": (lambda e: replace(e, y=e.y[..., :1]), r"float32 of shape \(2, 4, 1\).*takes \(2, 4, 3\)"),
 }
+IN_FEATURES = {name: IN_NUMBERS[name] for name in ("another size", "whole numbers")}
+IN_FEATURES |= {name: IN_CLASSES[name] for name in ("no symbol", "one too many", "labels as floats")}
 
 
-def built(name: str) -> tuple[Learner, dict, bool]:
-    """The learner, what is wrong for it, and whether it is for classification."""
+def built(name: str) -> tuple[Learner, dict, Episode]:
+    """The learner, what is wrong for it, and what is right."""
     without_learn2learn(name)
     torch.manual_seed(0)
     preset = LEARNERS[name]
     classes = preset.only != "regression"
     config = preset.meta_config() if preset.meta else next(iter(preset.trained.values()))(EPISODES)
-    return untrained(config).build(BIG if classes else VECTORS).eval(), IN_CLASSES if classes else IN_NUMBERS, classes
+    if name in OF_FEATURES:
+        return config.build(FEATURES).eval(), IN_FEATURES, FROZEN
+    return (
+        untrained(config).build(BIG if classes else VECTORS).eval(),
+        IN_CLASSES if classes else IN_NUMBERS,
+        CLASSES if classes else NUMBERS,
+    )
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_refuses_what_it_was_not_built_for(name):
-    learner, wrong, classes = built(name)
-    episode = CLASSES if classes else NUMBERS
+    learner, wrong, episode = built(name)
     state = learner.init_state(2)
     for spoilt, said in wrong.values():
         bad = spoilt(episode.stream)

@@ -1,5 +1,6 @@
 """Streams: what a task of each is, by its definition, and that it is a function of (stream, seed, index) alone."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -212,6 +213,42 @@ def test_classes_arrive_and_keep_their_labels():
             stream.task(0, 3)
 
 
+def test_a_class_incremental_stream_has_every_class_once():
+    """All classes in one task each, in an order that the seed draws and the pools do not; the fingerprint is of all but it."""
+    names = ("split-cifar100", "incremental-tiny-imagenet", "class-incremental")
+    for name in names:
+        config = STREAMS[name].config
+        assert (config.classes, config.cumulative) == (10, False) and STREAMS[name].family == "class-incremental"
+    train, held_out = pools()
+    stream = Incremental("split-cifar100", train, held_out, 2, cumulative=False)
+    met = {seed: [set(rows_of(stream, seed, index)) for index in range(3)] for seed in range(8)}
+    for tasks in met.values():
+        assert [len(task) for task in tasks] == [2, 2, 2] and set().union(*tasks) == set(range(CLASSES))
+    assert len({tuple(map(frozenset, tasks)) for tasks in met.values()}) > 4, "another seed, another order"
+    again = Incremental("split-cifar100", *pools(), 2, cumulative=False)
+    others = [
+        Incremental("other", train, held_out, 2, cumulative=False),
+        Incremental("split-cifar100", train, held_out, 3, cumulative=False),
+        Incremental("split-cifar100", train, held_out, 2),
+        Incremental("split-cifar100", held_out, train, 2, cumulative=False),
+    ]
+    assert again.fingerprint == stream.fingerprint and len({other.fingerprint for other in (stream, *others)}) == 5
+    assert [set(rows_of(again, 3, index)) for index in range(3)] == met[3]
+
+
+def rows_of(stream: Stream, seed: int, index: int) -> list[int]:
+    """The classes of the images of a task: the first pixel of each."""
+    task = stream.task(seed, index)
+    assert set(task.train[:].y[0].tolist()) == set(task.held_out[:].y[0].tolist())
+    return task.train[:].x[0, :, 0, 0, 0].tolist()
+
+
+def test_classes_that_fill_no_task_are_said():
+    with pytest.warns(Notice, match="2 of the 6 classes of small are in no task.* a task has 4 new ones"):
+        stream = Incremental("few", *pools(), 4, cumulative=False)
+    assert stream.most_tasks == 1 and stream.spec.symbols == 4 and stream.task(0, 0).train[:].y.max() == 3
+
+
 def test_a_pool_is_cut_where_there_are_no_splits():
     whole = small_pool((12, 2, 6))
     train, held_out = cut_pool(whole)
@@ -242,6 +279,8 @@ OVER_SIX_CLASSES = {
     "split-tiny-imagenet": (2, (1, 7, 7), 8, 2),
     "online-cifar100": (5, (1, 7, 7), 20, 5),
     "incremental-cifar100": (5, (1, 7, 7), 20, 5),
+    "split-cifar100": (6, (1, 7, 7), 8, 2),
+    "class-incremental": (6, (1, 7, 7), 8, 2),
 }
 """A stream over images -> symbols, shape of x, held-out examples of a task where there is a split for them, and where not."""
 
@@ -250,7 +289,14 @@ OVER_SIX_CLASSES = {
 @pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
 def test_any_data_set(tmp_path, cache, name, splits):
     symbols, x_shape, *held_out = OVER_SIX_CLASSES[name]
-    stream = over(name, DataConfig(folder(tmp_path / "mine", splits), size=7))
+    options = {"classes": 2} if STREAMS[name].family == "class-incremental" else {}
+    left = (
+        pytest.warns(Notice, match="1 of the 6 classes of .* are in no task")
+        if name.startswith("incremental")
+        else nullcontext()
+    )
+    with left:
+        stream = over(name, DataConfig(folder(tmp_path / "mine", splits), size=7), **options)
     task = stream.task(0, 0)
     assert (stream.name, stream.spec.symbols, stream.spec.x_shape) == (name, symbols, x_shape)
     assert len(task.held_out) == held_out[len(splits) == 1] and task.train[:3].x.shape == (1, 3, *x_shape)
@@ -286,6 +332,7 @@ def test_options_of_regression():
 BAD = {
     "no folder": ("permuted-mnist", DataConfig("nowhere"), {}, "'nowhere' is no folder"),
     "no name": ("permuted-mnist", DataConfig(""), {}, "'' is no folder"),
+    "too few for one task": ("split-cifar100", DataConfig("mine"), {}, "A task has 10 classes, but mine.* has 6 in all"),
     "too few classes": ("online-cifar100", DataConfig("mine"), {"classes": 7}, "A task has 7 classes.* has 6 in all"),
     "too few images": ("permuted-mnist", DataConfig("mine"), {"held_out": 24}, "24 images: too few for 24 held-out"),
     "no class": ("incremental-cifar100", DataConfig("mine"), {"classes": 0}, "stream.classes must be at least 1"),

@@ -37,7 +37,10 @@ class HubImages:
 
 MNIST = HubImages("ylecun/mnist", 7, 1)
 TINY_IMAGENET = HubImages("zh-plus/tiny-imagenet", 32, 3)
+TINY_IMAGENET_64 = HubImages("zh-plus/tiny-imagenet", 64, 3)
 CIFAR100 = HubImages("uoft-cs/cifar100", 32, 3, "img", "fine_label")
+GLYPHS = HubImages("glyphs", 28, 1)
+"""Letters from the typefaces that come with matplotlib: no data set of the hub, and nothing to download."""
 
 
 def halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool]:

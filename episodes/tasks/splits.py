@@ -8,7 +8,7 @@ import torch
 from episodes.data.halves import halves
 from episodes.data.identity import images_in_both
 from episodes.data.pool import ClassPool
-from episodes.errors import UserError, at_least
+from episodes.errors import UserError, at_least, note
 from episodes.rng import stream_numbers
 from episodes.tasks.parts import ImageStreamConfig, labelled, part_of, task_index
 from episodes.types import EpisodeSpec, Examples, Part, Task
@@ -60,14 +60,18 @@ class Splits:
     most_tasks: int | None = None
 
     def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
-        _same_classes(train, held_out, classes)
+        same_classes(train, held_out)
+        if len(train.names) < classes:
+            raise UserError(
+                f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
+            )
         self.name, self.pools, self.classes = name, (train, held_out), classes
         self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
 
     def task(self, seed: int, index: int) -> Task:
         chosen = self.task_classes(seed, index)
-        return Task(*(self._part(pool, chosen, seed, index) for pool in self.pools))
+        return Task(*(mixed(pool, chosen, self.name, seed, index) for pool in self.pools))
 
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """The classes (of the pool) of a task; the place of each is its label."""
@@ -77,21 +81,12 @@ class Splits:
         """A sentence on images that are learnt from and held out too."""
         return [words] if (words := images_in_both(*self.pools)) else []
 
-    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        images, y = labelled(pool, classes)
-        order = stream_numbers(self.name, seed, "order", index).permutation(len(y))
-
-        def fetched(chosen: np.ndarray) -> Examples:
-            x = pool.fetch(images[chosen][None])
-            return Examples(x, torch.from_numpy(y[chosen])[None].to(x.device), task_index(index, chosen, x))
-
-        return part_of(order, fetched)
-
 
 class Incremental(Splits):
-    """Classes arrive a few at a time and keep their labels; the order is drawn by the seed. It ends with the last class.
+    """Classes arrive a few at a time and keep their labels, which say when they came; the order is drawn by the seed. It ends
+    with the last class; what is left where their number is no multiple of `classes` is in no task, which is said.
 
-    Answers are among all classes from the start, those that are still to come too (the paper's code leaves them out).
+    A learner knows of all symbols from the start. Whether those still to come may be an answer is a question of evaluation.
 
     Arguments:
         classes: how many are new in each task.
@@ -100,41 +95,52 @@ class Incremental(Splits):
 
     def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 5, cumulative: bool = True):
         super().__init__(name, train, held_out, classes)
+        if left := len(train.names) % classes:
+            note(
+                f"{left} of the {len(train.names)} classes of {train.source} are in no task, other ones for each seed: a task "
+                f"has {classes} new ones."
+            )
         self.cumulative, self.most_tasks = cumulative, len(train.names) // classes
         self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=self.most_tasks * classes)
         self.fingerprint += f"/incremental/{cumulative}"
 
+    def task(self, seed: int, index: int) -> Task:
+        so_far = self.task_classes(seed, index)
+        first = 0 if self.cumulative else len(so_far) - self.classes
+        return Task(*(mixed(pool, so_far[first:], self.name, seed, index, first) for pool in self.pools))
+
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """All classes so far, in the order in which they came."""
-        if self.most_tasks is not None and index >= self.most_tasks:
+        classes, most = len(self.pools[0].names), self.spec.symbols // self.classes
+        if index >= most:
             raise UserError(
-                f"{self.name} runs out of data: {len(self.pools[0].names)} classes are {self.most_tasks} tasks of "
-                f"{self.classes}, so there is no task {index + 1}. Ask for --tasks {self.most_tasks} or fewer."
+                f"{self.name} runs out of data: {classes} classes are {most} tasks of {self.classes}, so there is no task "
+                f"{index + 1}. Ask for --tasks {most} or fewer."
             )
-        return stream_numbers(self.name, seed, "classes", 0).permutation(len(self.pools[0].names))[: (index + 1) * self.classes]
-
-    def _part(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        return super()._part(pool, classes, seed, index) if self.cumulative else self._new(pool, classes, seed, index)
-
-    def _new(self, pool: ClassPool, classes: np.ndarray, seed: int, index: int) -> Part:
-        first = len(classes) - self.classes
-        part = super()._part(pool, classes[first:], seed, index)
-
-        def shifted(where: slice) -> Examples:
-            examples = part[where]
-            return Examples(examples.x, examples.y + first, examples.task)
-
-        return Part(len(part), shifted)
+        return stream_numbers(self.name, seed, "classes", 0).permutation(classes)[: (index + 1) * self.classes]
 
 
-def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:
+def mixed(pool: ClassPool, classes: np.ndarray, name: str, seed: int, index: int, first: int = 0) -> Part:
+    """The images of some classes of a pool in random order, as a half of task `index` of the stream `name`.
+
+    Arguments:
+        first: the label of the first of `classes`; those that follow have the next ones.
+    """
+    images, y = labelled(pool, classes)
+    order = stream_numbers(name, seed, "order", index).permutation(len(y))
+
+    def fetched(chosen: np.ndarray) -> Examples:
+        x = pool.fetch(images[chosen][None])
+        return Examples(x, torch.from_numpy(y[chosen] + first)[None].to(x.device), task_index(index, chosen, x))
+
+    return part_of(order, fetched)
+
+
+def same_classes(train: ClassPool, held_out: ClassPool) -> None:
+    """Raises `UserError` where two pools have other classes."""
     if train.names != held_out.names:
         missing = sorted(set(train.names) ^ set(held_out.names))
         raise UserError(
             f"{train.source} and {held_out.source} have other classes: {', '.join(missing[:3])} is in one of them only. "
             "Both splits need images of every class."
-        )
-    if len(train.names) < classes:
-        raise UserError(
-            f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
         )

@@ -9,10 +9,20 @@ from accelerate import PartialState
 
 from episodes import SeededStream, Stream, UserError
 from metacl.commands.learner_of import learner_in_words, learner_of
+from metacl.commands.words import stream_in_words
+from metacl.evaluation.cost import compute
 from metacl.evaluation.curves import curves
-from metacl.evaluation.follow import check_length, compute, follow
+from metacl.evaluation.follow import check_length, follow
 from metacl.evaluation.rates import RateChoice, along_stream, in_words
-from metacl.evaluation.result import Result, chances, curve_fields, known_matrix, matrix_measures, whole_matrix
+from metacl.evaluation.result import (
+    Result,
+    chances,
+    curve_fields,
+    incremental_fields,
+    known_matrix,
+    matrix_measures,
+    whole_matrix,
+)
 from metacl.learners import Learner, State, state_bytes
 from metacl.recipes.config import StreamRunConfig
 from metacl.report.display import bar, say
@@ -43,9 +53,9 @@ def follow_stream(run: Following, whole: Path) -> list[Result]:
     learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
     state, source = _follow(run, config, learner, stream, whole), SeededStream(stream, config.seeds)
     cost = compute(learner, state, source, config.schedule.block)
-    if len(records := run.records()) != config.tasks:
+    if len(records := run.records()) != (tasks := config.length(stream.most_tasks)):
         raise UserError(
-            f"{run.folder} has the records of {len(records)} tasks, not of {config.tasks}: somebody else has changed it. "
+            f"{run.folder} has the records of {len(records)} tasks, not of {tasks}: somebody else has changed it. "
             f"Go on with: python evaluate.py --resume {whole}"
         )
     return [_result(config, records, cost, state_bytes(state), choice)]
@@ -55,22 +65,22 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     """The state at the end."""
     first, state = run.load(learner)
     state = learner.start(config.seeds) if state is None else state
-    words = f"{learner_in_words(config)} on {stream.name}"
+    words, tasks = f"{learner_in_words(config)} on {stream_in_words(config.stream)}", config.length(stream.most_tasks)
     if first:
         say(f"{first} tasks are done.")
-    say(f"{words}, {config.tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
+    say(f"{words}, {tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
     source = SeededStream(stream, config.seeds)
     with bar(words) as progress, stops_noted() as signals:
-        shown, index = progress.add_task("", total=config.tasks, completed=first, now="tasks"), first
+        shown, index = progress.add_task("", total=tasks, completed=first, now="tasks"), first
         try:
-            steps = follow(learner, source, config.questions, state, first, config.tasks, config.schedule)
+            steps = follow(learner, source, config.questions, state, first, tasks, config.schedule)
             for state, record in steps:
                 index = record["task"] + 1
                 run.log(dict(record))
                 progress.update(shown, completed=index, now=_now(dict(record)))
-                if index % config.save_every == 0 or index == config.tasks or signals:
+                if index % config.save_every == 0 or index == tasks or signals:
                     run.save(index, state)
-                if signals and index < config.tasks:
+                if signals and index < tasks:
                     say(f"Stopped and saved after task {index}. Go on with: python evaluate.py --resume {whole}")
                     raise SystemExit(exit_status(signals[0]))
         except KeyboardInterrupt:
@@ -82,17 +92,20 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
 def _result(
     config: StreamRunConfig, records: list[dict[str, Any]], cost: dict[str, float], size: int, choice: RateChoice | None
 ) -> Result:
-    block = max(1, min(100, config.tasks // 10))
+    tasks = len(records)
+    block = max(1, min(100, tasks // 10))
     scored = "accuracy" if any("accuracy" in record.get(part, {}) for record in records for part in _PARTS) else "loss"
     measured: dict[str, Any] = {}
     if any("matrix" in record for record in records):
         rows = len(config.seeds)
-        known = known_matrix(records, rows)
-        measured = matrix_measures(whole_matrix(records, scored, rows), scored == "accuracy", known)
+        known, scores_RTT = known_matrix(records, rows), whole_matrix(records, scored, rows)
+        measured = matrix_measures(scores_RTT, scored == "accuracy", known)
+        if scored == "accuracy":
+            measured |= {"among": config.questions.among, "incremental": incremental_fields(records, scores_RTT)}
     return Result(
         learner_in_words(config),
-        config.stream.name,
-        config.tasks,
+        stream_in_words(config.stream),
+        tasks,
         "seeds",
         len(config.seeds),
         "accuracy" if scored == "accuracy" else "mse",
@@ -103,7 +116,7 @@ def _result(
         compute=cost,
         seconds_a_task=float(np.median([record["seconds"] for record in records])),
         **measured,
-        **curve_fields(curves(records), block),
+        **curve_fields(curves(records, together=scored == "accuracy"), block),
     )
 
 
@@ -136,5 +149,5 @@ def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice
 
 def _now(record: dict[str, Any]) -> str:
     """The latest scores, in words."""
-    found = record.get("forward", {})
+    found = record.get("forward") or record.get("together") or {}
     return "  ".join(["tasks", *(f"{name} {float(values.mean()):.4f}" for name, values in found.items())])

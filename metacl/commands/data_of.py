@@ -3,7 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-from episodes import Benchmark, DataConfig, StreamConfig, UserError, completed, completed_stream, load_benchmark, shared_images
+from episodes import (
+    Benchmark,
+    DataConfig,
+    SeededStream,
+    StreamConfig,
+    UserError,
+    completed,
+    completed_stream,
+    load_benchmark,
+    shared_images,
+)
 from episodes.data.features import remembering
 from metacl.recipes.config import EpisodesConfig, FollowConfig
 from metacl.report.display import say
@@ -35,9 +45,11 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
             whole = completed_stream(config.stream, stream)
             if config.run is not None:
                 check_features(Run.open(Path(config.run)), whole)
-            done.append(replace(config, stream=whole))
+            tasks = config.length(stream.most_tasks)
+            done.append(replace(config, stream=whole, tasks=tasks))
             met = met_before(Run.open(Path(config.run)), stream) if config.run is not None else []
-            notes |= dict.fromkeys([*shared_images(stream), *met])
+            left = SeededStream(stream, config.seeds).left_out(tasks) if stream.most_tasks is not None else ""
+            notes |= dict.fromkeys([*shared_images(stream), *met, *[left] * bool(left)])
     for words in notes:
         say(f"Note: {words}")
     return done

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import tyro
 
 from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
-from metacl.commands.places import located
+from metacl.commands.places import located, located_sets
 from metacl.recipes.presets import LEARNERS
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def plain(kind: type[T], offered: Any) -> T:
         values["data"] = located(values["data"])
     stream: Any = values.get("stream")
     if hasattr(stream, "data"):
-        values["stream"] = replace(stream, data=located(stream.data))
+        values["stream"] = replace(stream, data=located(stream.data), **located_sets(stream))
     return kind(**values)
 
 

@@ -14,7 +14,7 @@ from episodes.errors import unknown
 from episodes.frozen import read_frozen
 from metacl.commands.options import NamedData, check_order, offered, parse, plain
 from metacl.commands.words import new_folder, recipe_words, split_words, take
-from metacl.evaluation.questions import Questions
+from metacl.evaluation.questions import CLASS_INCREMENTAL, Questions
 from metacl.recipes import settings
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig
 from metacl.recipes.presets import LEARNERS, TRAINED, trained_for
@@ -22,8 +22,8 @@ from metacl.runs.files import is_run
 from metacl.runs.folder import Run
 from metacl.runs.group import members
 
-FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500)}
-"""What is asked along the streams of a family, as published; of others everything."""
+FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500), "class-incremental": CLASS_INCREMENTAL}
+"""What is asked along the streams of a family, as published; of others everything but the matrix."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ def located(data: DataConfig) -> DataConfig:
     return DataConfig(**values)
 
 
+def located_sets(stream: Any) -> dict[str, Any]:
+    """The same of a stream over several data sets: its field `sets`. Nothing for others."""
+    if not hasattr(stream, "sets"):
+        return {}
+    return {"sets": tuple(os.path.abspath(user_path(name)) if user_path(name).exists() else name for name in stream.sets)}
+
+
 def with_data_at(config: Any, path: str | None) -> Any:
     """The same configuration with its data in the folder `path`; None: where they were.
 

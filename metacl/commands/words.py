@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, StreamConfig, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -34,7 +35,7 @@ Follow tasks with a learner, and ask it questions in between.
 
     python evaluate.py RUN [options]                    a meta-trained learner on held-out episodes
     python evaluate.py RUN DATA [options]               the same on another data set than it was meta-trained on
-    python evaluate.py RUN STREAM [options]             the same learner along an endless stream
+    python evaluate.py RUN STREAM [options]             the same learner along a stream, endless or to its end
     python evaluate.py DATA LEARNER ... [options]       learners that start from nothing, on held-out episodes
     python evaluate.py STREAM LEARNER ... [options]     the same along a stream
     python evaluate.py ... --help                       every option, with its default
@@ -55,6 +56,7 @@ Examples
     python evaluate.py omniglot bp er knn
     python evaluate.py slowly-changing-regression query-only bp --tasks 100 --seeds 0 1 2
     python evaluate.py permuted-mnist bp --rates 1e-4 1e-3 1e-2
+    python evaluate.py split-cifar100 ncm ranpac --stream.data.features efficientnet-lite0 --seeds 0 1 2
 """
 
 
@@ -100,6 +102,16 @@ def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> s
     also = [f"{Path(data.features).name} features"] if data.features else []
     also += [words] if schedule is not None and (words := schedule.words()) else []
     return f"{name} ({', '.join(also)})" if also else name
+
+
+def stream_in_words(stream: StreamConfig) -> str:
+    """The name of a stream, and that of its data where they are not its own, or are features."""
+    data, own = (getattr(config, "data", None) for config in (stream, STREAMS[stream.name].config))
+    if data is not None and (sets := getattr(stream, "sets", ())):
+        data = replace(data, name=" + ".join(Path(name).name if Path(name).is_absolute() else name for name in sets))
+    if data is None or own is None or (data.name == own.name and data.features is None):
+        return stream.name
+    return f"{stream.name} of {data_in_words(data)}"
 
 
 def new_folder(*names: str) -> Path:

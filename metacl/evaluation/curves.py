@@ -12,8 +12,12 @@ Curve = tuple[np.ndarray, np.ndarray]
 """The tasks (T,) at which something was measured, and the values (T, B) of each row; NaN where there was none."""
 
 
-def curves(records: Iterable[Record | dict[str, Any]]) -> dict[str, Curve]:
-    """By name: "prequential accuracy", "forward loss", "backward 5 loss", "backward 5 with support loss", "diagnostics X"."""
+def curves(records: Iterable[Record | dict[str, Any]], together: bool = False) -> dict[str, Curve]:
+    """By name: "prequential accuracy", "forward loss", "backward 5 loss", "backward 5 with support loss", "diagnostics X".
+
+    Arguments:
+        together: where the matrix was asked "all so far accuracy" too, on the examples of all tasks so far.
+    """
     points: dict[str, list[tuple[int, list[float]]]] = {}
 
     def add(name: str, index: int, found: Mapping[str, Any]) -> None:
@@ -25,6 +29,8 @@ def curves(records: Iterable[Record | dict[str, Any]]) -> dict[str, Curve]:
         index = record["task"]
         for name in ("prequential", "forward"):
             add(name, index, record.get(name, {}))
+        if together and "together" in record:
+            add("all so far", index, {"accuracy": record["together"]["accuracy"]})
         for part, words in (("backward", "backward {}"), ("backward_with_support", "backward {} with support")):
             for lag, found in record.get(part, {}).items():
                 add(words.format(lag), index, found)

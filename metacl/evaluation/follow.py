@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
 from metacl.evaluation.encoded import encoded_once
-from metacl.evaluation.known import KnownLabels, right_among_known
+from metacl.evaluation.known import KnownLabels, only, right_among_known
 from metacl.evaluation.padding import check_padding, latest, rows_alone
 from metacl.evaluation.plasticity import diagnose
 from metacl.evaluation.questions import Questions, Record, Scores
@@ -79,10 +77,13 @@ class _Step:
     def __init__(self, learner: Learner, source: Source, questions: Questions, block: int, tasks: int, must_be_finite: bool):
         self.learner, self.source, self.questions, self.block, self.tasks = learner, source, questions, block, tasks
         self.device, self.must_be_finite, self.known = device_of(learner), must_be_finite, KnownLabels(source)
+        self.among_BV: Tensor | None = None
 
     def __call__(self, state: State, index: int) -> tuple[State, Record]:
         asked, begun = self.questions, time.perf_counter()
         task = self._task(index)
+        if self.source.spec.classification and asked.among == "seen":
+            self.among_BV = self.known.after(index)
         state, prequential = self.learn(state, task)
         record: Record = {"task": index, "seconds": time.perf_counter() - begun}
         if self.source.spec.classification:
@@ -92,7 +93,7 @@ class _Step:
         if asked.forward:
             record["forward"] = self._ask(state, task)
         if asked.matrix or (asked.at_end and index + 1 == self.tasks):
-            record["matrix"] = self._so_far(state, index)
+            record["matrix"], record["together"] = self._so_far(state, index)
         if self.must_be_finite:
             self._check(record, index)
         if lags := asked.look_back(index):
@@ -110,17 +111,18 @@ class _Step:
         asked = self.questions.asked
         rows = None if asked == 0 else rows_alone(state, task.train)
         if rows is None:
-            return self._learn(state, task.train, asked)
-        found = [self._learn(own, train, asked)[1] for own, train in rows]
+            return self._learn(state, task.train, asked, self.among_BV)
+        among = [None if self.among_BV is None else self.among_BV[b : b + 1] for b in range(len(rows))]
+        found = [self._learn(*row, asked, own)[1] for row, own in zip(rows, among, strict=True)]
         told = {name: torch.cat([own[name] for own in found]) for name in found[0]}
         return self._learn(state, task.train, 0)[0], told
 
-    def _learn(self, state: State, train: Halves, asked: int | None) -> tuple[State, Scores]:
+    def _learn(self, state: State, train: Halves, asked: int | None, among_BV: Tensor | None = None) -> tuple[State, Scores]:
         totals, number, spec = dict[str, Tensor](), 0, self.source.spec
 
         def told(examples: Examples, predictions: Tensor) -> None:
             nonlocal number
-            for name, value in scores(predictions, examples.y, spec).items():
+            for name, value in scores(predictions, examples.y, spec, among_BV).items():
                 totals[name] = totals.get(name, 0) + value * predictions.shape[1]
             number += predictions.shape[1]
 
@@ -137,17 +139,18 @@ class _Step:
             if support := latest(task.train, self.learner.support):
                 held_out = self._held_out(task)
                 answers = _in_parts(partial(self.learner.predict_with, state, support), held_out)
-                supported[str(lag)] = scores(answers, held_out.y, self.source.spec)
+                supported[str(lag)] = scores(answers, held_out.y, self.source.spec, self.among_BV)
         if supported:
             record["backward_with_support"] = supported
 
-    def _so_far(self, state: State, index: int) -> Scores:
+    def _so_far(self, state: State, index: int) -> tuple[Scores, Scores]:
+        """The scores on each task so far, and on their examples together."""
         held_out, answers = self._answers(state, [self._task(i) for i in range(index + 1)])
         found = self._scored(held_out, answers)
         so_far = {name: torch.stack([own[name] for own in found], dim=1) for name in found[0]}
         if self.questions.matrix and self.source.spec.classification:
             so_far["accuracy_known"] = self._among_known(held_out, answers)
-        return so_far
+        return so_far, self._scored([Examples.concatenate(held_out)], answers)[0]
 
     def _among_known(self, held_out: list[Examples], answers: Tensor) -> Tensor:
         """(B, tasks so far): the accuracy on each task where answers are taken from the labels known when it was learnt."""
@@ -168,7 +171,7 @@ class _Step:
 
     def _scored(self, held_out: list[Examples], answers: Tensor) -> list[Scores]:
         parts = answers.split([len(part) for part in held_out], dim=1)
-        return [scores(part, own.y, self.source.spec) for part, own in zip(parts, held_out, strict=True)]
+        return [scores(part, own.y, self.source.spec, self.among_BV) for part, own in zip(parts, held_out, strict=True)]
 
     def _held_out(self, task: Task) -> Examples:
         number = len(task.held_out)
@@ -194,34 +197,16 @@ class _Step:
         )
 
 
-def scores(predictions: Tensor, y: Tensor, spec: EpisodeSpec) -> Scores:
-    """Means over the examples of predictions (B, M, ...): the loss, and the share of right ones."""
-    loss_BM = example_losses(predictions, y, spec)
-    found = {"loss": loss_BM.mean(1)}
-    return found | {"accuracy": query_score(predictions, y, spec).mean(1)} if spec.classification else found
+def scores(predictions: Tensor, y: Tensor, spec: EpisodeSpec, among_BV: Tensor | None = None) -> Scores:
+    """Means over the examples of predictions (B, M, ...): the loss, and the share of right ones.
 
-
-def compute(learner: Learner, state: State, source: Source, block: int) -> dict[str, float]:
-    """Multiply-adds of learning an example and of predicting one, counted from the products done; and where the state counts
-    them, examples of whose loss a gradient was taken for each one learnt.
-
-    It is what learning costs now: that of `offline` grows with the stream. By the first row alone: of convolutions side by
-    side torch counts the gradients once too often for each. Of learners whose `counted` is 0 nothing is found.
+    Arguments:
+        among_BV: bool, the labels that an answer may be, which the loss does not know of; None: all.
     """
-    if not learner.counted:
-        return {}
-    block = learner.block or block
-    examples = source.task(0).train[0 : max(1, learner.counted // block) * block].row(0).to(device_of(learner))
-    state = pytree.tree_map(lambda tensor: tensor[:1].clone(), state)
-    used, seen = (getattr(state, name, None) for name in ("used", "seen"))
-    with torch.no_grad(), FlopCounterMode(display=False) as predicting:
-        learner.predict(state, examples.x[:, :1])
-    found = {"multiply_adds_to_predict": predicting.get_total_flops() / 2}
-    if used is not None and seen is not None:
-        found["gradient_examples"] = int(used) / max(1, int(seen))
-    with torch.no_grad(), FlopCounterMode(display=False) as learning:
-        learner.learn_task(state, examples, block)
-    return {"multiply_adds_to_learn": learning.get_total_flops() / 2 / len(examples)} | found
+    found = {"loss": example_losses(predictions, y, spec).mean(1)}
+    if spec.classification:
+        found["accuracy"] = query_score(only(predictions, among_BV), y, spec).mean(1)
+    return found
 
 
 def check_length(source: Source, tasks: int | None) -> None:

@@ -41,6 +41,11 @@ def _with(known_BV: Tensor, task: Task) -> Tensor:
     return known_BV
 
 
+def only(answers_BMV: Tensor, among_BV: Tensor | None) -> Tensor:
+    """The logits (B, M, V) of some labels, those of others -inf. None: of all."""
+    return answers_BMV if among_BV is None else answers_BMV.masked_fill(~among_BV[:, None].to(answers_BMV.device), -torch.inf)
+
+
 def right_among_known(answers_BMV: Tensor, y_BM: Tensor, known_BMV: Tensor) -> Tensor:
     """(B, M) whether the known label with the highest logit is the right one, 1 or 0."""
     return (answers_BMV.masked_fill(~known_BMV, -torch.inf).argmax(-1) == y_BM).float()

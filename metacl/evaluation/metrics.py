@@ -1,8 +1,9 @@
 """Measures of continual learning from the score matrix, and spreads. What the words of tables and pictures mean is said here.
 
 A score is an accuracy, or a squared error, on the held-out examples of one task at one time of one episode (or stream). In
-classification a question can be asked in two ways: among all label symbols, as it is put to the learner (`as asked`), or among
-the labels that were known when its task was learnt, all others left out of the answer (`known`).
+classification a question can be asked in two ways: as it is put to the learner (`as asked`), among all label symbols or among
+those seen until it is asked (`Questions.among`), or among the labels that were known when its task was learnt, all others left
+out of the answer (`known`).
 
     at the end      (`final`)         the score on each task after the last one, as asked
     just after      (`learned`)       the score on each task just after it was learnt, as asked
@@ -20,6 +21,9 @@ no labels, and no interference.
 
 The reference is the time just after the task, not the best time as in Chaudhry et al. (2018): the best of several noisy scores
 is above what it measures, so a learner that loses nothing would be said to forget.
+
+Papers on classes that arrive task after task have names of their own (`incremental`): `final` is their FA, `learned` their AAT,
+`forgetting` their BWT with the other sign.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What a learner is asked while it follows its tasks, and the record of what it answered."""
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from torch import Tensor
 
@@ -29,6 +29,9 @@ class Questions:
     """Tasks between two looks back at old tasks."""
     at_end: bool = False
     """After the last task, ask about all of them."""
+    among: Literal["seen", "all"] = "seen"
+    """Labels that an answer is taken from, where accuracy is told: those `seen` in the tasks so far and the present one, as in
+    papers on classes that arrive task after task; or `all` that the learner knows. Losses are of answers as they are."""
     held_out: int | None = None
     """Held-out examples that are asked of each task. None: all."""
     diagnose_every: int = 0
@@ -72,13 +75,17 @@ class Record(TypedDict, total=False):
     matrix: Scores
     """On the held-out examples of all tasks so far, each (B, tasks so far). In classification, where the matrix is asked after
     every task, `accuracy_known` too: each task's accuracy among the labels that were known when it was learnt."""
+    together: Scores
+    """On the same examples as the matrix, taken together: each (B,), a mean over examples, not over tasks."""
     diagnostics: dict[str, Tensor]
     """Measures of plasticity, each (B,)."""
 
 
-EPISODES = Questions(matrix=True, forward=False, asked=0, lags=())
-"""What is asked along episodes unless something else is said: the matrix."""
-END = Questions(forward=False, asked=0, lags=(), at_end=True)
+EPISODES = Questions(matrix=True, forward=False, asked=0, lags=(), among="all")
+"""What is asked along episodes unless something else is said: the matrix, among all symbols."""
+CLASS_INCREMENTAL = Questions(matrix=True, forward=False, asked=0, lags=())
+"""What is asked where classes arrive a few at a time: the matrix, among the classes so far."""
+END = Questions(forward=False, asked=0, lags=(), at_end=True, among="all")
 """The end alone."""
 EVERYTHING = Questions(matrix=True, lags=(1, 2), at_end=True, diagnose_every=2)
 """All there is, for tests of a learner."""

@@ -96,7 +96,7 @@ def along_stream(
         UserError: nothing was learnt in so few tasks.
     """
     rates = sorted(set(rates))
-    asked = Questions(forward=False, asked=questions.asked or None, lags=())
+    asked = Questions(forward=False, asked=questions.asked or None, lags=(), among=questions.among)
     tasks = min(tasks, stream.most_tasks or tasks)
 
     def losses(rates: Sequence[float]) -> list[float | None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from episodes import EpisodeShape
 from metacl.evaluation.curves import Curve, ends, smoothed
+from metacl.evaluation.incremental import incremental_json
 from metacl.evaluation.metrics import Estimate, estimates, matrix_json, measured, summary
 from metacl.evaluation.questions import Record
 from metacl.evaluation.resampling import by_class
@@ -45,6 +46,11 @@ class Result:
     are not known."""
     matrix: list[list[float | None]] | None = None
     """The score on task i (column) after task t (row), mean over rows; None where it was not asked."""
+    incremental: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Along a stream of classification, where the matrix was asked after every task: FA, CA, FM, AAT, BWT, last and average, as
+    defined in `evaluation.incremental`, in the same form as `measures`."""
+    among: Literal["seen", "all"] | None = None
+    """Labels from which answers were taken: those seen so far, or all. None: it was not noted; all."""
     positions: dict[str, list[dict[str, float | None]]] = field(default_factory=dict)
     """From the matrix, for each task: the score just after it, and after the last; in the same form."""
     chance: list[float | None] | None = None
@@ -172,6 +178,14 @@ def known_matrix(records: Sequence[Record | dict[str, Any]], rows: int) -> Tenso
     if all("accuracy_known" in record.get("matrix", {}) for record in records):
         return whole_matrix(records, "accuracy_known", rows)
     return None
+
+
+def incremental_fields(records: Sequence[Record | dict[str, Any]], scores_RTT: Tensor) -> dict[str, dict[str, float | None]]:
+    """`incremental` of a result; nothing where the matrix was not asked after every task, or by an earlier version."""
+    if not all("together" in record for record in records):
+        return {}
+    rows = [torch.as_tensor(record["together"]["accuracy"]).cpu() for record in records]
+    return incremental_json(scores_RTT, torch.stack(rows, 1))
 
 
 def chances(records: Sequence[Record | dict[str, Any]]) -> list[float | None] | None:

@@ -123,6 +123,15 @@ def refuse_residual(config: EncoderConfig, what: str) -> None:
         raise UserError(f"{what} has plain convolutions: leave out learner.encoder.residual.")
 
 
+def must_be_vectors(name: str, spec: EpisodeSpec) -> None:
+    """Raises `UserError`, which says how to get vectors, where inputs are images."""
+    if spec.x_kind == "image":
+        raise UserError(
+            f"{name} learns from frozen features, and these are images of {' x '.join(map(str, spec.x_shape))}. A backbone "
+            "makes vectors of them, once: --stream.data.features NAME along a stream, --data.features NAME on episodes."
+        )
+
+
 class VectorEncoder(nn.Module):
     """Three linear layers without bias, each with BatchNorm and ReLU (CL-Seq, appendix).
 

@@ -16,6 +16,8 @@ SEEDS = 2**32
 """Seeds are below this: what an evaluation of meta-train draws, and a choice of learning rates, has seeds above it."""
 MOST_TOGETHER = 2**16
 """Episodes of a batch, at most."""
+OF_ENDLESS = 100
+"""Tasks that are followed of an endless stream where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ class StreamRunConfig:
     """Learning rates, of which the best by prequential loss on another stream is taken. None given: the learner's own."""
     run: tyro.conf.Suppress[str | None] = None
     """The folder of the meta-trained learner; None: it is not meta-trained."""
-    tasks: int = 100
-    """Tasks of the stream that are followed."""
+    tasks: int | None = None
+    """Tasks of the stream that are followed. None: all that it has; of an endless one 100."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the streams, one learner for each, side by side."""
     sweep_tasks: int = 10
@@ -175,6 +177,10 @@ class StreamRunConfig:
         self.questions.must_ask()
         check_seeds(self.seeds)
         above_zero("--rates", *self.rates)
+
+    def length(self, most_tasks: int | None) -> int:
+        """Tasks that are followed of a stream that has so many; None: of an endless one."""
+        return self.tasks or most_tasks or OF_ENDLESS
 
 
 FollowConfig = EpisodesConfig | StreamRunConfig

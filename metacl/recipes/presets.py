@@ -15,7 +15,9 @@ from metacl.learners.similarity.query_only import QueryOnlyConfig
 from metacl.learners.statistics.alpaca import AlpacaConfig
 from metacl.learners.statistics.bayes import BayesConfig
 from metacl.learners.statistics.gemcl import GemclConfig
+from metacl.learners.statistics.ncm import NearestMeanConfig
 from metacl.learners.statistics.prototypes import PrototypesConfig
+from metacl.learners.statistics.ranpac import RanPACConfig
 from metacl.recipes import settings, vision
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.settings import Settings
@@ -154,6 +156,15 @@ LEARNERS: dict[str, Preset] = {
     "online": _finetune("SGD, one pass, an example at a time", "online", SGD),
     "replay": _finetune("online with examples of a reservoir", "replay", SGD),
     "offline": _finetune("epochs over all examples so far", "offline", ADAM),
+    "linear-probe": _trained("offline, a linear layer on frozen features", settings.linear_probe),
+    "ncm": Preset(
+        "the nearest class mean of frozen features", trained={"small": lambda s: NearestMeanConfig()}, only="classification"
+    ),
+    "ranpac": Preset(
+        "ridge regression on projected frozen features",
+        trained={"small": lambda s: RanPACConfig(), "paper": lambda s: RanPACConfig(10_000)},
+        only="classification",
+    ),
     "bp": _trained("backpropagation with Adam, one pass", settings.backprop),
     "l2": _trained("bp with weights drawn to zero", lambda s: settings.backprop(s, l2=1e-4)),
     "l2-init": _trained("bp with weights drawn to where they started", settings.l2_init),

@@ -74,6 +74,7 @@ IMAGES = Settings(
 )
 FAMILIES = {
     "images": IMAGES,
+    "class-incremental": IMAGES,
     "tiny-imagenet": replace(IMAGES, queries="one", support=180, buffer=200, attention=(3, 1e-4, 199)),
     "mnist": Settings(
         hidden=(200, 200, 200, 200),
@@ -192,6 +193,11 @@ def online_maml(s: Settings) -> OnlineMAMLConfig:
 def kernel(s: Settings, nearest: int = 0) -> KernelConfig:
     """With the support of query-only attention."""
     return KernelConfig(rate=s.kernel, block=s.block, support=s.support, nearest=nearest)
+
+
+def linear_probe(s: Settings) -> FinetuneConfig:
+    """`offline` without layers before the last, and with larger batches."""
+    return FinetuneConfig("offline", rate=1e-3, optimiser="adam", width=0, batch_size=64)
 
 
 def finetune(mode: Literal["online", "offline", "replay"], encoder: EncoderConfig, width: int = 128) -> FinetuneConfig:

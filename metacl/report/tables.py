@@ -1,6 +1,7 @@
 """Results as tables on the screen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from metacl.evaluation.curves import number
+from metacl.evaluation.incremental import INCREMENTAL
 from metacl.evaluation.metrics import deviation
 from metacl.evaluation.resampling import ClassSums, classes_in, half_width_over_seeds
 from metacl.evaluation.result import Result
@@ -30,10 +32,12 @@ FEW = 8
 
 
 def tables(results: Sequence[Result], title: str) -> list[Table]:
-    """One of what comes from the matrix, one of curves along tasks; the one that was not asked for is left out."""
+    """One of what comes from the matrix, one of the same by the names of papers, one of curves along tasks; what was not asked
+    for is left out."""
     measured = [result for result in results if result.measures]
     drawn = [result for result in results if any(not name.startswith("diagnostics") for name in result.curves)]
     found = [matrix_table(measured, title)] if measured else []
+    found += [incremental_table(own, title)] if (own := [result for result in results if result.incremental]) else []
     return found + ([curve_table(drawn, title)] if drawn else [])
 
 
@@ -54,6 +58,40 @@ def matrix_table(results: Sequence[Result], title: str) -> Table:
         length = str(tasks) if shots is None else f"{tasks} x {shots}"
         table.add_row(*[learner] * named, length, *cells, size_in_words(group[0].state_bytes))
     return table
+
+
+def incremental_table(results: Sequence[Result], title: str) -> Table:
+    """A row for each measure of class-incremental work, a column for each learner; where it has several seeds, the mean over
+    them."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        several = len({own.tasks for own in results if own.learner == result.learner}) > 1
+        words = f"{result.learner}, {in_number(result.tasks, 'tasks')}" if several else result.learner
+        groups.setdefault(words, []).append(result)
+    spreads = dict.fromkeys(_spread([replace(own, classes=None) for own in group], "") for group in groups.values())
+    table = _table(title, f"accuracy in %, {', or '.join(spreads)}{_among(results)}")
+    for words in ("", "accuracy ...", *groups):
+        table.add_column(words, justify="right" if words in groups else "left", no_wrap=words not in groups)
+    for name, words in INCREMENTAL.items():
+        if any(name in result.incremental for result in results):
+            cells = [_mean_and_spread([own.incremental.get(name) for own in group]) for group in groups.values()]
+            table.add_row(name, words, *cells)
+    return table
+
+
+def _mean_and_spread(found: Sequence[dict[str, float | None] | None]) -> str:
+    """Of one result, or of several seeds of meta-training, the mean and the standard deviation between rows, or seeds."""
+    own = [value for value in found if value is not None]
+    if not own:
+        return "-"
+    means = [np.nan if value["mean"] is None else value["mean"] for value in own]
+    std = own[0]["std"] if len(own) == 1 else number(deviation(means))
+    return cell({"mean": number(float(np.mean(means))), "std": std}, percent=True)
+
+
+def _among(results: Sequence[Result]) -> str:
+    """Which labels an answer could be, where papers ask so."""
+    return "; answers among the classes so far" if any(result.among == "seen" for result in results) else ""
 
 
 def curve_table(results: Sequence[Result], title: str) -> Table:
@@ -149,7 +187,8 @@ def _matrix_caption(groups: Sequence[Sequence[Result]], asked: set[str]) -> str:
     defined = [words.format(labels=labels) for name, words in DEFINED.items() if name in asked]
     told = [f"{_unit(groups[0][0])}, {', or '.join(spreads)}", *defined]
     if asked >= DEFINED.keys():
-        told[-1] = f"forgetting: the same among all {labels}, as it was asked"
+        seen = any(result.among == "seen" for group in groups for result in group)
+        told[-1] = f"forgetting: the same among {f'the {labels} so far' if seen else f'all {labels}'}, as it was asked"
     return "\n".join(told)
 
 

@@ -42,7 +42,7 @@ class FinetuneConfig:
     optimiser: Literal["adam", "sgd"] = "sgd"
     """Five steps in a new direction do not turn Adam's running means around: for one pass SGD is better."""
     width: int = 128
-    """D, features before the last layer."""
+    """D, features before the last layer. 0: no layers before it, for frozen features (a linear probe)."""
     epochs: int = 20
     """Passes that `offline` makes over the whole stream so far."""
     batch_size: int = 16
@@ -54,7 +54,8 @@ class FinetuneConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "width", "epochs", "batch_size", "buffer", "replayed")
+        at_least(0, self, "learner.", "width")
+        at_least(1, self, "learner.", "epochs", "batch_size", "buffer", "replayed")
         above_zero("learner.rate", self.rate)
 
     def build(self, spec: EpisodeSpec) -> "Finetune":
