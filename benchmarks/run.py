@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams
+from studies import learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams, vision
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
@@ -30,6 +30,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "probes": probes.cells,
     "recipes": recipes.cells,
     "streams": streams.cells,
+    "vision": vision.cells,
 }
 """From the folder of the data sets to the cells of a study."""
 
@@ -39,7 +40,8 @@ class Arguments:
     """Run a study, and keep its raw figures."""
 
     study: Annotated[
-        Literal["learners", "length", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams"], tyro.conf.Positional
+        Literal["learners", "length", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams", "vision"],
+        tyro.conf.Positional,
     ]
     data: Path = Path("data")
     """Folder with the data sets: omniglot, mnist, tiny-imagenet."""

@@ -149,7 +149,8 @@ def test_odd_tasks():
     assert state.task_of[0].tolist() == [0, 3, 1, 2, -1, -1]
     assert bool(learner.predict(state, examples([0, 1, 2, 3]).x).isfinite().all())
     grey = EpisodeSpec("image", (1, 8, 8), "cross_entropy", symbols=3)
-    one = replace(HIDE).build(grey)
+    with pytest.warns(UserWarning, match="The images are grey: the vision transformer is shown them in three equal channels"):
+        one = HIDE.build(grey)
     x, y = task([0, 1])
     state = one.learn(one.init_state(1), Examples(x[:, :, :1], y, torch.zeros_like(y)))
     assert bool(one.predict(state, x[:, :, :1]).isfinite().all())

@@ -1,6 +1,7 @@
 """Measures of class-incremental streams by the names of their papers, worked by hand, and those of `metrics` beside them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from metacl.evaluation.metrics import summary
 from metacl.evaluation.result import Result, incremental_fields, whole_matrix
 from metacl.report.results import read_results
 from metacl.report.tables import incremental_table, tables
+from metacl.runs.following import Following
 
 NAN = float("nan")
 A_RTT = torch.tensor(
@@ -106,3 +108,13 @@ def test_a_table_of_several_learners_and_lengths():
     assert next(iter(table.columns[2].cells)) == "66.7 ± 9.4"
     seeds = incremental_table([result("a", 3, 0), result("a", 3, 1)], "a title")
     assert next(iter(seeds.columns[2].cells)) == "71.7 ± 7.1"
+
+
+def test_some_images_of_each_class_are_learnt_from(cli, tmp_path, cache):
+    """The first of those to learn from; those held out stay all."""
+    along(cli, tmp_path, "knn", "--stream.images", "2")
+    stream = Following.open(Path("mine")).config.stream
+    few, all_of_them = (replace(stream, images=images).load() for images in (2, None))
+    assert [len(few.task(0, 0).train), len(all_of_them.task(0, 0).train)] == [4, 14]
+    assert len(few.task(0, 0).held_out) == len(all_of_them.task(0, 0).held_out)
+    assert few.fingerprint != all_of_them.fingerprint

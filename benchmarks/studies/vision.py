@@ -15,8 +15,6 @@ from studies.words import BENCHMARKS, raw, spread, table
 FOLDER = BENCHMARKS / "vision"
 BACKBONE = "vit-s14-98"
 SEEDS = (0, 1, 2)
-ASKED = "--matrix --asked 0 --lags --no-forward"
-"""The matrix alone: after each task one pass over the held-out images of all tasks so far."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ STREAMS = {
     "tiny-imagenet": Stream("incremental-tiny-imagenet", "tiny-imagenet", 20, 10, 50),
 }
 ON_FEATURES = {"ncm": "ncm", "ranpac": "ranpac", "linear-probe": "linear-probe"}
-NORGAS_ALIGNMENT = "--learner.alignment.rate 0.05 --learner.alignment.epochs 20"
+NORGAS_ALIGNMENT = "--learner.alignment.rate 0.05 --learner.alignment.epochs 27"
 ON_IMAGES = {
     "vit-finetune": "vit-finetune",
     "vit-joint": "vit-joint",
@@ -57,7 +55,6 @@ ON_IMAGES = {
     "lora-drs": "lora-drs",
 }
 """A name -> learner and options."""
-MEASURES = {"FA": "final", "CA": "cumulative", "FM": "forgetting_from_best", "last": "last", "average": "average"}
 
 
 def cells(data: Path) -> list[Cell]:
@@ -71,8 +68,8 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
     backbone = str(data / BACKBONE)
     learner, *own = (ON_FEATURES | ON_IMAGES)[method].split()
     shown = ["--stream.data.features", backbone] if method in ON_FEATURES else ["--learner.trunk.backbone", backbone]
-    words = [about.name, learner, *own, *ASKED.split(), "--tasks", str(about.tasks), "--most-asked", str(about.asked)]
-    words += ["--stream.data.most", str(about.images), "--seeds", str(seed), "--save-every", "1"]
+    words = [about.name, learner, *own, "--tasks", str(about.tasks), "--held-out", str(about.asked)]
+    words += ["--stream.images", str(about.images), "--seeds", str(seed), "--save-every", "1"]
     words += ["--stream.data.path", str(data / about.folder), *shown]
 
     def commands(folder: Path) -> list[Command]:
@@ -94,7 +91,7 @@ def figures(folder: Path) -> dict[str, Any]:
     following, result = Following.open(folder), results_of(folder)[0]
     config = to_json(following.config)
     config["stream"]["data"]["path"] = None
-    kept = ("measures", "matrix", "state_bytes", "seconds_a_task")
+    kept = ("incremental", "matrix", "state_bytes", "seconds_a_task")
     return {"configuration": config, "environment": environment_of(folder)} | {name: result[name] for name in kept}
 
 
@@ -106,7 +103,7 @@ def runs(stream: str, method: str) -> list[dict[str, Any]]:
 
 def values(stream: str, method: str, measure: str) -> list[float]:
     """In per cent, for each seed."""
-    return [100 * run["measures"][MEASURES[measure]]["mean"] for run in runs(stream, method)]
+    return [100 * run["incremental"][measure]["mean"] for run in runs(stream, method)]
 
 
 def results(stream: str) -> str:

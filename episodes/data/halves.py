@@ -43,20 +43,24 @@ GLYPHS = HubImages("glyphs", 28, 1)
 """Letters from the typefaces that come with matplotlib: no data set of the hub, and nothing to download."""
 
 
-def halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool]:
+def halves(data: DataConfig, own: HubImages, most: int | None = None) -> tuple[ClassPool, ClassPool]:
     """The images to learn from and those held out, of the same classes; a data set without such a split is cut.
 
     Arguments:
         data: the data set; the options that it leaves open are `own`'s where it is the same data set.
+        most: images of each class to learn from, the first of the data set; None: all.
 
     Raises:
         UserError: there is no such data set, it cannot be read, or a class has one image only.
     """
-    train, held_out = published_halves(data, own)
-    return cut_pool(train) if held_out is None else (train, held_out)
+    train, held_out = published_halves(data, own, most)
+    if held_out is not None:
+        return train, held_out
+    train, held_out = cut_pool(train)
+    return train.first(most), held_out
 
 
-def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool | None]:
+def published_halves(data: DataConfig, own: HubImages, most: int | None = None) -> tuple[ClassPool, ClassPool | None]:
     """As `halves`, with None and all images together where the data set has no split to hold out."""
     if data.source is not None:
         raise UserError("--stream.data.source means nothing for a stream; leave it out.")
@@ -64,6 +68,8 @@ def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, Class
         raise UserError("--stream.data.split means nothing for a stream, which has all classes; leave it out.")
     with readable(data.path or data.name):
         name, pools = _read(data, own)
+    if len(pools) > 1:
+        pools[0] = pools[0].first(most)  # before features are made of them
     pools = left_in([with_features(pool, data) for pool in pools], data, name)
     return pools[0], pools[1] if len(pools) > 1 else None
 

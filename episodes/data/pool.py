@@ -89,6 +89,13 @@ class ClassPool:
             fingerprint=digest_of(self.fingerprint.encode(), classes.astype("<i8").tobytes()),
         )
 
+    def first(self, most: int | None) -> "ClassPool":
+        """The pool of the same classes with at most so many images of each, its first; None: with all."""
+        if most is None or not (self.counts > most).any():
+            return self
+        fingerprint = digest_of(self.fingerprint.encode(), f"first {most}".encode())
+        return replace(self, counts=self.counts.clip(max=most), fingerprint=fingerprint)
+
     def fetch(self, indices: np.ndarray) -> Tensor:
         """The images (B, N, *x_shape) at `indices` (B, N) into `x`: a copy, on the pool's device."""
         if isinstance(self.x, Tensor):

@@ -37,13 +37,15 @@ class IncrementalConfig(ImageStreamConfig):
     """Classes that are new in each task of the stream."""
     cumulative: bool = True
     """A task of the stream has the images of all classes so far, as published, not those of the new ones alone."""
+    images: int | None = None
+    """Images of each class that are learnt from, the first of the data set. None: all."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "stream.", "classes")
+        at_least(1, self, "stream.", "classes", "images")
 
     def load(self) -> "Incremental":
         """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
-        return Incremental(self.name, *halves(self.data, self.own), self.classes, self.cumulative)
+        return Incremental(self.name, *halves(self.data, self.own, self.images), self.classes, self.cumulative)
 
 
 class Splits:

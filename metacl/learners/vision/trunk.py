@@ -13,7 +13,7 @@ from torch.func import functional_call
 from episodes import EpisodeSpec, UserError
 from episodes.data.backbones.vit_files import HUB, vit_files
 from episodes.data.features import shown
-from episodes.errors import at_least, unknown
+from episodes.errors import at_least, note, unknown
 from metacl.learners.precision import fast_bf16
 from metacl.nets.vit import Added, VisionTransformer, VitConfig
 
@@ -70,6 +70,8 @@ class Trunk:
                 f"A vision transformer takes images, and these are {spec.x_kind}s. Leave out --data.features "
                 "(--stream.data.features), or take ncm, ranpac or linear-probe."
             )
+        if spec.x_shape[0] == 1:
+            note("The images are grey: the vision transformer is shown them in three equal channels.")
         self.config, self.network = config, config.load()
         self.shape = self.network.config
         self.side = config.side or self.shape.image_size
