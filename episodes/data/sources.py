@@ -11,11 +11,12 @@ from episodes.data.folders import ImageFolder, holds_images, image_folder, is_im
 from episodes.data.hf import open_splits, stored_parts, stored_rows
 from episodes.data.layout import is_split
 from episodes.data.looking import completed_by_looking
+from episodes.data.naming import say_of_names
 from episodes.data.places import readable, user_path
 from episodes.data.pool import ClassPool, gathered, grouped
 from episodes.data.reading import Reading, Stored, decoded
 from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
-from episodes.data.telling import tell
+from episodes.data.telling import left_out, tell
 from episodes.data.unpacking import unpacked
 from episodes.data.walking import files_below, stamps_of
 from episodes.errors import UserError, listed, note, unknown
@@ -45,6 +46,7 @@ def read(
 
 def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str) -> ClassPool:
     """The pool of what is stored. Arguments and errors as `read`."""
+    say_of_names(stored.names, where)
     names = [f"{name}/{label}" for label in stored.names]
     if stored.vectors is not None:
         _refuse_sizes(reading, where)
@@ -54,7 +56,7 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
         pool = gathered(stored.labels, names, decoded(stored, done, where), words)
         if lost := sorted(set(names) - set(pool.names)):
             note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
-    tell(pool, stored, done)
+    tell(pool, left_out(pool, stored), done.seen)
     return pool
 
 
