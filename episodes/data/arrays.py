@@ -16,10 +16,11 @@ def as_inputs(x: Any, source: str) -> np.ndarray:
     """(I, C, H, W) uint8 images of (I, H, W), (I, H, W, C) or (I, C, H, W) with 1 or 3 channels, or (I, F) float32 vectors.
 
     Raises:
-        UserError: it is of another shape, or images are not uint8.
+        UserError: it is of another shape, or vectors have numbers that are not finite.
     """
     array = _array(x)
     if array.ndim == 2 and array.dtype.kind in "fiub":
+        _check_finite(array, source)
         return array.astype(np.float32)
     if array.ndim == 3:
         array = array[:, None]
@@ -33,6 +34,14 @@ def as_inputs(x: Any, source: str) -> np.ndarray:
     return array
 
 
+def _check_finite(vectors: np.ndarray, source: str) -> None:
+    if (wrong := ~np.isfinite(vectors).all(axis=1)).any():
+        raise UserError(
+            f"{source}: {int(wrong.sum())} of {len(vectors)} vectors have numbers that are not finite (NaN or infinite), such "
+            f"as x[{int(wrong.argmax())}]. Leave them out, or mend them."
+        )
+
+
 def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> tuple[np.ndarray, list[str]]:
     """((I,) int64 the place of each label in the names, the names). Without names a class is called by its label.
 
@@ -40,6 +49,8 @@ def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> 
         UserError: there are not as many labels as inputs, or a label is neither an integer nor a text, or has no name.
     """
     labels = _array(y)
+    if labels.shape == (length, 1):
+        labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(f"{source}: y must have a label for each of the {length} inputs, and is of shape {labels.shape}.")
     if labels.dtype.kind not in "iubUO" or (labels.dtype.kind == "O" and not all(isinstance(own, str) for own in labels)):
@@ -96,7 +107,8 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
             arrays = {name: opened[name] for name in ("x", "y", "names") if name in opened}
             there = ", ".join(opened.files)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}). Write it with numpy.savez(FILE, x=x, y=y).") from error
+        texts = ", texts as y.astype(str)" if "Object arrays" in str(error) else ""
+        raise UserError(f"{file} cannot be read ({error}). Write it with numpy.savez(FILE, x=x, y=y){texts}.") from error
     if missing := [name for name in ("x", "y") if name not in arrays]:
         raise UserError(f"{file} has no array {missing[0]!r}, only {there}. Write it with numpy.savez(FILE, x=x, y=y).")
     x = as_inputs(arrays["x"], str(file))
@@ -106,8 +118,10 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
     if x.ndim == 2:
         return Stored(codes, names, lambda places: iter(()), x)
 
+    narrow = x.shape[3] in (1, 3)  # the width would pass for channels
+
     def at(places: np.ndarray) -> Iterator[StoredImage]:
-        return ((f"x[{place}]", x[place]) for place in places)
+        return ((f"x[{place}]", x[place].transpose(1, 2, 0) if narrow else x[place]) for place in places)
 
     return Stored(codes, names, at)
 

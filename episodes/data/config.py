@@ -13,6 +13,9 @@ from episodes.data.reading import Reading
 from episodes.data.sources import complete_reading, read, source_identity
 from episodes.errors import UserError, at_least
 
+READER_VERSION = 1
+"""Part of the key of what is read from folders, tables and files: raise it when the same ones would give another pool."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -121,7 +124,7 @@ def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> R
 def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
     reading = complete(where, splits, reading)
-    key = {"source": _identity(where), "name": name, "splits": splits, **vars(reading)}
+    key = {"source": _identity(where), "name": name, "splits": splits, "reader": READER_VERSION, **vars(reading)}
     return cached(key, partial(read, str(where), name, splits, reading, words))
 
 

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episodes.data.columns import image_column, kind_of, label_column, labelled_rows, vectors_of
+from episodes.data.columns import (
+    image_column,
+    kind_of,
+    label_column,
+    labelled_rows,
+    number_columns,
+    stacked_numbers,
+    vectors_of,
+)
 from episodes.data.places import cache_folder, user_path
 from episodes.data.reading import Reading, Stored, StoredImage, cause
-from episodes.errors import UserError, unknown
+from episodes.errors import UserError, listed, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -40,13 +48,20 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
         where: what to call the data set in messages.
     """
     features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
-    image, label = image_column(features, reading.image), label_column(features, reading.label)
+    label = label_column(features, reading.label)
+    numbers = number_columns(features, label) if reading.image is None else []
+    image = numbers[0] if numbers else image_column(features, reading.image)
     rows, labels, names = labelled_rows(parts, label, where)
     out = sum(part.num_rows for part in parts.values()) - len(labels)
     parts = {split: part for split, part in parts.items() if len(rows[split])}
     for split, part in parts.items():
         if image not in part.features:
             raise UserError(f"Split {split!r} of {where} has no column {image!r}. Choose another column with --data.image.")
+    if numbers:
+        other = [column for column in features if column not in (*numbers, label)]
+        if other:
+            note(f"{where}: columns that are no numbers are left out: {listed(other)}.")
+        return Stored(labels, names, _no_images, stacked_numbers(parts, rows, numbers, where), out)
     if kind_of(features[image]) == "vector":
         return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
     starts = np.cumsum([0, *(len(rows[split]) for split in parts)])

@@ -114,6 +114,8 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 def _scaled(pixels: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
     """As uint8: the first of `levels` becomes 0, the second 255, what lies outside the nearer of the two."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ValueError("a pixel is no finite number")
     black, white = levels
     return np.clip((pixels.astype(np.float64) - black) * 255 / (white - black), 0, 255).astype(np.uint8)
 
