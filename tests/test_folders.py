@@ -205,6 +205,14 @@ def test_archives_that_do_not_do(tmp_path, cache):
     with pytest.warns(Notice, match=r"out.tar: 1 links or files of other places are left out"), wanted:
         read(str(tmp_path / "out.tar"), "p")
     assert not list(tmp_path.glob("**/outside.png"))
+    shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "f")
+    shutil.make_archive(str(tmp_path / "twice"), "zip", tmp_path, "in.zip")
+    assert read(str(tmp_path / "twice.zip"), "p").names == ("p/a",), "an archive in an archive"
+    (tmp_path / "several").mkdir()
+    for name in ("train.zip", "test.zip"):
+        shutil.copy(tmp_path / "in.zip", tmp_path / "several" / name)
+    with pytest.raises(UserError, match=r"several holds 2 archives and nothing else. Unpack them"):
+        read(str(tmp_path / "several"), "p")
 
 
 def test_a_parquet_file(tmp_path, cache):

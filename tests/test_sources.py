@@ -234,6 +234,13 @@ def test_folders_that_hold_no_data_set(tmp_path):
     for name in ("empty", "broken"):
         with pytest.raises(UserError, match=f"{name} cannot be read as a Hugging Face data set"):
             open_splits(str(tmp_path / name))
+    (tmp_path / "packed").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "packed" / name).write_bytes(png(noise(0)))
+    with pytest.raises(
+        UserError, match=r"packed cannot be read .*Its files are 2 without an ending: archives in it have to be"
+    ):
+        open_splits(str(tmp_path / "packed"))
     with pytest.raises(UserError, match=r"missing does not exist"):
         open_splits(str(tmp_path / "missing"))
 

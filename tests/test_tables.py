@@ -260,6 +260,9 @@ def test_arrays_and_tensors_are_a_pool(case, kind):
     own = x[:, None] if case == "grey" else x.transpose(0, 3, 1, 2) if case == "channels last" else x
     assert np.array_equal(pool.x, own[[1, 3, 5, 0, 2, 4]]) and pool.x.dtype == (np.float32 if case == "vectors" else np.uint8)
     assert ClassPool.from_arrays(x, [*"babbab"]).names == ("arrays/a", "arrays/b")
+    named = ClassPool.from_arrays(x, [[0], [1]] * 3, {1: "cat", 0: "dog"})
+    assert named.names == ("arrays/dog", "arrays/cat") and named.counts.tolist() == [3, 3]
+    assert ClassPool.from_arrays(torch.ones(2, 3).bfloat16(), [0, 1]).x.dtype == np.float32
 
 
 def test_a_pool_of_ones_own_is_a_benchmark(tmp_path, cache):
@@ -283,7 +286,8 @@ def test_a_pool_of_ones_own_is_a_benchmark(tmp_path, cache):
         (np.zeros((2, 4)), [0.5, 1], None, "labels must be integers or texts, not float64"),
         (np.zeros((2, 4)), ["a", "b"], ["a", "b"], "with names, labels are the places of names"),
         (np.zeros((2, 4)), [0, 2], ["a", "b"], r"labels must be in 0..1, the places of names, not 0..2"),
-        (np.full((2, 4), np.nan), [0, 1], None, "not finite"),
+        (np.array([[1, 2], [1, 1e300]]), [0, 1], None, r"1 of 2 vectors have numbers that are not finite .* x\[1\]"),
+        (np.zeros((2, 4)), [0, 1], {1: "a", 2: "b"}, "names must have the keys 0 to 1, or be a list"),
     ],
 )
 def test_arrays_that_do_not_do(x, y, names, words):
@@ -325,3 +329,5 @@ def test_a_dataset_from_python_is_a_pool():
     assert both.counts.tolist() == [3, 2] and both.x_shape == (1, 10, 10)
     with pytest.raises(UserError, match="Unknown label column 'lable'"):
         pool_of_dataset(dataset, "mine", label="lable")
+    with pytest.raises(UserError, match=r"mine is a IterableDataset, and must be a datasets\.Dataset"):
+        pool_of_dataset(dataset.to_iterable_dataset(), "mine")

@@ -1,7 +1,7 @@
 """Arrays of one's own, from Python or from an .npz file: inputs x, labels y, and the names of the classes."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch
 
 from episodes.data.reading import Reading, Stored, StoredImage
 from episodes.errors import UserError
+
+Names = Sequence[str] | Mapping[int, str] | None
+"""The name of class 0, 1, ..., in a row or by these numbers; None: classes are called by their labels."""
 
 
 def as_inputs(x: Any, source: str) -> np.ndarray:
@@ -20,8 +23,10 @@ def as_inputs(x: Any, source: str) -> np.ndarray:
     """
     array = _array(x)
     if array.ndim == 2 and array.dtype.kind in "fiub":
-        _check_finite(array, source)
-        return array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            vectors = array.astype(np.float32)
+        _check_finite(vectors, source)
+        return vectors
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -42,7 +47,7 @@ def _check_finite(vectors: np.ndarray, source: str) -> None:
         )
 
 
-def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> tuple[np.ndarray, list[str]]:
+def as_labels(y: Any, names: Names, length: int, source: str) -> tuple[np.ndarray, list[str]]:
     """((I,) int64 the place of each label in the names, the names). Without names a class is called by its label.
 
     Raises:
@@ -60,6 +65,10 @@ def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> 
         return codes.astype(np.int64), [str(kind) for kind in kinds]
     if labels.dtype.kind not in "iu":
         raise UserError(f"{source}: with names, labels are the places of names, integers from 0 on, not {labels.dtype}.")
+    if isinstance(names, Mapping):
+        if sorted(names) != list(range(len(names))):
+            raise UserError(f"{source}: names must have the keys 0 to {len(names) - 1}, or be a list.")
+        names = [names[i] for i in range(len(names))]
     return labels, [str(name) for name in names]
 
 
@@ -128,4 +137,7 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
 
 def _array(values: Any) -> np.ndarray:
     """A NumPy array of an array, a list, or a tensor on any device."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # which NumPy does not have
+    return np.asarray(values)

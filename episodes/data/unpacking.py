@@ -17,6 +17,11 @@ from episodes.errors import UserError, note
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
+def is_archive(file: Path) -> bool:
+    """Whether a file is called as archives are."""
+    return file.name.lower().endswith(ARCHIVES)
+
+
 def unpacked(archive: Path) -> Path:
     """The folder in the cache that an archive was unpacked to, now or before; one that was changed since is unpacked again."""
     place = cache_folder() / "unpacked" / _words([str(archive.resolve()), *stamps_of(archive, [Path()])])
@@ -27,7 +32,7 @@ def unpacked(archive: Path) -> Path:
         note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
         shutil.rmtree(place)
     if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
-        if archive.name.lower().endswith(ARCHIVES):
+        if is_archive(archive):
             raise UserError(f"{archive} is damaged, or no archive of that kind. Get it again, or pack it again.")
         raise UserError(
             f"{archive} is neither a zip or tar archive nor a .parquet, .arrow, .csv, .tsv, .jsonl or .npz file. "
