@@ -50,8 +50,9 @@ class DataConfig:
     """Classes with fewer images than this are left out. None: none is."""
     split: str | None = None
     """How the classes of a data set of your own are dealt: shares of meta-train, meta-validation and meta-test; hierarchy, by
-    the top folders, so that the meta-test is of super-classes that meta-train has not; or a JSON file with the lists train,
-    validation and test of labels. None: 60/20/20."""
+    the top folders, so that the meta-test is of super-classes that meta-train has not; column:NAME, by a column of the data
+    set that says train, validation or test of each class; or a JSON file with the lists train, validation and test of labels.
+    None: 60/20/20."""
     skip_damaged: bool = False
     """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
     configuration: str | None = None

@@ -112,6 +112,24 @@ def with_columns(reading: Reading, where: str, image: str, label: str) -> Readin
         return replace(reading, image=reading.image or own[0], label=reading.label or own[1])
 
 
+def tables_of(where: str, reading: Reading) -> tuple[str, list[Path]]:
+    """Where the rows of a data set lie, and the tables in which they stand; none: the `datasets` library reads them.
+
+    Raises:
+        UserError: it has no columns.
+    """
+    with readable(where):
+        if (place := _opened(where)) is None:
+            return where, []
+        folder = place.is_dir() and holds_images(place)
+        tables = (
+            [place] if _kind(place) == "table" else [place / own for own in tables_in(place, reading.label)] if folder else []
+        )
+        if _kind(place) == "arrays" or (folder and not tables):
+            raise UserError(f"{where} has no columns. List the classes of the meta-splits in a file: --data.split FILE.")
+        return str(place), tables
+
+
 def source_identity(where: Path) -> list:
     """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it.
 

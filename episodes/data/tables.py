@@ -75,6 +75,20 @@ def images_named(file: Path) -> list[Path]:
     return sorted({Path(value) for name in columns for value in table.paths(name, file.parent) if value})
 
 
+def column_of_table(file: Path, reading: Reading, column: str) -> list[tuple[str, str]]:
+    """(label, value of a column) of each row that has a label.
+
+    Raises:
+        UserError: there is no such column, or it is not said which one has the labels.
+    """
+    table = read_table(file)
+    if column not in table.columns:
+        raise unknown(f"column of {file}", column, table.columns)
+    images = [reading.image] if reading.image else _image_columns(table, file.parent)
+    label = _label_column(table, reading.label, images[0] if images else None)
+    return [(own, value) for own, value in zip(table.labels(label), table.values(column), strict=True) if own]
+
+
 def table_of_vectors(file: Path, reading: Reading) -> Stored:
     """The rows of a table of numbers with a label.
 
