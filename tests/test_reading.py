@@ -252,6 +252,15 @@ def test_narrow_images_of_arrays_are_not_taken_for_channels(tmp_path, cache):
             assert np.array_equal(pool.x, x[[0, 2, 4, 1, 3, 5]])
 
 
+def test_images_that_are_nearly_black_are_said(tmp_path):
+    """As colour of 12 bits in 16 is, of which Pillow takes the upper eight, or a mask of 0 and 1."""
+    masks = [png((noise(i, 8, 1) % 2).astype(np.uint8)) for i in range(2)]
+    with pytest.warns(Notice, match=r"no pixel of the 2 images that were looked at is above 1 of 255: they are nearly black"):
+        read(folder_of(tmp_path / "masks", a=masks[0], b=masks[1]), "p")
+    bright = folder_of(tmp_path / "bright", a=masks[0], b=png(noise(1, 8, 1)))
+    assert read(bright, "p").counts.tolist() == [1, 1]
+
+
 def test_white_ink_on_a_transparent_ground_is_seen(tmp_path):
     with pytest.warns(Notice, match=r"2 of 2 transparent images would vanish on white. All are read on black"):
         pool = read(folder_of(tmp_path / "white", a=ink(255), b=ink(255)), "p", reading=Reading(size=8, channels=1))

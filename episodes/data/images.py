@@ -25,6 +25,8 @@ class Look(NamedTuple):
     """The grounds on which nothing of it would be seen; None: it is not transparent."""
     frames: int = 1
     """Pictures in its file, of which the first is read."""
+    brightest: int | None = None
+    """The greatest pixel value where it has eight bits, no transparency, and several values; else None."""
 
 
 def decode(
@@ -61,7 +63,9 @@ def look(raw: bytes | np.ndarray) -> Look:
     blank = None
     if _is_transparent(image):
         blank = tuple(ground for ground in ("white", "black") if is_blank(np.asarray(_plain(image, ground=ground))))
-    return Look(1 if grey else 3, image.size, levels, blank, frames)  # type: ignore[arg-type]
+    plain = image.mode in ("L", "RGB") and blank is None and not is_blank(np.asarray(image))
+    brightest = int(np.asarray(image).max()) if plain else None
+    return Look(1 if grey else 3, image.size, levels, blank, frames, brightest)  # type: ignore[arg-type]
 
 
 def is_blank(pixels: np.ndarray) -> bool:
