@@ -213,6 +213,7 @@ def test_streams_are_shorter_where_there_are_fewer_classes_to_validate(cli, pict
     ]
     status, text = cli(train_main, pictures, "pn", *options, "--run", "mine")
     assert status == 0 and "Meta-validation has 2 classes" in text
+    assert "Meta-test has classes for 2 tasks, not for 3: evaluate with --tasks 2 or fewer" in text.split("Done.")[0]
 
 
 def test_a_truncated_image_names_its_row(cli, tmp_path, cache):

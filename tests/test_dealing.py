@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+from making import hf_folder
 
 from episodes import STREAMS, ClassPool, DataConfig, UserError, load_benchmark
 from episodes.catalog import SPLITS
@@ -44,6 +46,8 @@ def test_the_hierarchy_keeps_super_classes_together():
     assert labels_of(DataConfig(split="hierarchy"), LABELS[::-1])[2] == parts[2][::-1], "by their names alone"
     with pytest.raises(UserError, match=r"p has 2 super-classes \(a, b\), and --data.split hierarchy needs three or more"):
         labels_of(DataConfig(split="hierarchy"), ["a/1", "a/2", "b/1"])
+    with pytest.raises(UserError, match=r"No class of p has a super-class: for --data.split hierarchy a class is a folder in"):
+        labels_of(DataConfig(split="hierarchy"), [*"abcde"])
 
 
 def listed(folder: Path, **parts: list[str]) -> str:
@@ -79,7 +83,7 @@ def test_lists_that_do_not_do(parts, words, tmp_path):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ("60/40", "data.split 60/40 is neither three shares, as 60/20/20, nor hierarchy, nor a file that is there"),
+        ("60/40", "data.split 60/40 is neither three shares, as 60/20/20, nor hierarchy, nor column:NAME, nor a file that"),
         ("hierachy", "neither three shares"),
         ("80/20/0", "each meta-split needs a share above 0"),
         ("broken.json", r"broken.json is no JSON .*with the lists"),
@@ -104,6 +108,31 @@ def test_a_benchmark_of_a_list(tmp_path, cache, monkeypatch):
     listed(tmp_path, train=["Greek/*"], validation=["Latin/*"], test=[])
     with pytest.raises(UserError, match="The meta-test part of p has no classes"), pytest.warns(Notice):
         load_benchmark(config, 8)
+
+
+def test_a_column_says_of_each_class_where_it_belongs(tmp_path, cache):
+    parts = {"a": "train", "b": "Train", "c": "val", "d": "test", "e": ""}
+    rows = [f"{i},{label},{part}" for i in range(2) for label, part in parts.items()]
+    table = tmp_path / "p.csv"
+    table.write_text("\n".join(["x,label,fold", *rows]) + "\n")
+    kinds = {"x": datasets.List(datasets.Value("float32")), "label": datasets.Value("string"), "fold": datasets.Value("string")}
+    columns = {"x": [[i] for i in range(5)] * 2, "label": [*parts] * 2, "fold": [*parts.values()] * 2}
+    for where in (str(table), hf_folder(tmp_path / "p", kinds, train=columns)):
+        with pytest.warns(Notice, match=r"p: 1 of 5 classes are left out, as column fold .*: e|no numbers are left out"):
+            benchmark = load_benchmark(DataConfig(where, split="column:fold"), 8)
+        assert [benchmark.classes(split) for split in SPLITS] == [["p/a", "p/b"], ["p/c"], ["p/d"]]
+    for row, words in (
+        ("9,a,test", "gives the class a to train and to test. What is tested is never trained on: all rows"),
+        ("9,a,left", "'fold' of .*p.csv says 'left' of the class a. Its values must be train, validation or test"),
+    ):
+        table.write_text("\n".join(["x,label,fold", *rows, row]) + "\n")
+        with pytest.warns(Notice), pytest.raises(UserError, match=words):
+            load_benchmark(DataConfig(str(table), split="column:fold"), 8)
+    with pytest.raises(UserError, match=r"Unknown column of .*p.csv 'flod'. Did you mean 'fold'"):
+        load_benchmark(DataConfig(str(table), split="column:flod"), 8)
+    np.savez(tmp_path / "p.npz", x=np.arange(10)[:, None], y=np.arange(10) // 2)
+    with pytest.raises(UserError, match=r"p.npz has no columns. List the classes of the meta-splits in a file"):
+        load_benchmark(DataConfig(str(tmp_path / "p.npz"), split="column:fold"), 8)
 
 
 def test_named_benchmarks_and_streams_have_a_split_of_their_own(tmp_path):

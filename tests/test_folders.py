@@ -3,6 +3,8 @@
 import os
 import shutil
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -66,11 +68,14 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path):
     for name in ("a/Thumbs.db", "read.me"):
         (folder / name).write_text("no image")
     (folder / "empty").mkdir()
+    (folder / "nowhere").symlink_to("nothing")
     with pytest.warns(UserWarning, match="left out") as said:
         assert read(str(folder), "p").counts.tolist() == [1, 1]
     words = " ".join(str(one.message) for one in said)
     assert (
-        "4 files that are no images of a class are left out" in words
+        "5 files that are no images of a class are left out, such as a/Thumbs.db (in all 1 .db, 1 hidden, "
+        "1 in no folder of a class, 1 links to nothing, 1 .me)."
+        in words
         and "1 folders without an image are left out: empty" in words
     )
 
@@ -81,6 +86,7 @@ LAYOUTS = {
         "some folders hold .*as a split does, but not all .* a/test and a/train would be two classes",
     ),
     "a split beside a class": (["train/a/1.png", "train/b/1.png", "c/1.png"], "train holds folders of images, as a split does"),
+    "a test without classes": (["train/a/1.png", "train/b/1.png", "test/1.png"], "one of them alone, as .*data/train"),
     "an image in a split": (
         ["train/a/1.png", "train/2.png", "test/a/1.png"],
         "t[a-z]+ holds folders of images, as a split does",
@@ -131,7 +137,9 @@ def test_odd_names_and_formats_are_read(tmp_path):
     (folder / "__x" / "3.heic").write_bytes(b"of a format that Pillow cannot read")
     with pytest.warns(Notice) as said:
         assert read(str(folder), "p", reading=Reading(channels=1)).counts.tolist() == [1, 2, 1]
-    assert [str(one.message) for one in said] == [f"{folder}: 1 files that are no images are left out, such as __x/3.heic."]
+    assert [str(one.message) for one in said] == [
+        f"{folder}: 1 files that are no images are left out, such as __x/3.heic (in all 1 .heic)."
+    ]
 
 
 def test_a_table_of_labels_is_read_where_its_name_and_columns_are_known(tmp_path):
@@ -170,11 +178,26 @@ def test_what_was_unpacked_is_not_believed_when_it_was_changed(tmp_path, cache):
         assert read(archive, "p").fingerprint == before
 
 
+def test_names_in_an_archive_that_are_there_twice_or_written_as_on_windows(tmp_path, cache):
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        warnings.simplefilter("ignore")
+        for seed, name in enumerate(("a/1.png", "b/1.png", "a/1.png")):
+            archive.writestr(name, png(noise(seed, 8, 1)))
+    with pytest.warns(Notice, match=r"a.zip: 1 names are there more than once, such as a/1.png. The last file of each is read"):
+        assert np.array_equal(read(str(tmp_path / "a.zip"), "p").x[0, 0], noise(2, 8, 1))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for seed, name in enumerate(("a+1.png", "b+1.png", "b+2.png")):
+            archive.writestr(name, png(noise(seed, 8, 1)))
+    packed = (tmp_path / "b.zip").read_bytes().replace(b"a+", b"a\\").replace(b"b+", b"b\\")
+    (tmp_path / "b.zip").write_bytes(packed)
+    assert read(str(tmp_path / "b.zip"), "p").counts.tolist() == [1, 2]
+
+
 def test_archives_that_do_not_do(tmp_path, cache):
     (tmp_path / "x.zip").write_bytes(b"PK but no archive")
     (tmp_path / "y.doc").write_text("a,b")
-    for name in ("x.zip", "y.doc"):
-        with pytest.raises(UserError, match=f"{name} is neither a zip or tar archive nor a .parquet, .arrow"):
+    for name, words in (("x.zip", "is damaged, or no archive"), ("y.doc", "is neither a zip or tar archive nor a .parquet")):
+        with pytest.raises(UserError, match=f"{name} {words}"):
             read(str(tmp_path / name), "p")
     with tarfile.open(tmp_path / "out.tar", "w") as archive:
         archive.add(images(tmp_path / "f", "a/1.png") / "a" / "1.png", "../../outside.png")
@@ -182,6 +205,14 @@ def test_archives_that_do_not_do(tmp_path, cache):
     with pytest.warns(Notice, match=r"out.tar: 1 links or files of other places are left out"), wanted:
         read(str(tmp_path / "out.tar"), "p")
     assert not list(tmp_path.glob("**/outside.png"))
+    shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "f")
+    shutil.make_archive(str(tmp_path / "twice"), "zip", tmp_path, "in.zip")
+    assert read(str(tmp_path / "twice.zip"), "p").names == ("p/a",), "an archive in an archive"
+    (tmp_path / "several").mkdir()
+    for name in ("train.zip", "test.zip"):
+        shutil.copy(tmp_path / "in.zip", tmp_path / "several" / name)
+    with pytest.raises(UserError, match=r"several holds 2 archives and nothing else. Unpack them"):
+        read(str(tmp_path / "several"), "p")
 
 
 def test_a_parquet_file(tmp_path, cache):

@@ -106,6 +106,13 @@ def test_a_file_that_is_cut_off_or_no_gnt_is_an_error(tmp_path, cache, case):
     assert not list((cache / "pools").iterdir()), "nothing is left of the build"
 
 
+def test_an_empty_file_is_no_gnt(tmp_path, cache):
+    folder = gnt_folder(tmp_path / "hwdb", writers=4)
+    (folder / "part0" / "002-c.gnt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"casia: 1 of 4 files .*part0/002-c.gnt \(it is empty\)"):
+        casia(folder)
+
+
 def test_codes_that_are_no_characters_are_left_out_up_to_a_limit(tmp_path, cache):
     folder = gnt_folder(tmp_path / "hwdb")
     image = np.zeros((3, 3), np.uint8)

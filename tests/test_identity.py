@@ -120,6 +120,10 @@ def test_identical_images_in_two_meta_splits_are_found():
     train, validation, test = (Classification(pool, 8) for pool in parts(images))
     (words,) = Benchmark("x", train, validation, test, "print").shared_images()
     assert "train and test have 2 images in common" in words and "train/b" in words and "test/" in words
+    images[[9, 10, 11]] = images[8]  # all that test has
+    train, validation, test = (Classification(pool, 8) for pool in parts(images))
+    (words,) = Benchmark("x", train, validation, test, "print").shared_images()
+    assert words == "test has 1 image more than once, byte for byte; one is of test/a."
     assert Benchmark("sine", *[load_benchmark(DataConfig("sine"), 8).test] * 3, "print").shared_images() == []
 
 

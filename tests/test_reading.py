@@ -89,6 +89,38 @@ def test_splits_whose_labels_are_of_other_kinds(written, tmp_path, cache):
             assert read(where, "p").counts.tolist() == [1, 1]
 
 
+def test_labels_as_programs_write_them(tmp_path, cache):
+    """Spaces around a label are no part of it, a blank one is none, and a gap makes floats of whole numbers."""
+    image, number = datasets.Image(), datasets.Value("float64")
+    text = {"image": image, "label": datasets.Value("string")}
+    for name, kinds, labels, classes in (
+        ("text", text, [["a ", " "], ["a", "b"]], ("p/a", "p/b")),
+        ("gap", {"image": image, "label": number}, [[2.0, None], [10.0, 2.0]], ("p/2", "p/10")),
+        ("nan", {"image": image, "label": number}, [[2.0, float("nan")], [10.0, 2.0]], ("p/2", "p/10")),
+    ):
+        where = saved(tmp_path / name, train=(kinds, labels[0]), test=(kinds, labels[1]))
+        with pytest.warns(Notice, match=r"1 rows of split 'train' have no label"):
+            pool = read(where, "p")
+        assert pool.names == classes and pool.counts.tolist() == [2, 1]
+
+
+def test_columns_of_numbers_are_vectors(tmp_path, cache):
+    kinds = {"a": "float64", "id": "int64", "b": "int64", "who": "string", "label": "string"}
+    columns = {"a": [0.5, 1, 2, 3], "id": [1, 2, 3, 4], "b": [7, 8, 9, 9], "who": [*"stuv"], "label": [*"abca"]}
+    features = {name: datasets.Value(kind) for name, kind in kinds.items()}
+    with pytest.warns(Notice) as said:
+        pool = read(hf_folder(tmp_path / "set", features, train=columns), "p")
+    assert pool.x.tolist() == [[0.5, 7], [3, 9], [1, 8], [2, 9]] and pool.counts.tolist() == [2, 1, 1]
+    words = " ".join(str(one.message) for one in said)
+    assert "no numbers are left out: who" in words and "only count the rows are left out: id" in words
+    columns["a"][1] = float("nan")
+    with (
+        pytest.warns(Notice),
+        pytest.raises(UserError, match=r"1 rows of split 'train' .* lack a finite number, such as row 1"),
+    ):
+        read(hf_folder(tmp_path / "other", features, train=columns), "p")
+
+
 def test_files_of_one_split_that_name_classes_otherwise(tmp_path, cache):
     where = parquet(tmp_path / "set", train=(KINDS, [0, 1]))
     parquet(tmp_path / "other", train=(OTHER, [0, 1]))
@@ -199,6 +231,34 @@ def test_pixels_that_are_no_images_are_counted(tmp_path, cache):
     where = hf_folder(tmp_path / "set", {"image": kind, "label": datasets.Value("int64")}, train=columns)
     with pytest.raises(UserError, match=r"1 of 3 images of .* row 1 of split 'train' \(its rows .* not of one length\)"):
         read(where, "p")
+
+
+def test_pixels_that_are_no_numbers_are_counted(tmp_path, cache):
+    """Beyond the sample that is looked at, too."""
+    x = np.random.default_rng(0).random((400, 4, 4))
+    x[123, 2, 2] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(400) % 4)
+    with pytest.warns(Notice), pytest.raises(UserError, match=r"1 of 400 images of .* x\[123\] \(a pixel is no finite number"):
+        read(str(tmp_path / "a.npz"), "p")
+
+
+def test_narrow_images_of_arrays_are_not_taken_for_channels(tmp_path, cache):
+    for shape in ((6, 1, 3, 3), (6, 3, 3, 3), (6, 3, 5, 3), (6, 9, 3)):
+        x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        np.savez(tmp_path / "a.npz", x=x, y=np.arange(6)[:, None] % 2)
+        pool = read(str(tmp_path / "a.npz"), "p", reading=Reading(size=max(shape[2:])))
+        assert pool.x_shape[0] == (1 if len(shape) == 3 else shape[1])
+        if shape[2:] == (3, 3):
+            assert np.array_equal(pool.x, x[[0, 2, 4, 1, 3, 5]])
+
+
+def test_images_that_are_nearly_black_are_said(tmp_path):
+    """As colour of 12 bits in 16 is, of which Pillow takes the upper eight, or a mask of 0 and 1."""
+    masks = [png((noise(i, 8, 1) % 2).astype(np.uint8)) for i in range(2)]
+    with pytest.warns(Notice, match=r"no pixel of the 2 images that were looked at is above 1 of 255: they are nearly black"):
+        read(folder_of(tmp_path / "masks", a=masks[0], b=masks[1]), "p")
+    bright = folder_of(tmp_path / "bright", a=masks[0], b=png(noise(1, 8, 1)))
+    assert read(bright, "p").counts.tolist() == [1, 1]
 
 
 def test_white_ink_on_a_transparent_ground_is_seen(tmp_path):

@@ -172,13 +172,13 @@ def with_columns(folder: Path, *names: str) -> str:
     ("columns", "asked", "words"),
     [
         (("image", "photo", "label"), Reading(), "several image columns: image, photo.*--data.image"),
-        (("label", "weight"), Reading(), "no columns of the feature type Image, of pixels or of vectors, in label, weight"),
+        (("label",), Reading(), "no columns of the feature type Image, of pixels or of vectors, in label"),
         (("image", "fine", "coarse"), Reading(), "several label columns: fine, coarse.*--data.label"),
         (("image", "label", "class_name"), Reading(), "several label columns: label, class_name"),
         (("image", "weight"), Reading(), "no ClassLabel columns.*in image, weight.*--data.label"),
         (("image", "label"), Reading(label="lable"), "Unknown label column 'lable'. Did you mean 'label'"),
         (("image", "label"), Reading(image="imgae"), "Unknown image column 'imgae'. Did you mean 'image'"),
-        (("image", "label", "weight"), Reading(label="weight"), "'weight' is not categorical: it holds float32.*label"),
+        (("image", "label", "weight"), Reading(label="weight"), "'weight' is not categorical: it holds 0.5.*label"),
         (("image", "label", "boxes"), Reading(label="boxes"), "'boxes' is not categorical"),
         (("image", "label", "weight"), Reading(image="weight"), "'weight' holds Value.*--data.image"),
     ],
@@ -234,6 +234,13 @@ def test_folders_that_hold_no_data_set(tmp_path):
     for name in ("empty", "broken"):
         with pytest.raises(UserError, match=f"{name} cannot be read as a Hugging Face data set"):
             open_splits(str(tmp_path / name))
+    (tmp_path / "packed").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "packed" / name).write_bytes(png(noise(0)))
+    with pytest.raises(
+        UserError, match=r"packed cannot be read .*Its files are 2 without an ending: archives in it have to be"
+    ):
+        open_splits(str(tmp_path / "packed"))
     with pytest.raises(UserError, match=r"missing does not exist"):
         open_splits(str(tmp_path / "missing"))
 

@@ -108,7 +108,10 @@ WRONG = {
         ("a,label", "1,2", "3"),
         "cannot be read as a table .*Expected 2 columns, got 1.*as many values in each line",
     ),
-    "neither": (("a,label", "far.png,2"), "neither a column of image files that are there, nor one of numbers.*a, label"),
+    "neither": (
+        ("a,label", "far.png,2"),
+        "neither a column of image .* nor one of numbers. Beside label it has a .such as 'far.png'",
+    ),
     "no label": (("a,b", "1,2"), "no column with a name like label, in a, b. Choose one with --data.label"),
     "a gap": (("a,b,label", "1,2,x", "1,,x"), "1 of 2 rows of .* lack a finite number, such as row 2"),
     "not finite": (("a,label", "inf,x"), "1 of 1 rows of .* lack a finite number, such as row 1"),
@@ -120,6 +123,69 @@ def test_tables_that_do_not_do(case, tmp_path):
     lines, words = WRONG[case]
     with pytest.raises(UserError, match=words):
         read(written(tmp_path / "t.csv", *lines), "p")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("file,label", r"x\1.png,cat", r"2.png,ant", r"x\3.png,cat"),
+        ("sep=;", "file;label", "x/1.png;cat", "2.png;ant", "x/3.png;cat"),
+        ("file,label", "FOLDER/x/1.png,cat", "x/../2.png,ant", "FOLDER/x/3.png,cat"),
+    ],
+    ids=["windows", "excel", "absolute"],
+)
+def test_paths_and_separators_as_other_programs_write_them(lines, tmp_path, cache):
+    folder = images(tmp_path / "pics", "x/1.png", "2.png", "x/3.png")
+    table = written(folder / "t.csv", *(line.replace("FOLDER", str(folder)) for line in lines))
+    assert read(table, "p").counts.tolist() == [1, 2], "and no image is said not to be named"
+
+
+def test_a_table_beside_the_images_may_be_called_in_capitals(tmp_path, cache):
+    folder = images(tmp_path / "pics", "x/1.png", "x/2.png")
+    written(folder / "x" / "Metadata.CSV", "file_name,label", "1.png,cat", "2.png,ant")
+    assert read(str(folder), "p").names == ("p/ant", "p/cat")
+
+
+def test_whole_numbers_with_a_point_are_the_same_class_as_without(tmp_path, cache):
+    folder = images(tmp_path / "pics", *(f"{i}.png" for i in range(4)))
+    with pytest.warns(Notice, match="'-1' is read as the name of a class"):
+        pool = read(written(folder / "t.csv", "file,label", "0.png,1", "1.png,1.0", "2.png,2.", "3.png,-1."), "p")
+    assert pool.names == (
+        "p/-1",
+        "p/1",
+        "p/2",
+    )
+    kept = written(folder / "t.csv", "file,label", "0.png,1.0", "1.png,1.1", "2.png,2.0", "3.png,2.0")
+    assert read(kept, "p").names == ("p/1.0", "p/1.1", "p/2.0"), "versions, say"
+
+
+def test_names_that_are_alike_or_mean_no_label_are_said(tmp_path, cache):
+    folder = images(tmp_path / "pics", "Cat/1.png", "cat/1.png", "caf\u00e9/1.png", "cafe\u0301/1.png", "nan/1.png", "7/1.png")
+    with pytest.warns(Notice) as said:
+        assert len(read(str(folder), "p").names) == 6
+    words = [str(one.message) for one in said]
+    assert "2 classes have a name that another has too" in words[0] and "'Cat' and 'cat'" in words[0]
+    assert "'nan' is read as the name of a class" in words[1] and "--data.without=nan" in words[1] and len(words) == 2
+
+
+def test_columns_that_count_the_rows_and_images_beside_numbers_are_said(tmp_path, cache):
+    folder = images(tmp_path / "pics", "img/1.png", "img/2.png")
+    rows = [f"{i},{i * i / 10},{i + 1},{'ab'[i % 2]}" for i in range(4)]
+    with pytest.warns(Notice) as said:
+        pool = read(written(folder / "t.csv", ",a,id,label", *rows), "p")
+    assert pool.x.ravel().tolist() == pytest.approx([0, 0.4, 0.1, 0.9])
+    words = " ".join(str(one.message) for one in said)
+    assert "columns that only count the rows are left out: one without a name (such as '0'), id (such as '1')" in words
+    assert "names none of the 2 images that lie beside it, such as img/1.png" in words
+    with pytest.raises(UserError, match=r"neither a column of image files .* id \(such as '1'\).*have their ending"):
+        read(written(folder / "t.csv", "id,label", "1,a", "2,b", "3,a"), "p")
+
+
+def test_lists_are_no_labels(tmp_path, cache):
+    folder = images(tmp_path / "pics", "1.png", "2.png")
+    rows = ('{"file_name": "1.png", "label": [0]}', '{"file_name": "2.png", "label": [1]}')
+    with pytest.raises(UserError, match=r"'label' holds lists or objects. A label is one text or number"):
+        read(written(folder / "metadata.jsonl", *rows), "p")
 
 
 def test_a_table_that_is_no_text(tmp_path):
@@ -194,6 +260,9 @@ def test_arrays_and_tensors_are_a_pool(case, kind):
     own = x[:, None] if case == "grey" else x.transpose(0, 3, 1, 2) if case == "channels last" else x
     assert np.array_equal(pool.x, own[[1, 3, 5, 0, 2, 4]]) and pool.x.dtype == (np.float32 if case == "vectors" else np.uint8)
     assert ClassPool.from_arrays(x, [*"babbab"]).names == ("arrays/a", "arrays/b")
+    named = ClassPool.from_arrays(x, [[0], [1]] * 3, {1: "cat", 0: "dog"})
+    assert named.names == ("arrays/dog", "arrays/cat") and named.counts.tolist() == [3, 3]
+    assert ClassPool.from_arrays(torch.ones(2, 3).bfloat16(), [0, 1]).x.dtype == np.float32
 
 
 def test_a_pool_of_ones_own_is_a_benchmark(tmp_path, cache):
@@ -217,7 +286,8 @@ def test_a_pool_of_ones_own_is_a_benchmark(tmp_path, cache):
         (np.zeros((2, 4)), [0.5, 1], None, "labels must be integers or texts, not float64"),
         (np.zeros((2, 4)), ["a", "b"], ["a", "b"], "with names, labels are the places of names"),
         (np.zeros((2, 4)), [0, 2], ["a", "b"], r"labels must be in 0..1, the places of names, not 0..2"),
-        (np.full((2, 4), np.nan), [0, 1], None, "not finite"),
+        (np.array([[1, 2], [1, 1e300]]), [0, 1], None, r"1 of 2 vectors have numbers that are not finite .* x\[1\]"),
+        (np.zeros((2, 4)), [0, 1], {1: "a", 2: "b"}, "names must have the keys 0 to 1, or be a list"),
     ],
 )
 def test_arrays_that_do_not_do(x, y, names, words):
@@ -239,7 +309,7 @@ def test_an_npz_file(tmp_path, cache):
     for name, arrays, words in (
         ("d.npz", {"x": x}, r"has no array 'y', only x. Write it with numpy.savez"),
         ("e.npz", {"x": x, "y": np.arange(12) % 6, "names": ["a"]}, r"labels must be in 0..0, the places of names, not 0..5"),
-        ("f.npz", {"x": np.array([{}]), "y": np.zeros(1)}, r"cannot be read \(Object arrays cannot be loaded"),
+        ("f.npz", {"x": np.array([{}]), "y": np.zeros(1)}, r"\(Object arrays cannot be loaded.* texts as y.astype\(str\)"),
     ):
         np.savez(tmp_path / name, **arrays)
         with pytest.raises(UserError, match=words):
@@ -259,3 +329,5 @@ def test_a_dataset_from_python_is_a_pool():
     assert both.counts.tolist() == [3, 2] and both.x_shape == (1, 10, 10)
     with pytest.raises(UserError, match="Unknown label column 'lable'"):
         pool_of_dataset(dataset, "mine", label="lable")
+    with pytest.raises(UserError, match=r"mine is a IterableDataset, and must be a datasets\.Dataset"):
+        pool_of_dataset(dataset.to_iterable_dataset(), "mine")

@@ -1,5 +1,6 @@
 """MS-Celeb-1M: the `.tsv` files of the benchmark `celeb`, in their byte format."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_too_many_broken_rows_are_an_error(tmp_path, cache, rows):
     with pytest.raises(UserError, match=r"celeb: 24 of 123 records cannot be read, which is too many .*: row 1 of faces.tsv"):
         celeb(written(tmp_path / "ms", rows))
     assert not list((cache / "pools").iterdir())
+
+
+def test_what_was_read_is_told_and_a_file_without_rows_is_said(tmp_path, cache, rows, caplog):
+    caplog.set_level(logging.INFO, "episodes")
+    (tmp_path / "ms").mkdir()
+    (tmp_path / "ms" / "more.tsv").touch()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        celeb(written(tmp_path / "ms", rows))
+    assert str(said[0].message) == "celeb: 1 of 2 files are empty: more.tsv."
+    (record,) = caplog.records
+    assert record.getMessage().splitlines() == [
+        "celeb is read for the first time:",
+        "    classes   6",
+        "    images    120: 20 of each class",
+        "    pixels    32 x 32",
+        "    channels  3 (colour)",
+        "    left out  3 of 123 records",
+    ]
 
 
 def test_no_class_has_enough(tmp_path, cache, rows):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from episodes.data.config import DataConfig
-from episodes.data.identity import classes_among, ids_of, images_in_both
+from episodes.data.identity import classes_among, ids_of, images_in_both, images_twice
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, unknown
 from episodes.generator import EpisodeGenerator
@@ -64,9 +64,13 @@ class Benchmark:
         return [name for pool in self.pools(split) for name in classes_among(pool, ids)]
 
     def shared_images(self) -> list[str]:
-        """Sentences on identical images in two meta-splits: how many, and an example. They are no fault of the split."""
+        """Sentences on identical images in two meta-splits, or twice in one: how many, and an example.
+
+        Those of two meta-splits were trained on; of those that are twice in one an episode may ask what it has shown.
+        """
         pairs = ((own, other) for own, other in combinations(SPLITS, 2))
-        found = (images_in_both(a, b) for own, other in pairs for a in self.pools(own) for b in self.pools(other))
+        found = [images_in_both(a, b) for own, other in pairs for a in self.pools(own) for b in self.pools(other)]
+        found += [images_twice(pool) for split in SPLITS for pool in self.pools(split)]
         return [words for words in found if words]
 
     def pools(self, split: Split) -> list[ClassPool]:

@@ -15,6 +15,7 @@ from episodes.data.identity import identity
 from episodes.data.images import decode
 from episodes.data.places import cache_folder
 from episodes.data.pool import ClassPool, gathered
+from episodes.data.telling import tell
 from episodes.errors import UserError
 from episodes.progress import progress
 
@@ -62,7 +63,9 @@ def _read(opened: zipfile.ZipFile, archive: Path, source: str, size: int, channe
         raise UserError(f"{archive} has no entry like images_background/ALPHABET/character01/0709_01.png.")
     classes, labels = np.unique([name for name, _ in entries], return_inverse=True)
     images = _images(opened, [entry for _, entry in entries], archive, size, channels)
-    return gathered(labels, [f"omniglot/{name}" for name in classes], images, source)
+    pool = gathered(labels, [f"omniglot/{name}" for name in classes], images, source)
+    tell(pool)
+    return pool
 
 
 def _images(

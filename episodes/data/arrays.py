@@ -1,7 +1,7 @@
 """Arrays of one's own, from Python or from an .npz file: inputs x, labels y, and the names of the classes."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,22 @@ import torch
 from episodes.data.reading import Reading, Stored, StoredImage
 from episodes.errors import UserError
 
+Names = Sequence[str] | Mapping[int, str] | None
+"""The name of class 0, 1, ..., in a row or by these numbers; None: classes are called by their labels."""
+
 
 def as_inputs(x: Any, source: str) -> np.ndarray:
     """(I, C, H, W) uint8 images of (I, H, W), (I, H, W, C) or (I, C, H, W) with 1 or 3 channels, or (I, F) float32 vectors.
 
     Raises:
-        UserError: it is of another shape, or images are not uint8.
+        UserError: it is of another shape, or vectors have numbers that are not finite.
     """
     array = _array(x)
     if array.ndim == 2 and array.dtype.kind in "fiub":
-        return array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            vectors = array.astype(np.float32)
+        _check_finite(vectors, source)
+        return vectors
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -33,13 +39,23 @@ def as_inputs(x: Any, source: str) -> np.ndarray:
     return array
 
 
-def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> tuple[np.ndarray, list[str]]:
+def _check_finite(vectors: np.ndarray, source: str) -> None:
+    if (wrong := ~np.isfinite(vectors).all(axis=1)).any():
+        raise UserError(
+            f"{source}: {int(wrong.sum())} of {len(vectors)} vectors have numbers that are not finite (NaN or infinite), such "
+            f"as x[{int(wrong.argmax())}]. Leave them out, or mend them."
+        )
+
+
+def as_labels(y: Any, names: Names, length: int, source: str) -> tuple[np.ndarray, list[str]]:
     """((I,) int64 the place of each label in the names, the names). Without names a class is called by its label.
 
     Raises:
         UserError: there are not as many labels as inputs, or a label is neither an integer nor a text, or has no name.
     """
     labels = _array(y)
+    if labels.shape == (length, 1):
+        labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(f"{source}: y must have a label for each of the {length} inputs, and is of shape {labels.shape}.")
     if labels.dtype.kind not in "iubUO" or (labels.dtype.kind == "O" and not all(isinstance(own, str) for own in labels)):
@@ -49,6 +65,10 @@ def as_labels(y: Any, names: Sequence[str] | None, length: int, source: str) -> 
         return codes.astype(np.int64), [str(kind) for kind in kinds]
     if labels.dtype.kind not in "iu":
         raise UserError(f"{source}: with names, labels are the places of names, integers from 0 on, not {labels.dtype}.")
+    if isinstance(names, Mapping):
+        if sorted(names) != list(range(len(names))):
+            raise UserError(f"{source}: names must have the keys 0 to {len(names) - 1}, or be a list.")
+        names = [names[i] for i in range(len(names))]
     return labels, [str(name) for name in names]
 
 
@@ -96,7 +116,8 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
             arrays = {name: opened[name] for name in ("x", "y", "names") if name in opened}
             there = ", ".join(opened.files)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}). Write it with numpy.savez(FILE, x=x, y=y).") from error
+        texts = ", texts as y.astype(str)" if "Object arrays" in str(error) else ""
+        raise UserError(f"{file} cannot be read ({error}). Write it with numpy.savez(FILE, x=x, y=y){texts}.") from error
     if missing := [name for name in ("x", "y") if name not in arrays]:
         raise UserError(f"{file} has no array {missing[0]!r}, only {there}. Write it with numpy.savez(FILE, x=x, y=y).")
     x = as_inputs(arrays["x"], str(file))
@@ -106,12 +127,17 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
     if x.ndim == 2:
         return Stored(codes, names, lambda places: iter(()), x)
 
+    narrow = x.shape[3] in (1, 3)  # the width would pass for channels
+
     def at(places: np.ndarray) -> Iterator[StoredImage]:
-        return ((f"x[{place}]", x[place]) for place in places)
+        return ((f"x[{place}]", x[place].transpose(1, 2, 0) if narrow else x[place]) for place in places)
 
     return Stored(codes, names, at)
 
 
 def _array(values: Any) -> np.ndarray:
     """A NumPy array of an array, a list, or a tensor on any device."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # which NumPy does not have
+    return np.asarray(values)

@@ -1,18 +1,22 @@
 """Which columns of a Hugging Face data set hold the images, or vectors, and their labels, and what the labels are."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from episodes.errors import UserError, note, unknown
+from episodes.errors import UserError, listed, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LABEL_NAMES = re.compile(r"(class|category|label|target)(es|s|_?id|_?name|_?label)?", re.IGNORECASE)
+FLOATS = {"float16", "float32", "float64", "float", "double"}
 CATEGORICAL = {"bool", "string", "large_string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+ROW_NAMES = re.compile(r"(unnamed.*|__index_level.*|.*[_ ]?id|index|idx|row|no|nr|num|number|#)?", re.IGNORECASE)
+"""Columns that may do no more than count the rows."""
 
 TOGETHER = 4096
 """Vectors that are converted together."""
@@ -50,10 +54,14 @@ def label_column(features: "Mapping[str, Any]", asked: str | None) -> str:
 
     found = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
     fit = [column for column, kind in features.items() if getattr(kind, "dtype", None) in CATEGORICAL]
+    floats = [
+        column for column, kind in features.items() if getattr(kind, "dtype", None) in FLOATS
+    ]  # whole, where one is missing
     found = found or [column for column in fit if LABEL_NAMES.fullmatch(column)]
+    found = found or [column for column in floats if LABEL_NAMES.fullmatch(column)]
     wanted = "ClassLabel columns, nor integer or text columns with a name like 'label'"
     column = _column("label", features, asked, found, wanted)
-    if column not in fit:
+    if column not in fit + floats:
         raise UserError(
             f"Label column {column!r} is not categorical: it holds {getattr(features[column], 'dtype', features[column])}. "
             "A label is a ClassLabel, an integer or a text. "
@@ -111,12 +119,73 @@ def _labels(part: "Dataset", column: str) -> tuple[list[str | int | None], list[
     given = part.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     names = getattr(part.features[column], "names", None)
     if names is None:
-        return given, []
+        return [_plain(label, column) for label in given], []
     return [None if label is None or label < 0 else names[label] for label in given], names  # -1 stands for "not published"
+
+
+def _plain(label: str | int | float | None, column: str) -> str | int | None:
+    """A label without spaces around it; None: there is none. A whole number with a point is one without: columns of numbers
+    with a gap are written so.
+
+    Raises:
+        UserError: it is a number that is not whole.
+    """
+    if isinstance(label, str):
+        return label.strip() or None
+    if not isinstance(label, float):
+        return label
+    if math.isnan(label):
+        return None
+    if not label.is_integer():
+        raise UserError(
+            f"Label column {column!r} is not categorical: it holds {label:g}. A label is a ClassLabel, a whole number or a "
+            "text. Choose another with --data.label."
+        )
+    return int(label)
 
 
 def _words(part: "Dataset", column: str) -> str:
     return f"{getattr(part.features[column], 'dtype', part.features[column])} labels"
+
+
+def number_columns(features: "Mapping[str, Any]", label: str) -> list[str]:
+    """The columns of single numbers, for a data set that has neither images, nor pixels, nor vectors in a column."""
+    from datasets import ClassLabel, Value
+
+    if any(kind_of(feature) for feature in features.values()):
+        return []
+    single = [column for column, kind in features.items() if isinstance(kind, Value) and not isinstance(kind, ClassLabel)]
+    return [column for column in single if column != label and NUMBER.match(features[column].dtype)]
+
+
+def counts_the_rows(name: str, numbers: np.ndarray) -> bool:
+    """Whether a column, by its name too, says 0, 1, 2, ... or 1, 2, 3, ...: which row it is says nothing of what is in it."""
+    counts = len(numbers) > 2 and numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
+    return counts and ROW_NAMES.fullmatch(name) is not None
+
+
+def stacked_numbers(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], columns: list[str], where: str) -> np.ndarray:
+    """(I, F) float32: columns of single numbers, without those that count the rows.
+
+    Raises:
+        UserError: a number is missing or not finite.
+    """
+    tables = [part.select_columns(columns).with_format("arrow")[:] for part in parts.values()]
+    plain = {name: [table[name].to_numpy().astype(np.float32) for table in tables] for name in columns}
+    kept = [name for name, own in plain.items() if not all(counts_the_rows(name, numbers) for numbers in own)]
+    if out := [name or "one without a name" for name in columns if name not in kept]:
+        note(f"{where}: columns that only count the rows are left out: {listed(out)}.")
+    found = []
+    for i, split in enumerate(parts):
+        found.append(
+            np.stack([plain[name][i] for name in kept], axis=1)[rows[split]] if kept else np.empty((len(rows[split]), 0))
+        )
+        if (wrong := ~np.isfinite(found[-1]).all(axis=1)).any():
+            raise UserError(
+                f"{int(wrong.sum())} rows of split {split!r} of {where} lack a finite number, such as row "
+                f"{rows[split][int(wrong.argmax())]}. Fill them in, or leave them out."
+            )
+    return np.concatenate(found)
 
 
 def vectors_of(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], column: str, where: str) -> np.ndarray:

@@ -13,6 +13,9 @@ from episodes.data.reading import Reading
 from episodes.data.sources import complete_reading, read, source_identity
 from episodes.errors import UserError, at_least
 
+READER_VERSION = 1
+"""Part of the key of what is read from folders, tables and files: raise it when the same ones would give another pool."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -47,8 +50,9 @@ class DataConfig:
     """Classes with fewer images than this are left out. None: none is."""
     split: str | None = None
     """How the classes of a data set of your own are dealt: shares of meta-train, meta-validation and meta-test; hierarchy, by
-    the top folders, so that the meta-test is of super-classes that meta-train has not; or a JSON file with the lists train,
-    validation and test of labels. None: 60/20/20."""
+    the top folders, so that the meta-test is of super-classes that meta-train has not; column:NAME, by a column of the data
+    set that says train, validation or test of each class; or a JSON file with the lists train, validation and test of labels.
+    None: 60/20/20."""
     skip_damaged: bool = False
     """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
     configuration: str | None = None
@@ -121,7 +125,7 @@ def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> R
 def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
     reading = complete(where, splits, reading)
-    key = {"source": _identity(where), "name": name, "splits": splits, **vars(reading)}
+    key = {"source": _identity(where), "name": name, "splits": splits, "reader": READER_VERSION, **vars(reading)}
     return cached(key, partial(read, str(where), name, splits, reading, words))
 
 

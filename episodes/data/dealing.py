@@ -1,4 +1,4 @@
-"""How classes are dealt to meta-train, meta-validation and meta-test: by shares, by a list, or by super-classes."""
+"""How classes are dealt to meta-train, meta-validation and meta-test: by shares, a list, a column, or super-classes."""
 
 import hashlib
 import json
@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from episodes.data.config import DataConfig
+from episodes.data.config import DataConfig, local_copy, reading_of
 from episodes.data.leaving_out import left_in, matching
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
+from episodes.data.split_column import parts_of_classes
 from episodes.errors import UserError, listed, note, unknown
 from episodes.rng import random_numbers
 
 PARTS = ("train", "validation", "test")
+COLUMN = "column:"
+"""What `data.split` begins with where it names a column."""
 SHARES = (60, 20, 20)
 """Of the classes in per cent, to meta-train, meta-validation and meta-test, unless something else is asked."""
 
@@ -27,7 +30,7 @@ def dealt(pool: ClassPool, config: DataConfig, name: str) -> list[ClassPool]:
         name: qualifies the class names: "name/label".
 
     Raises:
-        UserError: the split is none of the three kinds, its file is not as it should be, or there are too few classes.
+        UserError: the split is none of the four kinds, its file is not as it should be, or there are too few classes.
     """
     split = config.split or "/".join(map(str, SHARES))
     if shares := re.fullmatch(r"(\d+)/(\d+)/(\d+)", split):
@@ -36,6 +39,8 @@ def dealt(pool: ClassPool, config: DataConfig, name: str) -> list[ClassPool]:
         if not min(numbers):
             raise UserError(f"data.split {split}: each meta-split needs a share above 0, as in 60/20/20.")
         return cut(pool, name, dealt_by_label(pool, name), numbers, PARTS)
+    if split.startswith(COLUMN):
+        return left_in(by_column(pool, name, config, split.removeprefix(COLUMN)), config, name)
     if split == "hierarchy":
         (pool,) = left_in([pool], config, name)
         return by_hierarchy(pool, name)
@@ -50,6 +55,11 @@ def by_hierarchy(pool: ClassPool, name: str) -> list[ClassPool]:
     """
     tops = [own.removeprefix(f"{name}/").split("/")[0] for own in pool.names]
     groups = sorted(set(tops), key=lambda top: (_digest(top), top))
+    if not any("/" in own.removeprefix(f"{name}/") for own in pool.names):
+        raise UserError(
+            f"No class of {pool.source} has a super-class: for --data.split hierarchy a class is a folder in the folder of its "
+            "super-class. Leave it out, or list the classes in a file: --data.split FILE."
+        )
     if len(groups) < len(PARTS):
         raise UserError(
             f"{pool.source} has {len(groups)} super-classes ({listed(sorted(groups))}), and --data.split hierarchy needs "
@@ -58,6 +68,17 @@ def by_hierarchy(pool: ClassPool, name: str) -> list[ClassPool]:
     parts = np.split(np.array(groups), _ends(len(groups), SHARES))
     places = [[i for i, top in enumerate(tops) if top in set(part)] for part in parts]
     return [pool.select(own, f"{name}, meta-{part}") for own, part in zip(places, PARTS, strict=True)]
+
+
+def by_column(pool: ClassPool, name: str, config: DataConfig, column: str) -> list[ClassPool]:
+    """Deals the classes as a column of the data set says, whose values are train, validation and test.
+
+    Raises:
+        UserError: there is no such column, a value is another, or the rows of a class say different things.
+    """
+    place = local_copy(config) or user_path(config.name)
+    where = str(place) if place.exists() else config.name
+    return _given(pool, name, parts_of_classes(where, reading_of(config, None, None), column), f"column {column}")
 
 
 def by_list(pool: ClassPool, name: str, file: str) -> list[ClassPool]:
@@ -80,8 +101,18 @@ def by_list(pool: ClassPool, name: str, file: str) -> list[ClassPool]:
                     raise UserError(
                         f"{file} lists {label} for {given[label]} and for {part}. What is tested is never trained on."
                     )
+    return _given(pool, name, given, file)
+
+
+def _given(pool: ClassPool, name: str, given: dict[str, str], by: str) -> list[ClassPool]:
+    """The pools of the classes by their labels; those that none is given are left out, with a note.
+
+    Arguments:
+        by: what gives them.
+    """
+    places = {own.removeprefix(f"{name}/"): i for i, own in enumerate(pool.names)}
     if left := sorted(places.keys() - given.keys()):
-        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {file} does not list them: {listed(left)}.")
+        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {by} does not list them: {listed(left)}.")
     chosen = [[place for label, place in places.items() if given.get(label) == part] for part in PARTS]
     return [pool.select(own, f"{name}, meta-{part}") for own, part in zip(chosen, PARTS, strict=True)]
 
@@ -91,7 +122,8 @@ def _lists(file: str) -> dict[str, list[str]]:
     place = user_path(file)
     if not place.is_file():
         raise UserError(
-            f"data.split {file} is neither three shares, as 60/20/20, nor hierarchy, nor a file that is there. {wanted}"
+            f"data.split {file} is neither three shares, as 60/20/20, nor hierarchy, nor column:NAME, nor a file that is "
+            f"there. {wanted}"
         )
     try:
         lists = json.loads(place.read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ import numpy as np
 from episodes.data.decoding import WORK, Done, decode_by_processes, decode_chunks, done_in, plan_of
 from episodes.data.pool import ClassPool, fingerprint_of
 from episodes.data.records import LISTED, Faulty, Index, TooManyFaultyError, check_left_out, note_left_out
+from episodes.data.telling import tell
 from episodes.errors import UserError, note
 from episodes.progress import progress
 
@@ -66,6 +67,9 @@ def fill(folder: Path, about: dict[str, Any], find: Callable[[], Index], fewest:
     _seal(folder, plan, np.array(sorted(i for one in done.values() for i, _ in one.faulty), dtype=np.int64), fewest)
     (folder / WORK / "plan.json").unlink()  # first: without it the rest is not gone on with
     shutil.rmtree(folder / WORK)
+    pool = ClassPool.load(folder)
+    out = plan["seen"] - int(pool.counts.sum())
+    tell(pool, [f"{out} of {plan['seen']} records"] if out else [])
 
 
 def _plan(folder: Path, about: dict[str, Any], find: Callable[[], Index], fewest: int) -> dict[str, Any]:

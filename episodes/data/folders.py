@@ -1,5 +1,6 @@
 """Folders of images: a sub-folder for each class, by itself or in a folder for each split. Names of files say nothing."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -99,8 +100,27 @@ def _images(root: Path, files: list[Path], places: np.ndarray) -> Iterator[Store
 
 def is_image(file: Path) -> bool:
     """Whether a file, relative to the folder of the data, is taken for an image."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
-    return file.suffix.lower() in SUFFIXES and not hidden
+    return file.suffix.lower() in SUFFIXES and not _is_hidden(file)
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+
+
+def _reasons(folder: Path, left: Sequence[Path]) -> str:
+    """How many files are left out for which reason; a file that is no image has the ending of none."""
+    counts = Counter(_reason(folder, file) for file in left)
+    return listed([f"{count} {reason}" for reason, count in counts.most_common()])
+
+
+def _reason(folder: Path, file: Path) -> str:
+    if _is_hidden(file):
+        return "hidden"
+    if is_image(file):
+        return "in no folder of a class"
+    if not (folder / file).exists():
+        return "links to nothing"
+    return file.suffix.lower() or "without an ending"
 
 
 def _check_layout(words: str, files: list[Path], inside: list[Path], classes: list[Path]) -> None:
@@ -135,7 +155,7 @@ def _notes(
     taken = set(inside)
     if left := [file for file in files if file not in taken]:
         ways = "files that are no images" if not any(map(is_image, left)) else "files that are no images of a class"
-        notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]}.")
+        notes.append(f"{words}: {len(left)} {ways} are left out, such as {left[0]} (in all {_reasons(folder, left)}).")
     tops = {file.parts[0] for file in inside}
     if empty := sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in tops):
         notes.append(f"{words}: {len(empty)} folders without an image are left out: {listed(empty)}.")

@@ -37,6 +37,8 @@ def gnt_index(root: Path, files: list[str], source: str) -> Index:
         with readable(root / name), (root / name).open("rb") as file:
             end = file.seek(0, 2)
             place = file.seek(0)
+            if not end:
+                broken.append(f"{name} (it is empty)")
             while place < end:
                 head = file.read(HEADER.size)
                 if wrong := _wrong(head, end - place):

@@ -1,17 +1,15 @@
 """What the `datasets` library opens: a hub name, or a folder or file of parquet or Arrow."""
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from episodes.data.columns import image_column, kind_of, label_column, labelled_rows, vectors_of
 from episodes.data.places import cache_folder, user_path
-from episodes.data.reading import Reading, Stored, StoredImage, cause
-from episodes.errors import UserError, unknown
+from episodes.data.reading import cause
+from episodes.data.walking import files_below
+from episodes.errors import UserError, listed, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -24,47 +22,17 @@ def is_hub_name(name: str) -> bool:
     return HUB_NAME.fullmatch(name) is not None
 
 
-def stored_rows(where: str, splits: Sequence[str] | None, reading: Reading) -> Stored:
-    """The rows of some splits (None: all) that have a label; others are left out, with a warning.
-
-    Raises:
-        UserError: nothing can be opened there, a column is unknown or unfit, a split is empty or missing.
-    """
-    return stored_parts(open_splits(where, splits, reading.configuration), where, reading)
-
-
-def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> Stored:
-    """As `stored_rows`, of splits that are open.
+def open_splits(
+    where: str, splits: Sequence[str] | None = None, configuration: str | None = None, words: str = ""
+) -> "dict[str, Dataset]":
+    """The asked splits (None: all) of the data set in a folder, in a parquet file or on the hub.
 
     Arguments:
-        where: what to call the data set in messages.
+        words: what to call the data set in messages; empty: `where`.
     """
-    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
-    image, label = image_column(features, reading.image), label_column(features, reading.label)
-    rows, labels, names = labelled_rows(parts, label, where)
-    out = sum(part.num_rows for part in parts.values()) - len(labels)
-    parts = {split: part for split, part in parts.items() if len(rows[split])}
-    for split, part in parts.items():
-        if image not in part.features:
-            raise UserError(f"Split {split!r} of {where} has no column {image!r}. Choose another column with --data.image.")
-    if kind_of(features[image]) == "vector":
-        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
-    starts = np.cumsum([0, *(len(rows[split]) for split in parts)])
-    ready = {split: _undecoded(part, image) for split, part in parts.items()}
-    images = [partial(_images, split, ready[split]) for split in parts]
-
-    def at(places: np.ndarray) -> Iterator[StoredImage]:
-        for i, (split, own) in enumerate(zip(parts, images, strict=True)):
-            inside = places[(places >= starts[i]) & (places < starts[i + 1])] - starts[i]
-            yield from own(rows[split][inside])
-
-    return Stored(labels, names, at, left_out=out)
-
-
-def open_splits(where: str, splits: Sequence[str] | None = None, configuration: str | None = None) -> "dict[str, Dataset]":
-    """The asked splits (None: all) of the data set in a folder, in a parquet file or on the hub."""
     local = user_path(where).exists()
-    parts = _open_folder(where, configuration) if local else _open_hub(where, configuration)
+    parts = _open_folder(where, configuration, words or where) if local else _open_hub(where, configuration)
+    where = words or where
     for split in splits or ():
         if split not in parts:
             raise unknown(f"split of {where}", split, parts)
@@ -79,12 +47,12 @@ def empty_split(split: str, where: str) -> UserError:
     return UserError(f"Split {split!r} of {where} is empty. Remove it, or put images there.")
 
 
-def _open_folder(where: str, configuration: str | None) -> "dict[str, Dataset]":
+def _open_folder(where: str, configuration: str | None, words: str) -> "dict[str, Dataset]":
     from datasets import Dataset, load_dataset, load_from_disk
 
     folder = user_path(where)
     if configuration is not None and (folder.is_file() or is_saved(folder)):
-        raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
+        raise UserError(f"--data.configuration means nothing for {words}, which is one data set; leave it out.")
     try:
         if folder.is_file() and folder.suffix.lower() == ".arrow":
             parts = Dataset.from_file(str(folder))
@@ -100,12 +68,22 @@ def _open_folder(where: str, configuration: str | None) -> "dict[str, Dataset]":
         raise
     except Exception as error:  # the library's own kinds, and those of pyarrow and of the file formats
         if empty := re.search(r"Instruction \"(.+)\" corresponds to no data", str(error)):
-            raise empty_split(empty[1], where) from error
+            raise empty_split(empty[1], words) from error
+        why = cause(error).replace(where, words)
         raise UserError(
-            f"{where} cannot be read as a Hugging Face data set ({cause(error)}). "
+            f"{words} cannot be read as a Hugging Face data set ({why}). {_what_is_there(folder)}"
             "It should be or hold parquet files, or hold a sub-folder of images for each class."
         ) from error
     return {"train": parts} if isinstance(parts, Dataset) else dict(parts)
+
+
+def _what_is_there(folder: Path) -> str:
+    """A sentence on the files of a folder in which there is nothing to be read."""
+    if not folder.is_dir() or is_saved(folder) or not (files := files_below(folder)):
+        return ""
+    counts = Counter(file.suffix or "without an ending" for file in files)
+    kinds = listed([f"{count} {ending}" for ending, count in counts.most_common()])
+    return f"Its files are {kinds}: archives in it have to be unpacked, and endings say what a file is (.png, .parquet). "
 
 
 def _load(folder: Path, configuration: str | None) -> "dict[str, Dataset]":
@@ -215,31 +193,3 @@ def _check_hub(where: str) -> None:
             "Check the network, give a local copy with --data.path (of a stream --stream.data.path), or set HF_HUB_OFFLINE=1 "
             "to use what was downloaded before."
         ) from error
-
-
-def _undecoded(part: "Dataset", column: str) -> "Dataset":
-    """The image column alone, holding {"bytes": ..., "path": ...}: we decode them, so that a damaged one can be named."""
-    from datasets import Image
-
-    part = part.select_columns([column])
-    if kind_of(part.features[column]) == "pixels":
-        return part.with_format("numpy")
-    try:
-        return part.cast_column(column, Image(decode=False))
-    except Exception as error:
-        raise UserError(
-            f"Image column {column!r} holds {part.features[column]}, no images. Choose another with --data.image."
-        ) from error
-
-
-def _images(split: str, part: "Dataset", rows: np.ndarray) -> Iterator[StoredImage]:
-    """The stored images of some rows."""
-    part = part if len(rows) == len(part) else part.select(rows)
-    images = (image for some in part.iter(256) for image in next(iter(some.values())))
-    for row, image in zip(rows, images, strict=True):
-        named = image.get("path") if isinstance(image, dict) else None
-        yield f"{f'{named} in ' if named else ''}row {row} of split {split!r}", image
-
-
-def _no_images(places: np.ndarray) -> Iterator[StoredImage]:
-    return iter(())

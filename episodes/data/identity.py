@@ -45,11 +45,13 @@ def images_in_both(pool: "ClassPool", other: "ClassPool") -> str:
 
 def images_twice(pool: "ClassPool") -> str:
     """A sentence on the images that a pool has more than once, with their number and an example; empty where it has none."""
-    ids, counts = np.unique(pool.ids[pool.rows()], return_counts=True)
-    if not (counts > 1).any():
+    ids = np.sort(pool.ids[pool.rows()])
+    again = ids[1:] == ids[:-1]
+    if not again.any():
         return ""
-    example = _class_of(pool, ids[counts > 1][0])
-    return f"{pool.source} has {_counted(int((counts > 1).sum()))} more than once, byte for byte; one is of {example}."
+    images = int((again & ~np.append(False, again[:-1])).sum())  # each once, however often it is there
+    example = _class_of(pool, ids[1:][again][0])
+    return f"{pool.source} has {_counted(images)} more than once, byte for byte; one is of {example}."
 
 
 def _class_of(pool: "ClassPool", image: np.uint64) -> str:

@@ -25,6 +25,8 @@ class Look(NamedTuple):
     """The grounds on which nothing of it would be seen; None: it is not transparent."""
     frames: int = 1
     """Pictures in its file, of which the first is read."""
+    brightest: int | None = None
+    """The greatest pixel value where it has eight bits, no transparency, and several values; else None."""
 
 
 def decode(
@@ -61,7 +63,9 @@ def look(raw: bytes | np.ndarray) -> Look:
     blank = None
     if _is_transparent(image):
         blank = tuple(ground for ground in ("white", "black") if is_blank(np.asarray(_plain(image, ground=ground))))
-    return Look(1 if grey else 3, image.size, levels, blank, frames)  # type: ignore[arg-type]
+    plain = image.mode in ("L", "RGB") and blank is None and not is_blank(np.asarray(image))
+    brightest = int(np.asarray(image).max()) if plain else None
+    return Look(1 if grey else 3, image.size, levels, blank, frames, brightest)  # type: ignore[arg-type]
 
 
 def is_blank(pixels: np.ndarray) -> bool:
@@ -114,6 +118,8 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 def _scaled(pixels: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
     """As uint8: the first of `levels` becomes 0, the second 255, what lies outside the nearer of the two."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ValueError("a pixel is no finite number")
     black, white = levels
     return np.clip((pixels.astype(np.float64) - black) * 255 / (white - black), 0, 255).astype(np.uint8)
 

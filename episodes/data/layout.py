@@ -57,5 +57,6 @@ def check_splits(classes: Iterable[Path], words: str) -> None:
         which = f"{mixed[0]} holds" if mixed else "some folders hold"
         raise UserError(
             f"{words}: {which} folders of images, as a split does, but not all that lies beside it or in it does.{twice} "
-            "Either let all folders be classes, or let all be splits, named train, validation and test, with classes in them."
+            "Either let all folders be classes, or let all be splits, named train, validation and test, with classes in them; "
+            f"or give one of them alone{f', as {words}/{mixed[0]}' if mixed else ''}."
         )

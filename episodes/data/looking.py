@@ -13,6 +13,8 @@ SAMPLE = 256
 """Images that are looked at, spread over all classes."""
 USUAL_LEVELS = (0.0, 65535.0)
 """Of integer image files."""
+DARK = 32
+"""Images of eight bits none of whose pixels has this value are said to be nearly black."""
 BITS = (8, 10, 12, 14, 16)
 """Numbers of bits that pixels have, where a value is beyond the few that are taken as they are."""
 
@@ -33,6 +35,7 @@ def completed_by_looking(stored: Stored, reading: Reading, where: str) -> Readin
         return replace(reading, size=reading.size or LARGEST_OWN_SIZE, channels=reading.channels or 1, ground="white")
     if several := sum(one.frames > 1 for one in seen):
         note(f"{where}: {several} of {len(seen)} image files that were looked at hold several pictures. The first is read.")
+    _say_dark(seen, where)
     return replace(
         reading,
         size=reading.size or _size(seen, where),
@@ -59,6 +62,16 @@ def _sound(stored: Stored, places: np.ndarray) -> Iterator[Look]:
             raise
         except Exception:  # Pillow raises many kinds; decoding names the image
             continue
+
+
+def _say_dark(seen: list[Look], where: str) -> None:
+    """A note where no image uses more than the darkest values: those of labels or masks, or of more bits than were stored."""
+    known = [one.brightest for one in seen if one.brightest is not None]
+    if known and max(known) < DARK:
+        note(
+            f"{where}: no pixel of the {len(known)} images that were looked at is above {max(known)} of 255: they are nearly "
+            "black. Where they were meant to have fewer levels, or more bits, store them with values from 0 to 255."
+        )
 
 
 def _sides(seen: list[Look]) -> str:

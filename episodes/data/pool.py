@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes.data.arrays import as_inputs, as_labels, check_kind, checked_labels
+from episodes.data.arrays import Names, as_inputs, as_labels, check_kind, checked_labels
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
@@ -61,7 +61,7 @@ class ClassPool:
         return "image" if self.x.ndim == 4 else "vector"
 
     @staticmethod
-    def from_arrays(x: Any, y: Any, names: Sequence[str] | None = None, source: str = "arrays") -> "ClassPool":
+    def from_arrays(x: Any, y: Any, names: Names = None, source: str = "arrays") -> "ClassPool":
         """A pool of arrays or tensors of one's own.
 
         Arguments:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal
 from episodes.data.arrays import stored_arrays
 from episodes.data.cache import remembered
 from episodes.data.folders import ImageFolder, holds_images, image_folder, is_image, stored_files
-from episodes.data.hf import open_splits, stored_parts, stored_rows
+from episodes.data.hf import open_splits
 from episodes.data.layout import is_split
 from episodes.data.looking import completed_by_looking
+from episodes.data.naming import say_of_names
 from episodes.data.places import readable, user_path
 from episodes.data.pool import ClassPool, gathered, grouped
 from episodes.data.reading import Reading, Stored, decoded
+from episodes.data.rows import stored_parts, stored_rows
 from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
-from episodes.data.telling import tell
-from episodes.data.unpacking import unpacked
+from episodes.data.telling import left_out, tell
+from episodes.data.unpacking import is_archive, unpacked
 from episodes.data.walking import files_below, stamps_of
 from episodes.errors import UserError, listed, note, unknown
 
@@ -45,6 +47,7 @@ def read(
 
 def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str) -> ClassPool:
     """The pool of what is stored. Arguments and errors as `read`."""
+    say_of_names(stored.names, where)
     names = [f"{name}/{label}" for label in stored.names]
     if stored.vectors is not None:
         _refuse_sizes(reading, where)
@@ -54,7 +57,7 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
         pool = gathered(stored.labels, names, decoded(stored, done, where), words)
         if lost := sorted(set(names) - set(pool.names)):
             note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
-    tell(pool, stored, done)
+    tell(pool, left_out(pool, stored), done.seen)
     return pool
 
 
@@ -76,8 +79,12 @@ def pool_of_dataset(
     Raises:
         UserError: a column is unknown or unfit, no row has a label, or images are damaged.
     """
+    from datasets import Dataset
+
     reading = Reading(image, label, size, channels)
     parts = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    if other := [type(part).__name__ for part in parts.values() if not isinstance(part, Dataset)]:
+        raise UserError(f"{name} is a {other[0]}, and must be a datasets.Dataset or a DatasetDict, which have all rows.")
     return pool_of(stored_parts(parts, name, reading), name, reading, name, name)
 
 
@@ -105,6 +112,24 @@ def with_columns(reading: Reading, where: str, image: str, label: str) -> Readin
         return replace(reading, image=reading.image or own[0], label=reading.label or own[1])
 
 
+def tables_of(where: str, reading: Reading) -> tuple[str, list[Path]]:
+    """Where the rows of a data set lie, and the tables in which they stand; none: the `datasets` library reads them.
+
+    Raises:
+        UserError: it has no columns.
+    """
+    with readable(where):
+        if (place := _opened(where)) is None:
+            return where, []
+        folder = place.is_dir() and holds_images(place)
+        tables = (
+            [place] if _kind(place) == "table" else [place / own for own in tables_in(place, reading.label)] if folder else []
+        )
+        if _kind(place) == "arrays" or (folder and not tables):
+            raise UserError(f"{where} has no columns. List the classes of the meta-splits in a file: --data.split FILE.")
+        return str(place), tables
+
+
 def source_identity(where: Path) -> list:
     """What tells one state of a folder or file from another: its place, and the name, bytes and time of each file in it.
 
@@ -121,7 +146,7 @@ def _splits(where: str, reading: Reading) -> list[str]:
     if _kind(place) == "arrays" or (_kind(place) == "table" and not images_named(place)):
         return ["train"]
     folder = _folder_at(where, place, reading)
-    return list(folder.splits) if folder is not None else list(open_splits(str(place), None, reading.configuration))
+    return list(folder.splits) if folder is not None else list(open_splits(str(place), None, reading.configuration, where))
 
 
 def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Stored:
@@ -132,7 +157,7 @@ def _stored(where: str, splits: Sequence[str] | None, reading: Reading) -> Store
     if kind == "table" and reading.image is None and not images_named(place):
         return _whole(table_of_vectors(place, reading), splits, where)
     if (folder := _folder_at(where, place, reading)) is None:
-        return stored_rows(str(place), splits, reading)
+        return stored_rows(str(place), splits, reading, where)
     if reading.configuration is not None:
         raise UserError(f"--data.configuration means nothing for {where}, which is one data set; leave it out.")
     return stored_files(folder, where, splits)
@@ -168,19 +193,24 @@ def _folder_at(where: str, place: Path, reading: Reading) -> ImageFolder | None:
 
 
 def _opened(where: str) -> Path | None:
-    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all; a table or a file
-    of arrays that lies in a folder alone; None: nothing is there, so it may be a name of the hub."""
+    """The place to read from: of an archive what was unpacked from it, and there the folder that holds all; a table, a
+    file of arrays or another archive that lies in a folder alone; None: nothing is there, so it may be a name of the hub."""
     place = user_path(where)
     if not place.exists():
         return None
     if archive := place.is_file() and not _kind(place) and place.suffix.lower() not in (".parquet", ".arrow"):
         place = unpacked(place)
     while place.is_dir() and len(inside := [one for one in place.iterdir() if not one.name.startswith((".", "__MACOSX"))]) == 1:
+        if inside[0].is_file() and is_archive(inside[0]):
+            archive, place = True, unpacked(inside[0])
+            continue
         if not _kind(inside[0]) and not (archive and inside[0].is_dir() and not _is_class(inside[0])):
             break
         place = inside[0]
     if place.is_dir() and archive and not files_below(place):
         raise UserError(f"{where} holds no files. It should hold a folder of images for each class.")
+    if place.is_dir() and (inside := list(place.iterdir())) and all(file.suffix.lower() == ".zip" for file in inside):
+        raise UserError(f"{where} holds {len(inside)} archives and nothing else. Unpack them, or give one of them.")
     return place
 
 

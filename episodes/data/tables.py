@@ -1,80 +1,25 @@
 """Tables: of image files and their labels, beside the images; and of numbers with a label, whose rows are vectors."""
 
-import codecs
-import csv
-import io
-import json
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episodes.data.columns import LABEL_NAMES
-from episodes.data.folders import SUFFIXES, ImageFolder, is_image
+from episodes.data.columns import LABEL_NAMES, counts_the_rows
+from episodes.data.folders import ImageFolder, is_image
 from episodes.data.layout import is_split
-from episodes.data.reading import Reading, Stored, first_line
+from episodes.data.reading import Reading, Stored
+from episodes.data.table_file import LOOKED_AT, Table, names_image, read_table
 from episodes.data.walking import files_below
-from episodes.errors import UserError, note, unknown
-
-if TYPE_CHECKING:
-    from pyarrow import ChunkedArray
+from episodes.errors import UserError, listed, note, unknown
 
 TABLES = (".csv", ".tsv", ".jsonl")
 """How the names of tables end."""
 BESIDE = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 """Tables that are read wherever they lie in a folder; the paths in them start where they lie."""
-HEADER = 1 << 20
-"""Bytes in which the first line ends."""
 FILE_NAMES = ("file_name", "filename", "file", "path", "image", "image_path", "img")
 """Columns of image files, the first that is there."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a table says: columns of text, kept by Arrow, as there may be many."""
-
-    file: Path
-    columns: "dict[str, ChunkedArray]"
-
-    def values(self, column: str) -> list[str]:
-        return self.columns[column].to_pylist()
-
-    def numbers(self, column: str) -> np.ndarray | None:
-        """(I,) float32: the values as numbers, a missing one as NaN; None: one is no number."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        text = self.columns[column]
-        try:
-            numbers = pc.if_else(pc.equal(text, ""), None, text).cast(pa.float64())
-        except pa.ArrowInvalid:
-            return None
-        return numbers.to_numpy().astype(np.float32)
-
-
-def read_table(file: Path) -> Table:
-    """A table of comma-, semicolon- or tab-separated values, its columns named in the first line, or of JSON lines.
-
-    A first line that names an image is taken for a row; the columns are then called 1, 2, ...
-
-    Raises:
-        UserError: it is empty, no text in UTF-8, or a line has more or fewer values than there are columns.
-    """
-    import pyarrow as pa
-
-    try:
-        data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-        columns = _lines(file, data) if file.suffix.lower() == ".jsonl" else _separated(file, data)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"{file} cannot be read as a table ({first_line(error)}). Store it as UTF-8, its columns named in line 1, with as "
-            "many values in each line."
-        ) from error
-    if not columns or not len(next(iter(columns.values()))):
-        raise UserError(f"{file} has no rows. Line 1 names the columns; each further line is an example.")
-    return Table(file, columns)
 
 
 def tables_in(folder: Path, label: str | None = None) -> list[Path]:
@@ -84,7 +29,7 @@ def tables_in(folder: Path, label: str | None = None) -> list[Path]:
     """
     files = files_below(folder)
     tops = {file.parts[0] for file in files if is_image(file) and len(file.parts) > 1}
-    if found := [file for file in files if file.name in BESIDE]:
+    if found := [file for file in files if file.name.lower() in BESIDE]:
         named = [name for file in found for name in read_table(folder / file).columns if LABEL_NAMES.fullmatch(name)]
         return found if named or label is not None or len(tops) < 2 else []
     loose = [file for file in files if len(file.parts) == 1 and file.suffix.lower() in TABLES]
@@ -103,20 +48,22 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     """
     split = all(len(table.parts) > 1 and is_split(table.parts[0]) for table in tables)
     found: dict[str, dict[str, list[Path]]] = {}
-    notes, taken, out = list[str](), set[Path](), 0
+    notes, taken, out = list[str](), set[str](), 0
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
         label = _label_column(table, reading.label, file)
         part = found.setdefault(place.parts[0].lower() if split else "train", {})
-        for name, own in zip(table.values(file), table.values(label), strict=True):
+        rows = list(zip(table.paths(file, folder / place.parent), table.labels(label), strict=True))
+        for name, own in rows:
             if name and own:
-                taken.add(image := place.parent / name)
+                image = place.parent / name
+                taken.add(os.path.normpath(folder / image))
                 part.setdefault(own, []).append(image)
-        if missing := sum(not (a and b) for a, b in zip(table.values(file), table.values(label), strict=True)):
+        if missing := sum(not (name and own) for name, own in rows):
             notes.append(f"{table.file}: {missing} rows have no {file} or no {label} and are left out.")
             out += missing
-    if left := [file for file in files_below(folder) if is_image(file) and file not in taken]:
+    if left := [file for file in files_below(folder) if is_image(file) and os.path.normpath(folder / file) not in taken]:
         notes.append(f"{words}: {len(left)} images that no table names are left out, such as {left[0]}.")
     return ImageFolder(folder, found, tuple(notes), out + len(left))
 
@@ -124,7 +71,22 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
 def images_named(file: Path) -> list[Path]:
     """The images that a table names, relative to its folder; none: it is one of numbers."""
     table = read_table(file)
-    return sorted({Path(value) for name in _image_columns(table, file.parent) for value in table.values(name) if value})
+    columns = _image_columns(table, file.parent)
+    return sorted({Path(value) for name in columns for value in table.paths(name, file.parent) if value})
+
+
+def column_of_table(file: Path, reading: Reading, column: str) -> list[tuple[str, str]]:
+    """(label, value of a column) of each row that has a label.
+
+    Raises:
+        UserError: there is no such column, or it is not said which one has the labels.
+    """
+    table = read_table(file)
+    if column not in table.columns:
+        raise unknown(f"column of {file}", column, table.columns)
+    images = [reading.image] if reading.image else _image_columns(table, file.parent)
+    label = _label_column(table, reading.label, images[0] if images else None)
+    return [(own, value) for own, value in zip(table.labels(label), table.values(column), strict=True) if own]
 
 
 def table_of_vectors(file: Path, reading: Reading) -> Stored:
@@ -136,15 +98,22 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
     table = read_table(file)
     label = _label_column(table, reading.label, None)
     columns = [column for column in table.columns if column != label]
-    numbers = {column: own for column in columns if (own := table.numbers(column)) is not None}
+    found = {column: own for column in columns if (own := table.numbers(column)) is not None}
+    numbers = {column: own for column, own in found.items() if not counts_the_rows(column, own)}
+    shown = {column: f"{column or 'one without a name'} (such as {table.columns[column][0].as_py()!r})" for column in columns}
     if not numbers:
         raise UserError(
-            f"{file} has neither a column of image files that are there, nor one of numbers. Its columns are "
-            f"{', '.join(table.columns)}. The paths of images start at the folder of the table; --data.image names theirs."
+            f"{file} has neither a column of image files that are there, nor one of numbers. Beside {label} it has "
+            f"{listed(list(shown.values())) or 'none'}. The paths of images start at the folder of the table and have their "
+            "ending, as cat/1.png; --data.image names their column. Numbers have a decimal point."
         )
-    if other := [column for column in columns if column not in numbers]:
-        note(f"{file}: columns that are no numbers are left out: {', '.join(other)}.")
-    x, labels = np.stack([*numbers.values()], axis=1), table.values(label)
+    if other := [shown[column] for column in columns if column not in found]:
+        note(f"{file}: columns that are no numbers are left out: {listed(other)}.")
+    if rows := [shown[column] for column in found if column not in numbers]:
+        note(f"{file}: columns that only count the rows are left out: {listed(rows)}.")
+    if beside := [own for own in files_below(file.parent) if is_image(own)]:
+        note(f"{file} names none of the {len(beside)} images that lie beside it, such as {beside[0]}, and is read as numbers.")
+    x, labels = np.stack([*numbers.values()], axis=1), table.labels(label)
     kept = np.array([own != "" for own in labels])
     if not kept.all():
         note(f"{file}: {int((~kept).sum())} rows have no {label} and are left out.")
@@ -168,43 +137,6 @@ def in_order(labels: Iterable[str]) -> list[str]:
         return sorted(names)
 
 
-def _separated(file: Path, data: bytes) -> "dict[str, ChunkedArray]":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
-
-    lines = io.StringIO(data[:HEADER].decode("utf-8", "ignore"), newline="")
-    first = next((line for line in lines if line.strip()), "")
-    separator = max(",;\t", key=first.count) if file.suffix.lower() != ".tsv" else "\t"
-    header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
-    data.decode("utf-8")
-    if not header:
-        return {}
-    bare = any(Path(name).suffix.lower() in SUFFIXES for name in header)
-    names = [str(i + 1) for i in range(len(header))] if bare else header
-    if len(set(names)) < len(names):
-        raise UserError(f"{file} names a column twice in line 1: {', '.join(names)}. Give each another name.")
-    rows = data[len(data) - len(data.lstrip()) :]
-    if not bare and not rows[len(first.encode()) :].strip():
-        return {}
-    options = ReadOptions(column_names=names, skip_rows=0 if bare else 1)
-    kinds = ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    parsing = ParseOptions(delimiter=separator, newlines_in_values=True)
-    table = read_csv(io.BytesIO(rows), options, parsing, kinds)
-    return {name: pc.utf8_trim_whitespace(table[name]) for name in names}
-
-
-def _lines(file: Path, data: bytes) -> "dict[str, ChunkedArray]":
-    import pyarrow as pa
-
-    rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file}: each line must be an object, such as {{'file_name': '1.png', 'label': 'cat'}}.")
-    names = dict.fromkeys(str(name) for row in rows for name in row)
-    text = {name: ["" if (own := row.get(name)) is None else str(own) for row in rows] for name in names}
-    return {name: pa.chunked_array([own], pa.string()) for name, own in text.items()}
-
-
 def _file_column(table: Table, folder: Path, asked: str | None) -> str:
     if asked is not None:
         if asked not in table.columns:
@@ -223,11 +155,7 @@ def _image_columns(table: Table, folder: Path) -> list[str]:
     """The columns whose values are images that are there, those with a usual name first."""
     usual = [name for name in FILE_NAMES if name in table.columns]
     looked = [*usual, *(name for name in table.columns if name not in usual)]
-    return [name for name in looked if any(_is_there(folder, value) for value in table.columns[name][:100].to_pylist())]
-
-
-def _is_there(folder: Path, name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file()
+    return [name for name in looked if any(names_image(folder, value) for value in table.columns[name][:LOOKED_AT].to_pylist())]
 
 
 def _label_column(table: Table, asked: str | None, file: str | None) -> str:
@@ -235,11 +163,20 @@ def _label_column(table: Table, asked: str | None, file: str | None) -> str:
     if asked is not None:
         if asked not in table.columns:
             raise unknown(f"label column of {table.file}", asked, table.columns)
-        return asked
+        return _single(table, asked)
     others = [column for column in table.columns if column != file]
     named = [column for column in others if LABEL_NAMES.fullmatch(column)]
     found = named or (others if file is not None else [])
     if len(found) != 1:
         which = f"several columns that may be labels: {', '.join(found)}" if found else "no column with a name like label"
         raise UserError(f"{table.file} has {which}, in {', '.join(table.columns)}. Choose one with --data.label.")
-    return found[0]
+    return _single(table, found[0])
+
+
+def _single(table: Table, label: str) -> str:
+    """A column of labels. Raises `UserError` where it holds lists or objects, which are no labels."""
+    if label in table.nested:
+        raise UserError(
+            f"{table.file}: {label!r} holds lists or objects. A label is one text or number. Choose another column."
+        )
+    return label

@@ -15,6 +15,7 @@ from episodes.data.identity import identity
 from episodes.data.images import decode
 from episodes.data.places import readable
 from episodes.data.records import Faulty, Index, in_order
+from episodes.errors import listed, note
 from episodes.progress import progress
 
 STEP = 2**24
@@ -39,6 +40,8 @@ def tsv_index(root: Path, files: list[str], source: str) -> Index:
                     for column, value in ((number, own), (offset, place), (row, at)):
                         column.append(value)
                 place += len(line)
+    if label and (empty := [name for name in files if not (root / name).stat().st_size]):
+        note(f"{source}: {len(empty)} of {len(files)} files are empty: {listed(empty)}.")
     names = [f"{source}/{who.decode('utf-8', 'backslashreplace')}" for who in codes]
     file_I, offset_I, row_I, label_I = (np.asarray(column) for column in (number, offset, row, label))
     names, label_I = in_order(names, label_I)

@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from episodes.data.cache import building
@@ -12,6 +13,13 @@ from episodes.data.pool import digest_of
 from episodes.data.reading import cause
 from episodes.data.walking import files_below, stamps_of
 from episodes.errors import UserError, note
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+def is_archive(file: Path) -> bool:
+    """Whether a file is called as archives are."""
+    return file.name.lower().endswith(ARCHIVES)
 
 
 def unpacked(archive: Path) -> Path:
@@ -24,6 +32,8 @@ def unpacked(archive: Path) -> Path:
         note(f"What was unpacked from {archive} to {place} is damaged. It is unpacked again.")
         shutil.rmtree(place)
     if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
+        if is_archive(archive):
+            raise UserError(f"{archive} is damaged, or no archive of that kind. Get it again, or pack it again.")
         raise UserError(
             f"{archive} is neither a zip or tar archive nor a .parquet, .arrow, .csv, .tsv, .jsonl or .npz file. "
             "Give one of these, or a folder with a sub-folder of images for each class."
@@ -45,7 +55,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     """The files of an archive, and nothing outside of the folder. Links in a tar are left out, with a note."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)
+            _unpack_zip(opened, archive, folder)
         return
     with tarfile.open(archive) as opened:
         left = []
@@ -59,6 +69,20 @@ def _unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file)
     if left:
         note(f"{archive}: {len(left)} links or files of other places are left out, such as {left[0]}.")
+
+
+def _unpack_zip(opened: zipfile.ZipFile, archive: Path, folder: Path) -> None:
+    """Of entries with one name the last is kept, with a note. Names written as on Windows are paths too."""
+    entries = opened.infolist()
+    backwards = not any("/" in entry.filename for entry in entries)
+    for entry in entries:
+        if backwards:
+            entry.filename = entry.filename.replace("\\", "/")
+    names = Counter(entry.filename for entry in entries if not entry.is_dir())
+    if twice := [name for name, count in names.items() if count > 1]:
+        note(f"{archive}: {len(twice)} names are there more than once, such as {twice[0]}. The last file of each is read.")
+    for entry in entries:
+        opened.extract(entry, folder)
 
 
 def _listed(folder: Path) -> str:

@@ -1,0 +1,140 @@
+"""A file of a table: comma-, semicolon- or tab-separated values, or JSON lines, as columns of text."""
+
+import codecs
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from episodes.data.folders import SUFFIXES
+from episodes.data.reading import first_line
+from episodes.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
+
+HEADER = 1 << 20
+"""Bytes in which the first line ends."""
+LOOKED_AT = 100
+"""Rows by which it is found out whether a column names images."""
+SEPARATOR = re.compile(rb"\s*sep=([,;\t|])[ \t]*\r?\n", re.IGNORECASE)
+"""A first line by which Excel knows how the values are separated."""
+WHOLE = re.compile(r"-?[0-9]+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table says: columns of text, kept by Arrow, as there may be many."""
+
+    file: Path
+    columns: "dict[str, ChunkedArray]"
+    nested: frozenset[str] = frozenset()
+    """Columns that hold lists or objects, of JSON lines."""
+
+    def values(self, column: str) -> list[str]:
+        return self.columns[column].to_pylist()
+
+    def labels(self, column: str) -> list[str]:
+        """The labels, a missing one empty. Where all are whole numbers, 1.0 is the class 1: what programs make of a column of
+        numbers with a gap."""
+        given = self.values(column)
+        whole = all(WHOLE.fullmatch(own) for own in given if own)
+        return [own.partition(".")[0] for own in given] if whole else given
+
+    def paths(self, column: str, folder: Path) -> list[str]:
+        r"""The paths of files, a missing one empty. Where they are written as on Windows, a\1.png is a/1.png."""
+        given = self.values(column)
+        backwards = any("\\" in own and not is_there(folder, own) for own in given[:LOOKED_AT])
+        return [own.replace("\\", "/") for own in given] if backwards else given
+
+    def numbers(self, column: str) -> np.ndarray | None:
+        """(I,) float32: the values as numbers, a missing one as NaN; None: one is no number."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        text = self.columns[column]
+        try:
+            numbers = pc.if_else(pc.equal(text, ""), None, text).cast(pa.float64())
+        except pa.ArrowInvalid:
+            return None
+        return numbers.to_numpy().astype(np.float32)
+
+
+def read_table(file: Path) -> Table:
+    """A table of comma-, semicolon- or tab-separated values, its columns named in the first line, or of JSON lines.
+
+    A first line that names an image is taken for a row; the columns are then called 1, 2, ...
+
+    Raises:
+        UserError: it is empty, no text in UTF-8, or a line has more or fewer values than there are columns.
+    """
+    import pyarrow as pa
+
+    try:
+        data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        lines = file.suffix.lower() == ".jsonl"
+        columns, nested = _lines(file, data) if lines else (_separated(file, data), frozenset[str]())
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{file} cannot be read as a table ({first_line(error)}). Store it as UTF-8, its columns named in line 1, with as "
+            "many values in each line."
+        ) from error
+    if not columns or not len(next(iter(columns.values()))):
+        raise UserError(f"{file} has no rows. Line 1 names the columns; each further line is an example.")
+    return Table(file, columns, nested)
+
+
+def names_image(folder: Path, name: str) -> bool:
+    """Whether an image is there, also where its path is written as on Windows."""
+    return is_there(folder, name) or is_there(folder, name.replace("\\", "/"))
+
+
+def is_there(folder: Path, name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file()
+
+
+def _separated(file: Path, data: bytes) -> "dict[str, ChunkedArray]":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
+
+    told = SEPARATOR.match(data)
+    data = data[told.end() :] if told else data
+    lines = io.StringIO(data[:HEADER].decode("utf-8", "ignore"), newline="")
+    first = next((line for line in lines if line.strip()), "")
+    usual = max(",;\t", key=first.count) if file.suffix.lower() != ".tsv" else "\t"
+    separator = told[1].decode() if told else usual
+    header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+    data.decode("utf-8")
+    if not header:
+        return {}
+    bare = any(Path(name).suffix.lower() in SUFFIXES for name in header)
+    names = [str(i + 1) for i in range(len(header))] if bare else header
+    if len(set(names)) < len(names):
+        raise UserError(f"{file} names a column twice in line 1: {', '.join(names)}. Give each another name.")
+    rows = data[len(data) - len(data.lstrip()) :]
+    if not bare and not rows[len(first.encode()) :].strip():
+        return {}
+    options = ReadOptions(column_names=names, skip_rows=0 if bare else 1)
+    kinds = ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    parsing = ParseOptions(delimiter=separator, newlines_in_values=True)
+    table = read_csv(io.BytesIO(rows), options, parsing, kinds)
+    return {name: pc.utf8_trim_whitespace(table[name]) for name in names}
+
+
+def _lines(file: Path, data: bytes) -> "tuple[dict[str, ChunkedArray], frozenset[str]]":
+    """The columns of JSON lines, and those of lists or objects among them."""
+    import pyarrow as pa
+
+    rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: each line must be an object, such as {{'file_name': '1.png', 'label': 'cat'}}.")
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    text = {name: ["" if (own := row.get(name)) is None else str(own) for row in rows] for name in names}
+    nested = frozenset(str(name) for row in rows for name, own in row.items() if isinstance(own, dict | list))
+    return {name: pa.chunked_array([own], pa.string()) for name, own in text.items()}, nested
