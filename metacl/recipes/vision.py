@@ -1,6 +1,7 @@
 """Settings of learners on a pre-trained vision transformer: `small` for a few minutes on two cores, and `paper`.
 
-The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa.
+The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa; of
+CODA-Prompt, which is not in it, from its own. There is no published recipe of the one prefix; it has that of the others.
 `small` has the ViT-S/14 of DINOv2 on images of 98 pixels, smaller batches and fewer epochs.
 """
 
@@ -9,13 +10,19 @@ from dataclasses import replace
 from typing import Any
 
 from metacl.learners import LearnerConfig
+from metacl.learners.vision.coda import CodaConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
+from metacl.learners.vision.l2p import L2PConfig
+from metacl.learners.vision.matched import MatchedConfig
+from metacl.learners.vision.prefix import PrefixConfig
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.recipes.settings import Settings
 
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
 RATES = (0.015, 0.005, 0.05)
+PROMPT_RATES = (0.0025, 0.001, 0.01)
+"""Of which the best is taken along episodes: of HiDe-Prompt and NoRGa, and of the other methods of prompts."""
 
 SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
 SHORT = AlignmentConfig(rate=0.05, epochs=10, samples=64)
@@ -49,3 +56,12 @@ def norga() -> dict[str, Callable[[Settings], LearnerConfig]]:
         alignment=AlignmentConfig(0.05, 80, 640),
     )
     return recipes | {"paper": paper_s}
+
+
+def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """Methods of prompts, whose configurations are the papers' settings."""
+    return {"small": small(learner), "paper": paper(learner)}
+
+
+PREFIX, L2P, CODA = prompts(PrefixConfig()), prompts(L2PConfig()), prompts(CodaConfig())
+DUAL, S_PROMPT = prompts(MatchedConfig()), prompts(MatchedConfig(blocks=5, shared_blocks=0))
