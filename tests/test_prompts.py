@@ -1,6 +1,7 @@
 """Prefix, L2P, DualPrompt, S-Prompt++ and CODA-Prompt: what is taken against loops in numpy, what stays, and odd tasks."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from metacl.nets.vit import VitConfig
 from metacl.recipes.presets import trained_for
 from metacl.recipes.settings import EPISODES
 
-SHORT = {"epochs": 2, "batch_size": 4, "rate": 0.05, "trunk": TINY}
-CONFIGS = {
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 4, "rate": 0.05, "trunk": TINY}
+CONFIGS: dict[str, Any] = {
     "prefix": PrefixConfig(length=3, blocks=2, **SHORT),
     "l2p": L2PConfig(length=2, size=6, top=2, **SHORT),
     "l2p, class token": L2PConfig(length=2, size=6, top=2, reads="token", **SHORT),
@@ -135,7 +136,7 @@ def test_the_nearest_key_against_a_loop():
     """The shared prefix comes first, then that of the nearest key; in training that of the last task."""
     learner = CONFIGS["dualprompt"].build(SPEC)
     parts = {"prefix": noise(4, 2, 2, 3, 4, 6), "key": noise(4, 24, seed=1), "shared": noise(1, 1, 2, 2, 4, 6, seed=2)}
-    query, q, k, v = noise(5, 24, seed=3), *noise(3, 5, 4, 7, 6, seed=4)
+    query, (q, k, v) = noise(5, 24, seed=3), noise(3, 5, 4, 7, 6, seed=4)
     asked, trained = (learner.chosen(parts, query, learning) for learning in (False, True))
     key = parts["key"].numpy()
     total = 0.0
@@ -161,7 +162,7 @@ def attention(q, k, v, prefix):
 def test_weighted_sums_against_a_loop():
     learner = CONFIGS["coda-prompt"].build(SPEC)
     parts = {"prefix": noise(7, 2, 2, 2, 4, 6), "key": noise(7, 2, 24, seed=1), "attention": noise(7, 2, 24, seed=2)}
-    query, q, k, v = noise(5, 24, seed=3), *noise(3, 5, 4, 7, 6, seed=4)
+    query, (q, k, v) = noise(5, 24, seed=3), noise(3, 5, 4, 7, 6, seed=4)
     chosen = learner.chosen(parts, query, learning=False)
     prefix, key, attend = (parts[name].numpy() for name in ("prefix", "key", "attention"))
     weights = component_weights(query, parts["key"], parts["attention"])
