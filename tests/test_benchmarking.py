@@ -242,6 +242,15 @@ def test_episodes(tmp_path, capsys):
     assert "episodes/s" in shown
 
 
+def test_vision(tmp_path, capsys):
+    """Prefixes on a frozen transformer keep less than the training of all its weights."""
+    run(capsys, "vision vit-tiny-32 --side 8 --batch-size 4 --repeats 2 --precision fp32 --out", str(tmp_path / "out"))
+    result = check_written(tmp_path / "out", "vision", rows=3, plot=False)
+    forward, prefixes, whole = result["rows"]
+    assert forward["peak_bytes"] < prefixes["peak_bytes"] < whole["peak_bytes"]
+    assert all(row["images_per_second"] > 0 for row in result["rows"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -261,6 +270,7 @@ def test_episodes(tmp_path, capsys):
         ("episodes sine --episodes.tasks 0", "at least 1"),
         ("episodes sine --out .", "never overwritten"),
         ("episode", "episodes"),
+        ("vision vit-huge", "Unknown backbone 'vit-huge'"),
     ],
 )
 def test_what_cannot_be_measured_is_said_plainly(words, said, capsys):
@@ -276,4 +286,4 @@ def test_no_words_show_the_help(capsys):
         benchmark_main([])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert all(subject in shown for subject in ("attention", "learners", "episodes"))
+    assert all(subject in shown for subject in ("attention", "learners", "episodes", "vision"))

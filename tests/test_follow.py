@@ -329,7 +329,7 @@ def test_compute_is_of_whole_blocks(monkeypatch):
     """Of 4 blocks of 3 though 13 examples are counted; each block is one update, from one query."""
     per_block, stream = {}, SlowlyChangingRegression(train=30, held_out=5)
     for counted in (3, 13):
-        monkeypatch.setattr("metacl.evaluation.follow.COUNTED", counted)
+        monkeypatch.setattr("metacl.learners.protocol.Learner.counted", counted)
         per_block[counted] = cost(stream, replace(LEARNER, block=3, queries="one"))
     assert per_block[3] == per_block[13]
     assert per_block[3]["gradient_examples"] == pytest.approx(1 / 3, rel=0.1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import IMAGES, VECTORS, without_learn2learn
+from tiny_vit import untrained
 
 from episodes import EpisodeSpec, UserError
 from metacl.evaluation.check import random_episode
@@ -50,7 +51,7 @@ def built(name: str) -> tuple[Learner, dict, bool]:
     preset = LEARNERS[name]
     classes = preset.only != "regression"
     config = preset.meta_config() if preset.meta else next(iter(preset.trained.values()))(EPISODES)
-    return config.build(BIG if classes else VECTORS).eval(), IN_CLASSES if classes else IN_NUMBERS, classes
+    return untrained(config).build(BIG if classes else VECTORS).eval(), IN_CLASSES if classes else IN_NUMBERS, classes
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -265,5 +265,5 @@ def test_the_papers_settings():
     assert (pool.size, pool.length, pool.top, pool.pull, pool.epochs) == (30, 5, 5, 0.1, 10)
     assert (dual.shared_blocks, dual.shared_length, dual.blocks, dual.length, dual.pull) == (2, 5, 3, 20, 1.0)
     assert (single.shared_blocks, single.blocks, single.length, single.epochs) == (0, 5, 20, 20)
-    assert (coda.blocks, 2 * coda.length, 10 * coda.components, coda.rate, coda.schedule) == (5, 8, 100, 0.001, "cosine")
+    assert (coda.blocks, 2 * coda.length, 10 * coda.components, coda.rate, coda.schedule) == (5, 8, 100, 0.001, "quarter")
     assert all(config.rate == 0.005 * config.batch_size / 256 for config in (pool, dual, single))

@@ -103,7 +103,11 @@ def test_files(tmp_path, monkeypatch):
         files = vit_files(str(place))
         assert files is not None and files.config() == replace(SHAPE, mean=(0.1, 0.2, 0.3), deviation=(0.5, 0.5, 0.5))
         backbone = backbone_of(str(place))
-        assert backbone.side == 28 and backbone_of(str(place), 14).side == 14 and backbone.digest == backbone_of(str(folder)).digest
+        assert (
+            backbone.side == 28
+            and backbone_of(str(place), 14).side == 14
+            and backbone.digest == backbone_of(str(folder)).digest
+        )
         assert backbone.load()(images()).shape == (3, 24)
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read as safetensors"):

@@ -1,5 +1,7 @@
 """A vision transformer small enough for tests, in place of the untrained one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,11 @@ TINY = TrunkConfig("vit-tiny-32", precision="fp32")
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setitem(trunk.UNTRAINED, "vit-tiny-32", VitConfig(8, 4, 24, 3, 4, 48))
+
+
+def untrained(config):
+    """The configuration of any learner; of one on a vision transformer, on one that needs no file."""
+    return replace(config, trunk=TINY) if hasattr(config, "trunk") else config
 
 
 def task(classes, number=6, seed=0):

@@ -14,23 +14,26 @@ from metacl.benchmarking.episodes import EpisodesOptions, episodes
 from metacl.benchmarking.learners import LearnersOptions, learners
 from metacl.benchmarking.measure import Result
 from metacl.benchmarking.report import result_lines, result_table, write_result
+from metacl.benchmarking.vision import VisionOptions, vision
 from metacl.report.display import console, show_table
 
 DESCRIPTION = """Measure what things cost on this machine: time as median and spread of interleaved repetitions, peak memory,
 and the ratio to row 0, the form that one finds in published code. `benchmark.py SUBJECT --help` lists a subject's options;
 `benchmark.py --compare FILE FILE` sets two results side by side."""
 
+Measured = AttentionOptions | LearnersOptions | EpisodesOptions | VisionOptions
 Subject = (
     Annotated[AttentionOptions, subcommand("attention", prefix_name=False)]
     | Annotated[LearnersOptions, subcommand("learners", prefix_name=False)]
     | Annotated[EpisodesOptions, subcommand("episodes", prefix_name=False)]
+    | Annotated[VisionOptions, subcommand("vision", prefix_name=False)]
     | Annotated[CompareOptions, subcommand("--compare", prefix_name=False)]
 )
 
 
 def benchmark(argv: Sequence[str]) -> None:
     """Measures one subject, or sets two results side by side: the words of the command line after its name."""
-    options: AttentionOptions | LearnersOptions | EpisodesOptions | CompareOptions
+    options: Measured | CompareOptions
     options = tyro.cli(Subject, args=list(argv) or ["--help"], prog="benchmark.py", description=DESCRIPTION)
     if isinstance(options, CompareOptions):
         _compare(options)
@@ -38,7 +41,7 @@ def benchmark(argv: Sequence[str]) -> None:
         _measure(options)
 
 
-def _measure(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> None:
+def _measure(options: Measured) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     result = _measured(options)
@@ -56,7 +59,9 @@ def _compare(options: CompareOptions) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _measured(options: AttentionOptions | LearnersOptions | EpisodesOptions) -> Result:
+def _measured(options: Measured) -> Result:
     if isinstance(options, AttentionOptions):
         return attention(options)
-    return learners(options) if isinstance(options, LearnersOptions) else episodes(options)
+    if isinstance(options, LearnersOptions):
+        return learners(options)
+    return vision(options) if isinstance(options, VisionOptions) else episodes(options)

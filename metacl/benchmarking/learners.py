@@ -19,11 +19,11 @@ from metacl.benchmarking.textbook_oml import textbook_oml_loss
 from metacl.learners import Learner, MetaLoss, SequenceConfig, state_bytes
 from metacl.learners.gradient.anml import ANMLConfig
 from metacl.learners.gradient.oml import OMLConfig
+from metacl.learners.precision import fast_bf16
 from metacl.learners.protocol import State
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.files import to_json
 from metacl.recipes.presets import recipe_for
-from metacl.learners.precision import fast_bf16
 from metacl.training.meta_training import make_optimiser
 
 STEP = "training step"

@@ -21,9 +21,7 @@ Gate = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Gate] = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "gelu": F.gelu}
 
 
-def prefix_attention(
-    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, gate: Gate | None = None
-) -> Tensor:
+def prefix_attention(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, gate: Gate | None = None) -> Tensor:
     """Softmax attention in which each token also sees a prefix, whose keys and values are learnt (Li and Liang 2021).
 
     Arguments:

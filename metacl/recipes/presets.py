@@ -71,7 +71,7 @@ def _trained(about: str, recipe: Trained, rates: tuple[float, ...] = ADAM) -> Pr
     return Preset(about, trained={"small": recipe}, rates=rates)
 
 
-def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.PROMPT_RATES) -> Preset:
+def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.RATES) -> Preset:
     return Preset(about, trained=recipes, rates=rates, only="classification")
 
 
@@ -175,13 +175,19 @@ LEARNERS: dict[str, Preset] = {
     "knn": _trained("the nearest of the newest examples", lambda s: settings.kernel(s, nearest=5), ()),
     "bp-one": _trained("bp on one example of each block", lambda s: settings.backprop(s, one=True)),
     "bp-same-buffer": _trained("bp on the buffer of query-only", settings.same_buffer),
-    "prefix": _vision("one prefix for all tasks on a vision transformer", vision.PREFIX),
-    "l2p": _vision("prompts from a pool, the nearest by key", vision.L2P),
-    "dualprompt": _vision("a shared prefix, and one for each task by key", vision.DUAL),
-    "s-prompt": _vision("a prefix for each task by key: S-Prompt++", vision.S_PROMPT),
-    "coda-prompt": _vision("prefixes as weighted sums of components", vision.CODA),
-    "hide-prompt": _vision("a prefix for each task on a vision transformer", vision.hide(), vision.RATES),
-    "norga": _vision("hide-prompt with a gate on the scores of prefixes", vision.norga(), vision.RATES),
+    "prefix": _vision("one prefix for all tasks on a vision transformer", vision.PREFIX, vision.PROMPT_RATES),
+    "l2p": _vision("prompts from a pool, the nearest by key", vision.L2P, vision.PROMPT_RATES),
+    "dualprompt": _vision("a shared prefix, and one for each task by key", vision.DUAL, vision.PROMPT_RATES),
+    "s-prompt": _vision("a prefix for each task by key: S-Prompt++", vision.S_PROMPT, vision.PROMPT_RATES),
+    "coda-prompt": _vision("prefixes as weighted sums of components", vision.CODA, vision.PROMPT_RATES),
+    "hide-prompt": _vision("a prefix for each task on a vision transformer", vision.hide()),
+    "norga": _vision("hide-prompt with a gate on the scores of prefixes", vision.norga()),
+    "vit-finetune": _vision(
+        "all weights of a vision transformer, task after task", vision.tuned("sequential"), vision.TUNING_RATES
+    ),
+    "vit-joint": _vision(
+        "all weights of a vision transformer, on all images so far", vision.tuned("joint"), vision.TUNING_RATES
+    ),
 }
 """A name -> what it stands for."""
 META_TRAINED = [name for name, preset in LEARNERS.items() if preset.meta]

@@ -7,22 +7,25 @@ CODA-Prompt, which is not in it, from its own. There is no published recipe of t
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
 from metacl.learners.vision.coda import CodaConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
+from metacl.learners.vision.inf_lora import InfLoraConfig
 from metacl.learners.vision.l2p import L2PConfig
+from metacl.learners.vision.lora import LoraConfig
 from metacl.learners.vision.matched import MatchedConfig
 from metacl.learners.vision.prefix import PrefixConfig
 from metacl.learners.vision.trunk import TrunkConfig
+from metacl.learners.vision.tuned import TunedConfig
 from metacl.recipes.settings import Settings
 
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
-RATES = (0.015, 0.005, 0.05)
+RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
 PROMPT_RATES = (0.0025, 0.001, 0.01)
-"""Of which the best is taken along episodes: of HiDe-Prompt and NoRGa, and of the other methods of prompts."""
+"""Rates to choose from along episodes; the first of HiDe-Prompt and NoRGa, the last of the other methods of prompts."""
 
 SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
 SHORT = AlignmentConfig(rate=0.05, epochs=10, samples=64)
@@ -56,6 +59,22 @@ def norga() -> dict[str, Callable[[Settings], LearnerConfig]]:
         alignment=AlignmentConfig(0.05, 80, 640),
     )
     return recipes | {"paper": paper_s}
+
+
+def tuned(mode: Literal["sequential", "joint"]) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """All weights trained; in `paper` with the batch and epochs of the prompt methods."""
+    learner = TunedConfig(mode)
+    return {"small": small(learner), "paper": paper(learner, batch_size=128, epochs=20)}
+
+
+def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """LoRA and LoRA-DRS; the rates of the papers in both recipes."""
+    learner = LoraConfig(**options)
+    return {"small": small(learner), "paper": paper(learner)}
+
+
+def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}
 
 
 def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:

@@ -16,10 +16,10 @@ from episodes.augment.episodes import augmented, with_rotations
 from episodes.generator import numbers_in
 from metacl.evaluation.episodes import validate
 from metacl.learners import Learner
+from metacl.learners.precision import fast_bf16
 from metacl.nets.shared_batch import shared_batch
 from metacl.recipes.config import OptimiserConfig, TrainConfig
 from metacl.report.display import TrainingDisplay
-from metacl.learners.precision import fast_bf16
 from metacl.runs.folder import Run
 from metacl.runs.signals import stops_noted
 from metacl.training.tracking import EventWriter

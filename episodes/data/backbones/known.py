@@ -91,7 +91,8 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
     if not path.is_file():
         wrong = unknown("backbone", name, NAMES)
         raise UserError(
-            f"{wrong} Or give the path of a TorchScript file (.pt), or of the safetensors file or folder of a vision transformer."
+            f"{wrong} Or give the path of a TorchScript file (.pt), or of the safetensors file or folder of a vision "
+            "transformer."
         )
     digest = digest_of_file(path)
     if path.suffix == ".safetensors":

@@ -57,9 +57,9 @@ class Added:
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """In place of softmax attention: queries, keys and values (B, H, N, E) -> (B, H, N, E). Prefixes."""
     tap: Callable[[str, Tensor], None] | None = None
-    """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), the heads'
-    outputs before ("heads") and after the projection ("attention out"), and the feed-forward layers' input ("mlp in"), hidden
-    units ("mlp hidden") and output ("mlp out")."""
+    """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs
+    of the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
+    ("mlp in"), the hidden units ("mlp hidden") and what comes out ("mlp out")."""
 
 
 NOTHING = Added()
@@ -131,9 +131,10 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(B, 3, side, side) images, pixels in [0, 1] -> (B, D), the class token after the last norm. Parameters are named nearly as timm's.
+    """(B, 3, side, side) images, pixels in [0, 1] -> (B, D), the class token after the last norm.
 
     Images may have another side than the positions are for, which then are interpolated between.
+    Parameters have nearly timm's names.
     """
 
     mean: Tensor

@@ -37,7 +37,7 @@ class VitFiles:
         """The shape of the transformer, without its weights. Raises `UserError` as `load`."""
         try:
             with safe_open(self.weights, "pt") as file:
-                shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}
+                shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
             return config_of(own_names(shapes), self.about)
         except (OSError, SafetensorError) as error:
             raise self._unreadable(error) from error
@@ -78,7 +78,7 @@ def _has_class_token(path: Path) -> bool:
     """Whether a file has, by a look at its names, the weights of a transformer; False where it cannot be read."""
     try:
         with safe_open(path, "pt") as file:
-            return any(name.endswith("cls_token") for name in file.keys())
+            return any(name.endswith("cls_token") for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
 

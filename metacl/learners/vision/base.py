@@ -14,7 +14,7 @@ from episodes.rng import random_numbers
 from metacl.learners.inputs import check_inputs, check_support
 from metacl.learners.protocol import Learner, State
 from metacl.learners.trained.online import check_rates
-from metacl.learners.vision.trunk import Trunk, TrunkConfig
+from metacl.learners.vision.trunk import Trunk
 
 UNSEEN = -1e9
 """Logit of a symbol that has not been seen."""

@@ -8,7 +8,7 @@ prefixes, of the keys and of the attention vectors.
 New components begin orthogonal to all earlier ones and to each other (the authors' later code, with which they set the penalty
 to 0). Where there are more than numbers in one, they begin as random vectors of length 1, which is ours. So is that components
 are given by task, because how many tasks will come is not known: the paper's 100 for 10 tasks are 10 each. Its length 8 is of
-keys and values together, 4 of each; its rate goes down by a quarter of a cosine, here by half of one.
+keys and values together, 4 of each.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class CodaConfig(PromptsConfig):
 
     rate: float = 0.001
     """Learning rate of components and head (Adam)."""
-    schedule: Schedule = "cosine"
-    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` goes down to zero."""
+    schedule: Schedule = "quarter"
+    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` and `quarter` go down to zero."""
     clip: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     length: int = 4

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from metacl.learners.protocol import DivergedError
 
-Schedule = Literal["constant", "step", "cosine"]
-"""Of the rate over the epochs: as it is; a tenth after each 30 epochs; down to zero."""
+Schedule = Literal["constant", "step", "cosine", "quarter"]
+"""Of the rate over the epochs: as it is; a tenth after each 30 epochs; half or a quarter of a cosine, down to zero."""
 
 
 def fit(
@@ -73,4 +73,6 @@ def groups(pairs: Sequence[tuple[Sequence[Tensor], float]]) -> list[dict[str, An
 def _factor(schedule: Schedule, epoch: int, epochs: int) -> float:
     if schedule == "step":
         return 0.1 ** (epoch // 30)
+    if schedule == "quarter":
+        return math.cos(0.495 * math.pi * epoch / max(1, epochs - 1))
     return (1 + math.cos(math.pi * epoch / epochs)) / 2 if schedule == "cosine" else 1.0

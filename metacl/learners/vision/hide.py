@@ -223,9 +223,7 @@ class HidePrompt(VisionLearner):
         fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
         prefix = self._mixed(own["prefix"].detach(), state)[None]
         new_head = {name: own[name].detach() for name in ("weight", "bias")}
-        return state._replace(
-            prefixes=torch.cat([state.prefixes, prefix]), gates=own["gates"].detach(), head=new_head
-        )
+        return state._replace(prefixes=torch.cat([state.prefixes, prefix]), gates=own["gates"].detach(), head=new_head)
 
     def _mixed(self, prefix: Tensor, state: HideState) -> Tensor:
         """The prefix that is used: some of the mean of all earlier ones is in it."""

@@ -37,7 +37,7 @@ class PromptsConfig:
     batch_size: int = 128
     """Images in a step."""
     schedule: Schedule = "constant"
-    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` goes down to zero."""
+    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` and `quarter` go down to zero."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     trunk: TrunkConfig = field(default_factory=TrunkConfig)

@@ -1,6 +1,6 @@
 """The frozen vision transformer of a learner: which one, at what size its images are, and what it makes of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from episodes import EpisodeSpec, UserError
 from episodes.data.backbones.vit_files import HUB, vit_files
@@ -27,8 +28,8 @@ class TrunkConfig:
     """A vision transformer whose weights stay as they are."""
 
     backbone: str = "dinov2-small"
-    """`vit-b16`, `dinov2-small` or `dinov2-base` (from the Hugging Face hub); a folder with config.json and safetensors, or such
-    a file; or `vit-tiny-32`, which is not trained at all."""
+    """`vit-b16`, `dinov2-small` or `dinov2-base` (from the Hugging Face hub); a folder with config.json and safetensors, or
+    such a file; or `vit-tiny-32`, which is not trained at all."""
     side: int | None = None
     """Side in pixels to which images are scaled; the patches must divide it. None: what the weights were trained with."""
     area: float = 0.3
@@ -78,14 +79,21 @@ class Trunk:
                 f"Patches of {size} pixels do not divide images of {self.side}. Give --learner.trunk.side "
                 f"{max(1, round(self.side / size)) * size}."
             )
+        self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
 
     def __call__(
-        self, x_NCHW: Tensor, added: Sequence[Added] = (), prompts_NLD: Tensor | None = None, network: object = None
+        self,
+        x_NCHW: Tensor,
+        added: Sequence[Added] = (),
+        prompts_NLD: Tensor | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Pixels as of `view` -> the class token (N, D) in float32."""
+        """Pixels as of `view` -> the class token (N, D) in float32; with other weights than its own where some are given."""
         with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.network(x_NCHW, added, prompts_NLD).float()
+            if weights is None:
+                return self.network(x_NCHW, added, prompts_NLD).float()
+            return functional_call(self.network, dict(weights), (x_NCHW, added, prompts_NLD)).float()
 
     def view(self, x_NCHW: Tensor, rng: np.random.Generator | None = None) -> Tensor:
         """uint8 images (N, C, H, W) -> pixels in [0, 1] (N, 3, side, side): all of each, or with `rng` a random view of it."""
@@ -105,8 +113,13 @@ class Trunk:
         return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
     @torch.no_grad()
-    def features(self, x_NCHW: Tensor, added: Callable[[slice], Sequence[Added]] = lambda part: ()) -> Tensor:
+    def features(
+        self,
+        x_NCHW: Tensor,
+        added: Callable[[slice], Sequence[Added]] = lambda part: (),
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """(N, D) of uint8 images, some at a time; `added` is given for each part of them."""
         parts = [slice(first, first + TOGETHER) for first in range(0, len(x_NCHW), TOGETHER)]
-        found = [self(self.view(x_NCHW[part]), added(part)) for part in parts]
+        found = [self(self.view(x_NCHW[part]), added(part), weights=weights) for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.shape.width, device=x_NCHW.device)

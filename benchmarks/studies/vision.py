@@ -1,0 +1,126 @@
+"""Learners on a pre-trained vision transformer along class-incremental streams, and baselines on its frozen features."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metacl.recipes.files import to_json
+from metacl.runs.files import write_json
+from metacl.runs.following import Following
+from studies.cells import Cell, Command, environment_of, results_of
+from studies.words import BENCHMARKS, raw, spread, table
+
+FOLDER = BENCHMARKS / "vision"
+BACKBONE = "vit-s14-98"
+SEEDS = (0, 1, 2)
+ASKED = "--matrix --asked 0 --lags --no-forward"
+"""The matrix alone: after each task one pass over the held-out images of all tasks so far."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A class-incremental stream, cut to what two cores can do."""
+
+    name: str
+    folder: str
+    tasks: int
+    images: int
+    """Of each class, to learn from."""
+    asked: int
+    """Held-out images of each task."""
+
+
+STREAMS = {
+    "cifar100": Stream("split-cifar100", "cifar100", 10, 20, 100),
+    "tiny-imagenet": Stream("incremental-tiny-imagenet", "tiny-imagenet", 20, 10, 50),
+}
+ON_FEATURES = {"ncm": "ncm", "ranpac": "ranpac", "linear-probe": "linear-probe"}
+NORGAS_ALIGNMENT = "--learner.alignment.rate 0.05 --learner.alignment.epochs 20"
+ON_IMAGES = {
+    "vit-finetune": "vit-finetune",
+    "vit-joint": "vit-joint",
+    "prefix": "prefix",
+    "l2p": "l2p",
+    "dualprompt": "dualprompt",
+    "s-prompt": "s-prompt",
+    "coda-prompt": "coda-prompt",
+    "hide-prompt": "hide-prompt",
+    "hide-prompt, norga's alignment": f"hide-prompt {NORGAS_ALIGNMENT}",
+    "norga": "norga",
+    "norga, sigmoid": "norga --learner.gate sigmoid",
+    "norga, gelu": "norga --learner.gate gelu",
+    "norga, alpha 0": "norga --learner.alpha 0 --learner.no-learn-gate",
+    "lora-sequential": "lora-sequential",
+    "inf-lora": "inf-lora",
+    "lora-drs": "lora-drs",
+}
+"""A name -> learner and options."""
+MEASURES = {"FA": "final", "CA": "cumulative", "FM": "forgetting_from_best", "last": "last", "average": "average"}
+
+
+def cells(data: Path) -> list[Cell]:
+    """A cell for each stream, seed and learner; of the cheap ones first."""
+    methods = [*ON_FEATURES, *ON_IMAGES]
+    return [cell(stream, method, seed, data) for stream in STREAMS for seed in SEEDS for method in methods]
+
+
+def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
+    about, file = STREAMS[stream], FOLDER / f"{name_of(stream, method, seed)}.json"
+    backbone = str(data / BACKBONE)
+    learner, *own = (ON_FEATURES | ON_IMAGES)[method].split()
+    shown = ["--stream.data.features", backbone] if method in ON_FEATURES else ["--learner.trunk.backbone", backbone]
+    words = [about.name, learner, *own, *ASKED.split(), "--tasks", str(about.tasks), "--most-asked", str(about.asked)]
+    words += ["--stream.data.most", str(about.images), "--seeds", str(seed), "--save-every", "1"]
+    words += ["--stream.data.path", str(data / about.folder), *shown]
+
+    def commands(folder: Path) -> list[Command]:
+        return [Command("evaluate.py", words, folder / "run")]
+
+    def keep(folder: Path) -> None:
+        FOLDER.mkdir(exist_ok=True)
+        write_json(file, {"stream": stream, "method": method, "seed": seed} | figures(folder / "run"))
+
+    return Cell(file.stem, commands, file.exists, keep)
+
+
+def name_of(stream: str, method: str, seed: int) -> str:
+    return f"{stream}-{method.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}-{seed}"
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What is kept of a run."""
+    following, result = Following.open(folder), results_of(folder)[0]
+    config = to_json(following.config)
+    config["stream"]["data"]["path"] = None
+    kept = ("measures", "matrix", "state_bytes", "seconds_a_task")
+    return {"configuration": config, "environment": environment_of(folder)} | {name: result[name] for name in kept}
+
+
+def runs(stream: str, method: str) -> list[dict[str, Any]]:
+    """What is there, one entry for each seed."""
+    files = [FOLDER / f"{name_of(stream, method, seed)}.json" for seed in SEEDS]
+    return [raw(f"vision/{file.name}") for file in files if file.exists()]
+
+
+def values(stream: str, method: str, measure: str) -> list[float]:
+    """In per cent, for each seed."""
+    return [100 * run["measures"][MEASURES[measure]]["mean"] for run in runs(stream, method)]
+
+
+def results(stream: str) -> str:
+    """Accuracies in % by learner, mean ± standard deviation over seeds; the best first."""
+    found = [method for method in (*ON_FEATURES, *ON_IMAGES) if runs(stream, method)]
+    lines = []
+    for method in sorted(found, key=lambda name: -statistics.mean(values(stream, name, "FA"))):
+        seconds = statistics.mean(run["seconds_a_task"] for run in runs(stream, method))
+        lines.append([method, *(spread(values(stream, method, name)) for name in ("FA", "CA", "FM")), f"{seconds:.0f} s"])
+    return table(["learner", "FA", "CA", "FM", "a task"], lines)
+
+
+def _table(stream: str) -> Callable[[], str]:
+    return lambda: results(stream)
+
+
+TABLES = {f"vision-{stream}": _table(stream) for stream in STREAMS}

@@ -1,0 +1,44 @@
+"""Second moments of what comes into the attention of each block, and the directions that make up most of them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from episodes import UserError
+from metacl.learners.vision.trunk import TOGETHER, Trunk
+from metacl.nets.vit import Added
+
+
+@torch.no_grad()
+def second_moments(trunk: Trunk, x_NCHW: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    """(P, D, D), for each of P blocks the mean of h h^T over the tokens of all images, in one pass.
+
+    Arguments:
+        weights: in place of the transformer's own, as of `Trunk`.
+    """
+    D, total, tokens = trunk.shape.width, None, 0
+    for first in range(0, len(x_NCHW), TOGETHER):
+        seen: list[Tensor] = []
+
+        def tap(name: str, part: Tensor, seen: list[Tensor] = seen) -> None:
+            if name == "attention in":
+                rows = part.float().flatten(0, 1)
+                seen.append(rows.T @ rows)
+
+        trunk(trunk.view(x_NCHW[first : first + TOGETHER]), [Added(tap=tap)] * trunk.shape.depth, weights=weights)
+        own = torch.stack(seen)
+        total = own if total is None else total + own
+        tokens += len(x_NCHW[first : first + TOGETHER]) * trunk.tokens
+    if total is None:
+        raise UserError(f"There is no image to take the second moments ({D} x {D}) of.")
+    return total / tokens
+
+
+def principal(moment_DD: Tensor, share: float) -> Tensor:
+    """(D, k): the fewest leading eigenvectors that make up a share of the trace."""
+    value_D, vector_DD = torch.linalg.eigh(moment_DD.double())
+    value_D, vector_DD = value_D.flip(0).clamp_min(0), vector_DD.flip(1)
+    reached_D = value_D.cumsum(0) / value_D.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    k = min(int((reached_D < share).sum()) + 1, len(value_D))
+    return vector_DD[:, :k].float()

@@ -1,0 +1,1 @@
+"""Optimisers with torch's interface, which any network can be trained with."""
