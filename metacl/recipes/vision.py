@@ -1,6 +1,7 @@
 """Settings of learners on a pre-trained vision transformer: `small` for a few minutes on two cores, and `paper`.
 
-The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa.
+The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa; of
+CODA-Prompt, which is not in it, from its own. There is no published recipe of the one prefix; it has that of the others.
 `small` has the ViT-S/14 of DINOv2 on images of 98 pixels, smaller batches and fewer epochs.
 """
 
@@ -9,9 +10,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
+from metacl.learners.vision.coda import CodaConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
 from metacl.learners.vision.inf_lora import InfLoraConfig
+from metacl.learners.vision.l2p import L2PConfig
 from metacl.learners.vision.lora import LoraConfig
+from metacl.learners.vision.matched import MatchedConfig
+from metacl.learners.vision.prefix import PrefixConfig
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.learners.vision.tuned import TunedConfig
 from metacl.recipes.settings import Settings
@@ -19,7 +24,8 @@ from metacl.recipes.settings import Settings
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
 RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
-"""Rates to choose from along episodes."""
+PROMPT_RATES = (0.0025, 0.001, 0.01)
+"""Rates to choose from along episodes; the first of HiDe-Prompt and NoRGa, the last of the other methods of prompts."""
 
 SMALL: dict[str, Any] = {"trunk": LIGHT, "batch_size": 32, "epochs": 5}
 SHORT = AlignmentConfig(rate=0.005, epochs=10, samples=64)
@@ -72,3 +78,12 @@ def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
 
 def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
     return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}
+
+
+def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """Methods of prompts, whose configurations are the papers' settings."""
+    return {"small": small(learner), "paper": paper(learner)}
+
+
+PREFIX, L2P, CODA = prompts(PrefixConfig()), prompts(L2PConfig()), prompts(CodaConfig())
+DUAL, S_PROMPT = prompts(MatchedConfig()), prompts(MatchedConfig(blocks=5, shared_blocks=0))
