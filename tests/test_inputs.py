@@ -65,6 +65,7 @@ def built(name: str) -> tuple[Learner, dict, Episode]:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The images are grey")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_refuses_what_it_was_not_built_for(name):
     learner, wrong, episode = built(name)
