@@ -1,6 +1,7 @@
 """A backbone of one's own: what `train.py pretrain` learns, leaves and refuses, and how it goes on."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 from making import png
 from safetensors.torch import load_file
 
+from episodes import EpisodeSpec
 from episodes.data.backbones.known import backbone_of
 from metacl.cli import evaluate_main, train_main
+from metacl.commands.data_of import found
+from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.nets.views import random_view
 from metacl.recipes.pretraining import ShapeConfig
@@ -83,6 +87,17 @@ def test_stopped_and_gone_on_with_it_ends_as_if_it_had_never_stopped(cli, colour
         assert same(load_file(Path("mine", last.format(name))), load_file(Path("whole", last.format(name))))
 
 
+def test_where_it_is_done_what_is_missing_is_written_also_where_the_data_have_moved(cli, colours):
+    assert cli(train_main, "pretrain", "colours", *TINY, "--epochs", "1")[0] == 0
+    before = weights()
+    shutil.rmtree("mine/backbone")
+    colours.rename("elsewhere")
+    status, text = cli(train_main, "--resume", "mine")
+    assert status == 2 and "Unknown data set" in text
+    assert cli(train_main, "--resume", "mine", "--data.path", "elsewhere")[0] == 0
+    assert same(weights(), before) and len(records()) == 1
+
+
 def test_another_seed_is_another_backbone(cli, colours):
     for seed, folder in (("0", "a"), ("0", "b"), ("1", "c")):
         assert cli(train_main, "pretrain", "colours", *TINY[:-1], folder, "--epochs", "1", "--seed", seed)[0] == 0
@@ -105,18 +120,19 @@ def test_the_backbone(cli, colours, tmp_path):
     assert len(np.load(Path("mine/backbone") / FILE)) == 50
 
 
-def test_as_features_and_as_the_trunk_of_a_learner(cli, colours):
+def test_as_features_and_as_the_trunk_of_a_learner(cli, colours, capsys):
     """What the backbone was trained on is said wherever it is asked about."""
     assert cli(train_main, "pretrain", "colours", *TINY, "--epochs", "1")[0] == 0
     few = ["--episodes", "1", "--tasks", "1", "--shots", "2", "--queries", "1"]
     status, text = cli(evaluate_main, "colours", "knn", *few, "--data.features", "mine")
     assert status == 0 and "Note: 1 class of colours, meta-test is one that the backbone" in text
     assert "mine was trained on, such as colours/c" in text
-    small = ["--learner.epochs", "1", "--learner.identity-alignment.epochs", "1", "--learner.alignment.epochs", "1"]
-    small += ["--learner.trunk.backbone", "mine", "--learner.trunk.side", "8", "--learner.blocks", "1"]
-    status, text = cli(evaluate_main, "colours", "hide-prompt", *few, *small)
-    assert status == 0, text
-    assert "that the backbone mine was trained on" in text
+    trunk = ["--learner.trunk.backbone", "mine", "--learner.trunk.side", "8", "--learner.blocks", "1"]
+    (config,) = parse_evaluate(["colours", "hide-prompt", *few, *trunk]).configs
+    found([config])
+    assert "that the backbone mine was trained on" in capsys.readouterr().out
+    learner = config.learner.build(EpisodeSpec("image", (3, 8, 8), "cross_entropy", symbols=5))
+    assert same(learner.trunk.network.state_dict(), weights())
     steps = ["--steps", "1", "--batch-size", "1", "--validation.episodes", "1", "--learner.width", "8"]
     shape = ["--episodes.tasks", "1", "--episodes.shots", "1", "--episodes.queries", "1"]
     status, text = cli(train_main, "colours", "pn", *steps, *shape, "--data.features", "mine/backbone", "--run", "other")

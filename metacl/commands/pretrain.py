@@ -123,7 +123,7 @@ def pools_of(data: DataConfig, shape: ShapeConfig) -> tuple[ClassPool, ClassPool
         pools = load_benchmark(data, 1).pools("train")
         train, held_out = cut_pool(pools[0]) if pools else (None, None)
     else:
-        if not is_hub_name(data.name) and not user_path(data.name).exists():
+        if data.path is None and not is_hub_name(data.name) and not user_path(data.name).exists():
             raise UserError(
                 f"{unknown('data set', data.name, BENCHMARKS)} Or give a folder, a file, or a hub name like owner/data-set."
             )

@@ -106,7 +106,8 @@ class _Pretraining:
                     self._save(done, pending=[dict(zip(names, self.sums.tolist(), strict=True))])
                 if signals and done < self.steps:
                     return signals[0]
-        self._write_backbone(self.steps)
+        if first == self.steps:  # killed after its last checkpoint, perhaps before the backbone was written
+            self._write_backbone(first)
         return 0
 
     def _step(self, step: int) -> None:
