@@ -16,6 +16,7 @@ from metacl.cli import train_main
 from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.commands.parse_resume import parse_resume
 from metacl.commands.parse_train import parse_train
+from metacl.commands.pretrain import parse_pretrain
 from metacl.recipes.config import EpisodesConfig
 from metacl.recipes.presets import LEARNERS
 
@@ -39,6 +40,8 @@ def commands(script: str) -> list[list[str]]:
 def test_commands_of_train(words):
     if len(words) < 2 or words[0] == "--resume":
         assert not words or parse_resume(words, "train.py").folder.name
+    elif words[0] == "pretrain":
+        assert parse_pretrain(words[1:])[0].data.name == words[1]
     elif "--help" in words:
         with pytest.raises(SystemExit) as end:
             parse_train(words)

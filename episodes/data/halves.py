@@ -104,7 +104,7 @@ def cut_pool(pool: ClassPool, held_out: float = 1 / 6) -> tuple[ClassPool, Class
         small = [repr(name) for name, count in zip(pool.names, pool.counts, strict=True) if count < 2]
         raise UserError(
             f"{pool.source}: {', '.join(small)} have one image each: there is nothing to hold out. "
-            "Leave out such classes: --stream.data.fewest 2."
+            "Leave out such classes: --data.fewest 2, of a stream --stream.data.fewest 2."
         )
     last = np.clip(np.round(pool.counts * held_out).astype(np.int64), 1, pool.counts - 1)
     parts = ((pool.starts, pool.counts - last, "train"), (pool.starts + pool.counts - last, last, "held out"))

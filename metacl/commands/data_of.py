@@ -1,5 +1,6 @@
 """The data of a run at its start: the size that its images turned out to have, and what has to be said of them."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from episodes import (
     shared_images,
 )
 from episodes.data.features import remembering
-from metacl.recipes.config import EpisodesConfig, FollowConfig
+from episodes.data.pool import ClassPool
+from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
 from metacl.report.display import say
 from metacl.runs.folder import Run
-from metacl.runs.trained_on import met_before
+from metacl.runs.trained_on import met_before, met_by_backbone
 
 
 def found_data(data: DataConfig, benchmark: Benchmark) -> DataConfig:
@@ -39,7 +41,8 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
         if isinstance(config, EpisodesConfig):
             benchmark = load_benchmark(config.data, config.vocabulary)
             done.append(replace(config, data=found_data(config.data, benchmark)))
-            notes |= dict.fromkeys(benchmark.shared_images())
+            met = met_by_backbones(config, benchmark.pools(config.split))
+            notes |= dict.fromkeys([*benchmark.shared_images(), *met])
         else:
             stream = config.stream.load()
             whole = completed_stream(config.stream, stream)
@@ -48,11 +51,19 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
             tasks = config.length(stream.most_tasks)
             done.append(replace(config, stream=whole, tasks=tasks))
             met = met_before(Run.open(Path(config.run)), stream) if config.run is not None else []
+            met += met_by_backbones(config, getattr(stream, "pools", ())[:1])
             left = SeededStream(stream, config.seeds).left_out(tasks) if stream.most_tasks is not None else ""
             notes |= dict.fromkeys([*shared_images(stream), *met, *[left] * bool(left)])
     for words in notes:
         say(f"Note: {words}")
     return done
+
+
+def met_by_backbones(config: TrainConfig | FollowConfig, pools: Iterable[ClassPool]) -> list[str]:
+    """Sentences on classes of these pools that the backbone of the features, or of the learner, was trained on."""
+    data = getattr(config.stream, "data", DataConfig()) if isinstance(config, StreamRunConfig) else config.data
+    names = [data.features, getattr(getattr(config.learner, "trunk", None), "backbone", None)]
+    return [words for name in names if name for words in met_by_backbone(name, pools)]
 
 
 def check_features(run: Run, stream: StreamConfig) -> None:

@@ -1,7 +1,6 @@
-"""`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped."""
+"""`train.py`: meta-trains a learner, once for each seed, or goes on where that stopped; pre-trains a backbone."""
 
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -10,33 +9,41 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from episodes import Benchmark, UserError, load_benchmark
-from metacl.commands.data_of import found_data
+from metacl.commands.data_of import found_data, met_by_backbones
 from metacl.commands.jobs import as_jobs, check_launch
 from metacl.commands.learner_of import built
 from metacl.commands.parse_resume import Resumed, parse_resume
 from metacl.commands.parse_train import Training, parse_train
 from metacl.commands.places import with_data_at
+from metacl.commands.pretrain import pretrain_backbone, resume_pretraining
 from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import say
-from metacl.runs.environment import environment
-from metacl.runs.files import must_be_new, read_json
+from metacl.runs.environment import environment, unlike
+from metacl.runs.files import must_be_new
 from metacl.runs.folder import Run
 from metacl.runs.group import begin_all, members
 from metacl.runs.lock import locked
+from metacl.runs.pretraining import is_pretraining
 from metacl.runs.signals import exit_status
 from metacl.runs.trained_on import keep_trained_on, trained_on_digest, warn_of_other_data
 from metacl.training.meta_training import generators, make_accelerator, meta_train
-from metacl.training.processes import from_first
+from metacl.training.processes import from_first, machine
 
 
 def train(argv: list[str]) -> None:
     """The command, from its words on."""
-    if asks_for_the_first_page(argv, 2):
+    if argv[:1] == ["pretrain"]:
+        pretrain_backbone(argv[1:])
+    elif asks_for_the_first_page(argv, 2):
         say(train_help())
     elif argv[0] == "--resume":
-        _resume(parse_resume(argv, "train.py"))
+        asked = parse_resume(argv, "train.py")
+        if is_pretraining(asked.folder):
+            resume_pretraining(asked)
+        else:
+            _resume(asked)
     else:
         _start(parse_train(argv))
 
@@ -46,16 +53,18 @@ def _start(asked: Training) -> None:
     check_launch(asked.launch, len(asked.configs))
     folder, (first, *_) = asked.folder, asked.configs.values()
     accelerator, benchmark = _prepared(first)
-    about = environment() | {
-        "device": str(accelerator.device),
-        "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-        "data_fingerprint": benchmark.fingerprint,
-        "meta_train_classes": benchmark.classes("train"),
-        "trained_on": trained_on_digest(benchmark),
-    }
+    about = (
+        environment()
+        | machine(accelerator)
+        | {
+            "data_fingerprint": benchmark.fingerprint,
+            "meta_train_classes": benchmark.classes("train"),
+            "trained_on": trained_on_digest(benchmark),
+        }
+    )
     if accelerator.is_main_process:
-        for words in benchmark.shared_images():
+        held_out = [*benchmark.pools("validation"), *benchmark.pools("test")]
+        for words in [*benchmark.shared_images(), *met_by_backbones(first, held_out)]:
             say(f"Note: {words}")
     with ExitStack() as held:
 
@@ -153,8 +162,8 @@ def _meta_train(run: Run, whole: Path) -> None:
     accelerator, benchmark = _prepared(config)
     speak = say if accelerator.is_main_process else _silent
     begun = bool(run.steps())
-    if begun:
-        _tell_other_machine(run, accelerator, speak)
+    if begun and (words := unlike(run.folder, environment() | machine(accelerator))):
+        speak(words)
     warn_of_other_data(run, benchmark, speak)
     learner = title(config.learner_name, config.learner, data=config.data)
     speak(f"{learner} on {data_in_words(config.data, config.episodes.schedule)}, {config.steps} steps, in {run.folder}")
@@ -170,17 +179,6 @@ def _meta_train(run: Run, whole: Path) -> None:
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
         raise SystemExit(exit_status(signal))
     speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
-
-
-def _tell_other_machine(run: Run, accelerator: Accelerator, speak: Callable[[str], None]) -> None:
-    """What rounds otherwise than where the run was begun: it goes on, but not to the last bit."""
-    now = environment() | {"device": str(accelerator.device), "precision": accelerator.mixed_precision}
-    now |= {"processes": accelerator.num_processes}
-    path = run.folder / "environment.json"
-    before = read_json(path) if path.exists() else {}
-    names = ("device", "precision", "processes", "threads", "processor")
-    if other := [f"{name} {now[name]}, not {before[name]}" for name in names if name in before and before[name] != now[name]]:
-        speak(f"Note: the run goes on, but not to the last bit as it would have where it was begun: {'; '.join(other)}.")
 
 
 def _silent(words: str) -> None:

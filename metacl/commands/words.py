@@ -14,6 +14,7 @@ Meta-train a continual learner on episodes made from a data set.
     python train.py DATA LEARNER [options]      start a run
     python train.py DATA LEARNER --help         every option, with its default
     python train.py --resume RUN                go on where a run stopped (or with its data in --data.path)
+    python train.py pretrain DATA [options]     train a vision transformer on labels: a backbone of your own for learners
 
 DATA     {benchmarks};
          a folder (a sub-folder of images for each class, images with a table of their labels, or parquet files), a zip or tar

@@ -9,6 +9,7 @@ from typing import Any
 from episodes import STREAMS, UserError
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
 from metacl.recipes.presets import LEARNERS, Preset
+from metacl.recipes.pretraining import PretrainConfig
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -37,6 +38,11 @@ def follow_config(values: dict[str, Any], where: Path) -> FollowConfig:
         return _built(EpisodesConfig, values, learner=learner)
 
     return _read(where, read)
+
+
+def pretrain_config(values: dict[str, Any], where: Path) -> PretrainConfig:
+    """The configuration of a pre-training, as `to_json` wrote it; arguments and errors as above."""
+    return _read(where, lambda: _built(PretrainConfig, values))
 
 
 def _preset(values: dict[str, Any]) -> Preset:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metacl.learners.precision import fast_bf16
+from metacl.runs.files import read_json
 
 PACKAGES = ("torch", "numpy", "einops", "datasets", "accelerate", "safetensors", "pillow")
 
@@ -29,6 +30,21 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "fast_bf16": fast_bf16(),
     }
+
+
+def unlike(folder: Path, now: dict[str, Any]) -> str:
+    """What rounds otherwise than where the run of a folder was begun, in a sentence: it goes on, but not to the last bit; empty
+    where nothing does.
+
+    Arguments:
+        now: `environment()` and, by name, what else is known here of the device, the precision and the processes.
+    """
+    path = folder / "environment.json"
+    before = read_json(path) if path.exists() else {}
+    names = ("device", "precision", "processes", "threads", "processor")
+    other = [f"{name} {now[name]}, not {before[name]}" for name in names if name in before and before[name] != now[name]]
+    how = "Note: the run goes on, but not to the last bit as it would have where it was begun"
+    return f"{how}: {'; '.join(other)}." if other else ""
 
 
 def cores() -> int:

@@ -28,27 +28,10 @@ Pending = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder. `create` makes one, `open` takes one that exists."""
+class RunFolder:
+    """What the folder of anything that is trained has: metrics, and checkpoints of a network and its optimiser."""
 
     folder: Path
-    config: TrainConfig
-
-    @staticmethod
-    def create(folder: Path, config: TrainConfig, environment: dict[str, Any]) -> "Run":
-        """A new run. Never overwrites: raises `UserError` where something is already."""
-        must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
-        begin(folder, config, environment)
-        return Run(folder, config)
-
-    @staticmethod
-    def open(folder: str | Path) -> "Run":
-        """Raises `UserError` where `folder` is no run."""
-        folder = Path(folder)
-        values = read_config(folder, "train.py")
-        if "rates" in values:
-            raise UserError(f"{folder} is an evaluation, not a meta-training run. Give the folder that train.py wrote.")
-        return Run(folder, train_config(values, folder / "config.json"))
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -87,8 +70,8 @@ class Run:
         """
 
         def write(folder: Path) -> None:
-            save_file(_contiguous(learner.state_dict()), folder / "learner.safetensors")
-            save_file(_contiguous(optimiser_tensors(optimiser)), folder / "optimiser.safetensors")
+            save_file(contiguous(learner.state_dict()), folder / "learner.safetensors")
+            save_file(contiguous(optimiser_tensors(optimiser)), folder / "optimiser.safetensors")
 
         score = score if score is not None and math.isfinite(score) else None
         about = {"score": score, "loss": loss if math.isfinite(loss) else None, "pending": pending or []}
@@ -111,12 +94,6 @@ class Run:
         """{"step", "score", "loss"} of the best checkpoint; None where there is none."""
         best = self.checkpoints.best()
         return None if best is None else {name: best[name] for name in ("step", "score", "loss")}
-
-    def load_learner(self, spec: EpisodeSpec, step: int | None = None) -> Learner:
-        """The learner of a checkpoint (None: the best), built for `spec`, in eval mode."""
-        learner = self.config.learner.build(spec)
-        self.restore(self.best() if step is None else step, learner)
-        return learner.eval()
 
     def restore(self, step: int, learner: nn.Module, optimiser: Optimizer | None = None) -> Pending:
         """Puts a checkpoint's tensors into a learner, and into its optimiser; returns what is pending.
@@ -152,6 +129,40 @@ class Run:
     def _others(self, step: int) -> str:
         others = [other for other in self.steps() if other != step]
         return f"Remove it to use the one of step {others[-1]}." if others else "There is no other one in this run."
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """The folder of a meta-training run. `create` makes one, `open` takes one that exists."""
+
+    config: TrainConfig
+
+    @staticmethod
+    def create(folder: Path, config: TrainConfig, environment: dict[str, Any]) -> "Run":
+        """A new run. Never overwrites: raises `UserError` where something is already."""
+        must_be_new(folder, f"Go on with --resume {folder}, or name another folder with --run.")
+        begin(folder, config, environment)
+        return Run(folder, config)
+
+    @staticmethod
+    def open(folder: str | Path) -> "Run":
+        """Raises `UserError` where `folder` is no run."""
+        folder = Path(folder)
+        values = read_config(folder, "train.py")
+        if "rates" in values:
+            raise UserError(f"{folder} is an evaluation, not a meta-training run. Give the folder that train.py wrote.")
+        if "shape" in values:
+            raise UserError(
+                f"{folder} is a backbone that train.py pretrain made, not a meta-training run. Learners take it as "
+                f"--data.features {folder}, or those on a transformer as --learner.trunk.backbone {folder}."
+            )
+        return Run(folder, train_config(values, folder / "config.json"))
+
+    def load_learner(self, spec: EpisodeSpec, step: int | None = None) -> Learner:
+        """The learner of a checkpoint (None: the best), built for `spec`, in eval mode."""
+        learner = self.config.learner.build(spec)
+        self.restore(self.best() if step is None else step, learner)
+        return learner.eval()
 
 
 def begin(folder: Path, config: Any, environment: dict[str, Any]) -> None:
@@ -190,5 +201,6 @@ def _words(about: tuple[Any, ...] | None) -> str:
     return "missing" if about is None else f"{about[0]} {str(about[1]).removeprefix('torch.')}"
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them."""
     return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}

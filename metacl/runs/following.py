@@ -46,6 +46,8 @@ class Following:
         values = read_config(folder, "evaluate.py")
         if "steps" in values and "rates" not in values:
             raise UserError(f"{folder} is a meta-training run. Go on with it by: python train.py --resume {folder}")
+        if "shape" in values:
+            raise UserError(f"{folder} is a pre-training. Go on with it by: python train.py --resume {folder}")
         return Following(folder, follow_config(values, folder / "config.json"))
 
     @property

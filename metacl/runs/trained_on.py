@@ -1,14 +1,17 @@
 """Which images a run was meta-trained on, kept in its folder, so that they are known again wherever they lie and however they
-are called."""
+are called; and those that a backbone was trained on, in its folder."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from episodes import Benchmark, Stream, UserError
+from episodes.data.backbones.vit_files import OF_A_RUN
 from episodes.data.identity import classes_among
+from episodes.data.places import user_path
+from episodes.data.pool import ClassPool
 from metacl.runs.files import read_json
 from metacl.runs.folder import Run
 
@@ -23,29 +26,33 @@ def keep_trained_on(folder: Path, benchmark: Benchmark) -> None:
 
 def trained_on_digest(benchmark: Benchmark) -> str:
     """What stands in environment.json of that file, so that a damaged one is known."""
-    return _digest(benchmark.ids("train"))
+    return digest_of_ids(benchmark.ids("train"))
 
 
-def trained_on(folder: Path) -> np.ndarray:
+def trained_on(folder: Path, about: str = "environment.json") -> np.ndarray:
     """The ids of a run's meta-training images; none where it is of an earlier version, which kept the names of classes only.
+
+    Arguments:
+        about: the file that has their digest; of a backbone config.json.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    path = folder / "environment.json"
-    digest = read_json(path).get("trained_on") if path.exists() else None
-    if digest is None:
+    path = folder / about
+    values = read_json(path) if path.exists() else {}
+    if not isinstance(values, dict) or (digest := values.get("trained_on")) is None:
         return np.empty(0, dtype=np.uint64)
     try:
         ids = np.load(folder / FILE, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{folder / FILE} cannot be read ({error}), which says what the run was meta-trained on.") from error
-    if _digest(ids) != digest:
+    if digest_of_ids(ids) != digest:
         raise UserError(f"{folder / FILE} is not as it was written: it should say what the run was meta-trained on.")
     return ids
 
 
-def _digest(ids: np.ndarray) -> str:
+def digest_of_ids(ids: np.ndarray) -> str:
+    """By which a damaged file of ids is known."""
     return hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest()
 
 
@@ -78,3 +85,21 @@ def met_before(run: Run, stream: Stream) -> list[str]:
     if not found:
         return []
     return [f"{len(found)} classes of {stream.name} are ones that {run.folder.name} was meta-trained on, such as {found[0]}."]
+
+
+def met_by_backbone(backbone: str, pools: Iterable[ClassPool]) -> list[str]:
+    """A sentence for each pool with classes that a backbone of one's own was trained on, by most of their images.
+
+    Arguments:
+        backbone: its name, its folder or its file; of others than those of `train.py pretrain` nothing is known.
+    """
+    place = user_path(backbone)
+    folder = next((folder for folder in (place / OF_A_RUN, place, place.parent) if folder.is_dir()), place)
+    if not place.exists() or not (ids := trained_on(folder, "config.json")).size:
+        return []
+    told = []
+    for pool in pools:
+        if found := classes_among(pool, ids):
+            are = f"1 class of {pool.source} is one" if len(found) == 1 else f"{len(found)} classes of {pool.source} are ones"
+            told.append(f"{are} that the backbone {backbone} was trained on, such as {found[0]}.")
+    return told

@@ -1,7 +1,7 @@
 """Several processes that are one run: the first one writes, and the others hear what came of it."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -30,3 +30,12 @@ def from_first(accelerator: Accelerator, work: Callable[[], Found]) -> Found:
     if told[0] is None:
         raise SystemExit(2)
     return told[0]
+
+
+def machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What environment.json says of the device and the processes of a run."""
+    return {
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+    }

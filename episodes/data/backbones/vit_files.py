@@ -22,6 +22,8 @@ HUB = {
 """A name -> the repository of the Hugging Face hub that has its weights."""
 ABOUT = ("config.json", "preprocessor_config.json")
 """The files beside the weights that say how they are to be read."""
+OF_A_RUN = "backbone"
+"""The folder that has them in the folder of a run of pre-training, whose own config.json is about the run."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def _has_class_token(path: Path) -> bool:
 
 
 def _in_folder(folder: Path) -> VitFiles:
+    """The files in a folder; in that of a run of pre-training, those in the folder `backbone` of it."""
+    if (folder / OF_A_RUN).is_dir():
+        folder = folder / OF_A_RUN
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         raise UserError(

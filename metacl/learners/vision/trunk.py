@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -15,6 +14,7 @@ from episodes.data.backbones.vit_files import HUB, vit_files
 from episodes.data.features import shown
 from episodes.errors import at_least, note, unknown
 from metacl.learners.precision import fast_bf16
+from metacl.nets.views import random_view
 from metacl.nets.vit import Added, VisionTransformer, VitConfig
 
 UNTRAINED = {"vit-tiny-32": VitConfig(32, 4, 192, 6, 3, 768)}
@@ -101,18 +101,7 @@ class Trunk:
         """uint8 images (N, C, H, W) -> pixels in [0, 1] (N, 3, side, side): all of each, or with `rng` a random view of it."""
         if rng is None:
             return shown(x_NCHW, self.side)
-        N = len(x_NCHW)
-        share = np.sqrt(rng.uniform(self.config.area, 1, N))
-        aspect = np.exp(rng.uniform(-0.5, 0.5, N) * np.log(4 / 3))
-        size_N2 = np.minimum(np.stack([share * aspect, share / aspect], 1), 1)  # width, height, of two
-        place_N2 = rng.uniform(-1, 1, (N, 2)) * (1 - size_N2)
-        mirrored_N = (rng.random(N) < 0.5) & self.config.flip
-        size_N2[:, 0] *= np.where(mirrored_N, -1, 1)
-        theta = np.zeros((N, 2, 3), dtype=np.float32)
-        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = size_N2[:, 0], size_N2[:, 1], place_N2
-        grid = F.affine_grid(torch.from_numpy(theta).to(x_NCHW.device), [N, 1, self.side, self.side], align_corners=False)
-        x = F.grid_sample(x_NCHW.float() / 255, grid, padding_mode="border", align_corners=False)
-        return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        return random_view(x_NCHW, self.side, rng, self.config.area, self.config.flip)
 
     @torch.no_grad()
     def features(
