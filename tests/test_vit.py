@@ -109,6 +109,9 @@ def test_files(tmp_path, monkeypatch):
             and backbone.digest == backbone_of(str(folder)).digest
         )
         assert backbone.load()(images()).shape == (3, 24)
+    digest = backbone_of(str(folder)).digest
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": 2}))
+    assert backbone_of(str(folder)).digest != digest  # features of other heads are other features
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read as safetensors"):
         backbone_of(str(folder))

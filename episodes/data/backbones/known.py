@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes.data.backbones.efficientnet import LiteFeatures
-from episodes.data.backbones.vit_files import HUB, vit_files
+from episodes.data.backbones.vit_files import HUB, VitFiles, vit_files
 from episodes.data.places import user_path
 from episodes.data.reading import LARGEST_SIZE, cause
 from episodes.errors import UserError, unknown
@@ -87,7 +87,7 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
         return Backbone(name, known.sha256, side or known.side, partial(_pinned, name))
     path = user_path(name)
     if vit := vit_files(name):
-        return Backbone(path.name, digest_of_file(vit.weights), side or vit.config().image_size, vit.load)
+        return Backbone(path.name, _digest_of_vit(vit), side or vit.config().image_size, vit.load)
     if not path.is_file():
         wrong = unknown("backbone", name, NAMES)
         raise UserError(
@@ -99,6 +99,13 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
         side = side or next(iter(BACKBONES.values())).side
         return Backbone(path.name, digest, side, partial(_from_safetensors, path))
     return Backbone(path.name, digest, side, partial(_from_torchscript, path))
+
+
+def _digest_of_vit(vit: VitFiles) -> str:
+    """That of the weights; where the files beside them change what they mean (heads, normalisation), of both."""
+    digest, shape = digest_of_file(vit.weights), vit.config()
+    alone = replace(vit, about={}).config()
+    return digest if shape == alone else hashlib.sha256(f"{digest} {shape}".encode()).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
