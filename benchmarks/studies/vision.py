@@ -91,6 +91,10 @@ def figures(folder: Path) -> dict[str, Any]:
     following, result = Following.open(folder), results_of(folder)[0]
     config = to_json(following.config)
     config["stream"]["data"]["path"] = None
+    if "trunk" in config["learner"]:
+        config["learner"]["trunk"]["backbone"] = BACKBONE
+    else:
+        config["stream"]["data"]["features"] = BACKBONE
     kept = ("incremental", "matrix", "state_bytes", "seconds_a_task")
     return {"configuration": config, "environment": environment_of(folder)} | {name: result[name] for name in kept}
 
