@@ -21,7 +21,7 @@ fingerprint of their data and a digest. The file is a few hundred bytes, and has
 same episodes of it; other data are refused:
 
     python -m episodes.freeze omniglot --tasks 20 -o omniglot-20x5.json
-    python evaluate.py runs/omniglot --frozen omniglot-20x5.json
+    python evaluate.py runs/omniglot --held-out omniglot-20x5.json
 
 --export FOLDER writes the episodes themselves too, as a Hugging Face data set in parquet, for other programs."""
 

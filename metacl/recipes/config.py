@@ -127,7 +127,7 @@ class EpisodesConfig:
     """The meta-split whose classes make the episodes."""
     checkpoint: int | None = None
     """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
-    frozen: str | None = None
+    held_out: str | None = None
     """A file of python -m episodes.freeze: its episodes are asked, whatever is said of tasks, shots, seeds and the like above;
     other data are refused."""
 
