@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
+from episodes.benchmarks.several import several
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
 from episodes.data.dealing import dealt
 from episodes.data.features import with_features
@@ -32,6 +33,8 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
     with readable(config.path or config.name):
         if config.name not in OVER_A_POOL:
             refuse(config, "source")
+        if config.also and config.name not in OVER_A_POOL:  # these join the images of their source
+            return several(config, vocabulary, load_benchmark)
         if config.name in BENCHMARKS:
             refuse(config, "split", "configuration")
         else:

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from episodes.errors import UserError, at_least
 
-Domains = Literal["rotation", "permutation", "inversion"]
-"""What is done to the inputs of a task."""
+Domains = Literal["rotation", "permutation", "inversion", "data-set"]
+"""How the inputs of a task differ from those of others."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class ScheduleConfig:
     domains: Domains | None = None
     """Domain-incremental: all tasks have the same classes, even the same images, and in each the inputs are changed in another
     way. `rotation`: images turned by a random angle; `permutation`: pixels, or numbers of a vector, in a random order;
-    `inversion`: every other task has the negatives of the images."""
+    `inversion`: every other task has the negatives of the images; `data-set`: each task has the images of another data set, of
+    those that are joined by --data.also, and classes whose labels all of these have."""
     gradual: bool = False
     """The change of domains is gradual: within each task it moves evenly on to the domain of the next."""
     blur: float = 0.0

@@ -40,6 +40,10 @@ class DataConfig:
     set 3 where an image has colour."""
     without: tuple[str, ...] = ()
     """Classes that are left out, by their labels (the paths of their folders), or by patterns like Latin/*."""
+    also: tuple[str, ...] = ()
+    """Further data sets, whose classes join those of this one: an episode may have classes of all. Each is a named benchmark
+    (or NAME=FOLDER, where a copy of it lies), a folder, a file or a hub name. Their images are read at the size and in the
+    channels of this one; --data.fewest, --data.skip-damaged and --data.features are for all, the other options are its own."""
     source: str | None = None
     """Of completion and rotation: whose images they are about, the name of a benchmark or a data set of one's own; --data.path
     and the other options are its. None: casia."""

@@ -209,7 +209,7 @@ def _on_held_out(config: EpisodesConfig, options: list[str]) -> EpisodesConfig:
     shape = file.shape
     return replace(
         config,
-        data=replace(file.data, name=config.data.name, path=config.data.path),
+        data=replace(file.data, name=config.data.name, path=config.data.path, also=config.data.also or file.data.also),
         tasks=(shape.tasks,),
         shots=shape.shots,
         queries=shape.queries,

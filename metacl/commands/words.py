@@ -94,10 +94,11 @@ def take(words: list[str], option: str) -> str | None:
 
 
 def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> str:
-    """The name of a data set, of a folder its last part; that of its features; and the schedule of its episodes where it is not
-    one class after another."""
+    """The name of a data set, of a folder its last part; those that join it, and its features; and the schedule of its episodes
+    where it is not one class after another."""
     name = Path(data.name).name if Path(data.name).is_absolute() else data.name
-    also = [f"{Path(data.features).name} features"] if data.features else []
+    also = [f"with {' and '.join(Path(word.partition('=')[0]).name for word in data.also)}"] if data.also else []
+    also += [f"{Path(data.features).name} features"] if data.features else []
     also += [words] if schedule is not None and (words := schedule.words()) else []
     return f"{name} ({', '.join(also)})" if also else name
 
