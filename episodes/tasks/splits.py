@@ -120,11 +120,10 @@ class Incremental(Splits):
         first = len(classes) - self.classes
         part = super()._part(pool, classes[first:], seed, index)
 
-        def shifted(where: slice) -> Examples:
-            examples = part[where]
+        def shifted(examples: Examples) -> Examples:
             return Examples(examples.x, examples.y + first, examples.task)
 
-        return Part(len(part), shifted)
+        return Part(len(part), lambda where: shifted(part[where]), lambda places: shifted(part.take(places)))
 
 
 def _same_classes(train: ClassPool, held_out: ClassPool, classes: int) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from episodes import SeededStream, Stream, UserError
+from episodes import SeededStream, Stream, UserError, scheduled
 from metacl.commands.learner_of import learner_in_words, learner_of
+from metacl.commands.words import stream_in_words
 from metacl.evaluation.curves import curves
 from metacl.evaluation.follow import check_length, compute, follow
 from metacl.evaluation.rates import RateChoice, along_stream, in_words
@@ -27,7 +28,7 @@ def stream_of(config: StreamRunConfig) -> Stream:
     Raises:
         UserError: it cannot be read, has fewer tasks than are asked, or the learner cannot learn from its examples.
     """
-    stream = config.stream.load()
+    stream = scheduled(config.stream.load(), config.schedule)
     check_length(SeededStream(stream, config.seeds), config.tasks)
     learner_of(config, stream.spec)
     return stream
@@ -42,7 +43,7 @@ def follow_stream(run: Following, whole: Path) -> list[Result]:
     rate = None if choice is None else choice.rate
     learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
     state, source = _follow(run, config, learner, stream, whole), SeededStream(stream, config.seeds)
-    cost = compute(learner, state, source, config.schedule.block)
+    cost = compute(learner, state, source, config.arrival.block)
     if len(records := run.records()) != config.tasks:
         raise UserError(
             f"{run.folder} has the records of {len(records)} tasks, not of {config.tasks}: somebody else has changed it. "
@@ -55,7 +56,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     """The state at the end."""
     first, state = run.load(learner)
     state = learner.start(config.seeds) if state is None else state
-    words = f"{learner_in_words(config)} on {stream.name}"
+    words = f"{learner_in_words(config)} on {stream_in_words(config.stream.name, config.schedule)}"
     if first:
         say(f"{first} tasks are done.")
     say(f"{words}, {config.tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
@@ -63,7 +64,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     with bar(words) as progress, stops_noted() as signals:
         shown, index = progress.add_task("", total=config.tasks, completed=first, now="tasks"), first
         try:
-            steps = follow(learner, source, config.questions, state, first, config.tasks, config.schedule)
+            steps = follow(learner, source, config.questions, state, first, config.tasks, config.arrival)
             for state, record in steps:
                 index = record["task"] + 1
                 run.log(dict(record))
@@ -91,7 +92,7 @@ def _result(
         measured = matrix_measures(whole_matrix(records, scored, rows), scored == "accuracy", known)
     return Result(
         learner_in_words(config),
-        config.stream.name,
+        stream_in_words(config.stream.name, config.schedule),
         config.tasks,
         "seeds",
         len(config.seeds),
@@ -126,7 +127,7 @@ def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice
                 config.seeds[0],
                 config.sweep_tasks,
                 config.questions,
-                config.schedule,
+                config.arrival,
                 lambda: progress.update(task, advance=1),
             )
         run.note_rate("stream", asdict(choice))

@@ -16,7 +16,7 @@ from metacl.commands.on_episodes import check_episodes, follow_episodes
 from metacl.commands.parse_evaluate import Followed, parse_evaluate
 from metacl.commands.parse_resume import parse_resume
 from metacl.commands.places import with_data_at
-from metacl.commands.words import asks_for_the_first_page, data_in_words, evaluate_help
+from metacl.commands.words import asks_for_the_first_page, data_in_words, evaluate_help, stream_in_words
 from metacl.evaluation.result import Result
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig
 from metacl.recipes.files import to_json
@@ -138,7 +138,7 @@ def _write(run: Following, results: list[Result]) -> None:
 def words_of(config: FollowConfig, named: bool = True) -> str:
     """What was followed, and by whom."""
     if isinstance(config, StreamRunConfig):
-        source = config.stream.name
+        source = stream_in_words(config.stream.name, config.schedule)
     else:
         source = f"{data_in_words(config.data, config.schedule)}, meta-{config.split}"
     return f"{learner_in_words(config)} on {source}" if named else source

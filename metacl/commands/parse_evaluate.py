@@ -159,7 +159,7 @@ def _shaped(shape: EpisodeShape) -> dict[str, Any]:
 def _stream(name: str) -> Any:
     named = STREAMS[name]
     asked = FAMILY_QUESTIONS.get(named.family, Questions())
-    return lambda **about: StreamRunConfig(named.config, **about, questions=asked, schedule=named.schedule)
+    return lambda **about: StreamRunConfig(named.config, **about, questions=asked, arrival=named.schedule)
 
 
 def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, words: str, *hidden: str) -> tuple[Any, ...]:

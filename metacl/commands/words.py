@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, StreamSchedule, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -101,6 +101,11 @@ def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> s
     also += [f"{Path(data.features).name} features"] if data.features else []
     also += [words] if schedule is not None and (words := schedule.words()) else []
     return f"{name} ({', '.join(also)})" if also else name
+
+
+def stream_in_words(name: str, schedule: StreamSchedule) -> str:
+    """The name of a stream, and its schedule where it is not one task after another."""
+    return f"{name} ({words})" if (words := schedule.words()) else name
 
 
 def new_folder(*names: str) -> Path:
