@@ -6,7 +6,7 @@ from dataclasses import replace
 from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
 from episodes.benchmarks.several import several
-from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
+from episodes.data.config import DataConfig, local_copy, meta_splits, read_cached, reading_of
 from episodes.data.dealing import dealt
 from episodes.data.features import with_features
 from episodes.data.hf import is_hub_name
@@ -62,8 +62,10 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     """
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
-    pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    return classification(name, vocabulary, dealt(with_features(pool, config), config, name))
+    where, reading = place if place.exists() else config.name, reading_of(config, None, None)
+    given = None if reading.split is None else meta_splits(where, reading)
+    pool = read_cached(where, name, None, reading if given is not None else replace(reading, split=None))
+    return classification(name, vocabulary, dealt(with_features(pool, config), config, name, given))
 
 
 def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> Benchmark:

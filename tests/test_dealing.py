@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from making import hf_folder, noise, png
 
 from episodes import STREAMS, ClassPool, DataConfig, UserError, load_benchmark
 from episodes.catalog import SPLITS
 from episodes.data.dealing import dealt
+from episodes.data.reading import Reading
 from episodes.errors import Notice
 from metacl.commands.places import located
 
@@ -126,3 +128,67 @@ def test_classes_are_left_out_by_pattern():
         labels_of(DataConfig(without=("a?[0-8]",)), [f"a{i}" for i in range(10, 110)])
     with pytest.warns(Notice, match="1 of 4 classes are left out"):
         assert "a[1]" not in flat(labels_of(DataConfig(without=("a[1]",)), ["a[1]", "a1", "b", "c"]))
+
+
+WORDS = ("train", "Training", "train", "dev", "TEST", "testing", "")
+ROWS = list(zip("abcdefg", WORDS, strict=True))
+
+
+def table(folder: Path, rows=ROWS, images: bool = False, label: str = "label") -> str:
+    """A table with a column that says which meta-split a row is for: of numbers, or of images beside it."""
+    lines = [f"{'file_name' if images else 'one,two'},{label},fold"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (own, part) in enumerate(rows * 2):
+        if images:
+            (folder / f"{i}.png").write_bytes(png(noise(i, 8, 1)))
+        lines.append(f"{f'{i}.png' if images else f'{i},{i + 1}'},{own},{part}")
+    file = folder / ("metadata.csv" if images else "table.csv")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(folder) if images else str(file)
+
+
+def parquet(folder: Path) -> str:
+    x = [[float(i), 1.0] for i in range(14)]
+    return hf_folder(folder, train={"x": x, "label": [own for own, _ in ROWS * 2], "fold": [part for _, part in ROWS * 2]})
+
+
+@pytest.mark.parametrize("kind", ["numbers", "images", "one label beside the files", "parquet"])
+def test_a_column_says_where_a_class_is(kind, tmp_path, cache):
+    """Whatever stands beside it; it is neither an input nor a label, and classes of which it says nothing are left out."""
+    label = "kind" if kind.startswith("one") else "label"
+    place = parquet(tmp_path / "p") if kind == "parquet" else table(tmp_path / "t", images=kind != "numbers", label=label)
+    with pytest.warns(Notice, match="1 of 7 classes are left out, as the column fold does not list them: g"):
+        benchmark = load_benchmark(DataConfig(place, split="fold"), 64)
+    labels = [[name.split("/")[1] for name in benchmark.classes(split)] for split in SPLITS]
+    assert labels == [["a", "b", "c"], ["d"], ["e", "f"]]
+    assert benchmark.test.spec.x_shape == ((1, 8, 8) if "file" in kind or kind == "images" else (2,))
+
+
+def test_what_a_column_cannot_say(tmp_path, cache):
+    for rows, words in (
+        ([*ROWS, ("a", "test")], "has rows of class a for train and for test. A class is in one meta-split"),
+        ([*ROWS, ("b", "maybe")], "says 'maybe' of class b. It should say train, validation or test"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_benchmark(DataConfig(table(tmp_path / words[:9], rows), split="fold"), 64)
+    for place in (table(tmp_path / "t"), parquet(tmp_path / "p")):
+        with pytest.raises(UserError, match=r"data.split hierachy is neither .* nor a column of .*Its columns are .*fold"):
+            load_benchmark(DataConfig(place, split="hierachy"), 64)
+    folder = class_folder_of(tmp_path / "folders")
+    with pytest.raises(UserError, match=r"data.split fold is neither three shares"):
+        load_benchmark(DataConfig(folder, split="fold"), 64)
+
+
+def class_folder_of(folder: Path) -> str:
+    for i, label in enumerate("abcd"):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "1.png").write_bytes(png(noise(i, 8, 1)))
+    return str(folder)
+
+
+def test_a_pool_of_before_is_found_again():
+    """A reading that asks for nothing new has the key that it had before there was anything new."""
+    assert set(Reading().key()) == {
+        *("image", "label", "size", "channels", "configuration", "skip_damaged", "levels", "ground", "seen")
+    }
+    assert Reading(split="fold").key()["split"] == "fold"

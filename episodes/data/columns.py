@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from episodes.data.layout import no_such_split
 from episodes.errors import UserError, note, unknown
 
 if TYPE_CHECKING:
@@ -102,6 +103,16 @@ def labelled_rows(parts: "dict[str, Dataset]", column: str, where: str) -> tuple
     classes = [name for name in order if name in there] + sorted(there - set(order))
     code = {label: i for i, label in enumerate(classes)}
     return rows, np.array([code[value] for value in values], dtype=np.int64), [str(label) for label in classes]
+
+
+def labels_beside(parts: "dict[str, Dataset]", label: str, column: str, where: str) -> list[tuple[str, str]]:
+    """(label, value of another column) of the rows that have a label. Raises `UserError` where there is no such column."""
+    there = dict.fromkeys(name for part in parts.values() for name in part.features)
+    if column not in there:
+        raise no_such_split(column, where, there)
+    rows, labels, names = labelled_rows(parts, label, where)
+    values = [own for split, part in parts.items() for own in _labels(part.select(rows[split]), column)[0]]
+    return [(names[i], "" if value is None else str(value)) for i, value in zip(labels, values, strict=True)]
 
 
 def _labels(part: "Dataset", column: str) -> tuple[list[str | int | None], list[str]]:

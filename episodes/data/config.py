@@ -1,5 +1,6 @@
 """Which data set is read, and how: the options of every benchmark and stream that has images."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,11 @@ from episodes.data.cache import cached, remembered
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
 from episodes.data.reading import Reading
-from episodes.data.sources import complete_reading, read, source_identity
+from episodes.data.sources import complete_reading, found_meta_splits, read, source_identity
 from episodes.errors import UserError, at_least
+
+SHARES = re.compile(r"(\d+)/(\d+)/(\d+)")
+"""Three shares, as 60/20/20."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class DataConfig:
     """Classes with fewer images than this are left out. None: none is."""
     split: str | None = None
     """How the classes of a data set of your own are dealt: shares of meta-train, meta-validation and meta-test; hierarchy, by
-    the top folders, so that the meta-test is of super-classes that meta-train has not; or a JSON file with the lists train,
-    validation and test of labels. None: 60/20/20."""
+    the top folders, so that the meta-test is of super-classes that meta-train has not; a JSON file with the lists train,
+    validation and test of labels; or the column whose values train, validation and test say where the class of a row is.
+    None: 60/20/20."""
     skip_damaged: bool = False
     """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
     configuration: str | None = None
@@ -88,7 +93,20 @@ def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Re
         channels if config.channels is None else config.channels,
         config.configuration,
         config.skip_damaged,
+        split_column(config.split),
     )
+
+
+def split_column(split: str | None) -> str | None:
+    """What of the values of `DataConfig.split` is the name of a column."""
+    other = split is None or SHARES.fullmatch(split) is not None or split == "hierarchy" or user_path(split).is_file()
+    return None if other else split
+
+
+def meta_splits(where: Path | str, reading: Reading) -> dict[str, str] | None:
+    """Label -> meta-split, as the column `reading.split` says; found once and remembered. None: there are no columns."""
+    key = {"meta-splits of": _identity(where), "columns": [reading.label, reading.split, reading.configuration]}
+    return remembered(key, lambda: {"found": found_meta_splits(str(where), reading)})["found"]
 
 
 def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
@@ -118,14 +136,14 @@ def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> R
     """The reading with all that it leaves open; what a sample of the images says is remembered in the cache."""
     if None not in (reading.size, reading.channels, reading.ground):
         return reading
-    key = {"source": _identity(where), "splits": splits, **vars(reading)}
+    key = {"source": _identity(where), "splits": splits, **reading.key()}
     return Reading(**remembered(key, lambda: vars(complete_reading(str(where), splits, reading))))
 
 
 def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
     reading = complete(where, splits, reading)
-    key = {"source": _identity(where), "name": name, "splits": splits, **vars(reading)}
+    key = {"source": _identity(where), "name": name, "splits": splits, **reading.key()}
     return cached(key, partial(read, str(where), name, splits, reading, words))
 
 

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from episodes.data.config import DataConfig
+from episodes.data.config import SHARES, DataConfig
 from episodes.data.leaving_out import left_in, matching
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
@@ -16,21 +15,24 @@ from episodes.errors import UserError, listed, note, unknown
 from episodes.rng import random_numbers
 
 PARTS = ("train", "validation", "test")
-SHARES = (60, 20, 20)
+USUAL = (60, 20, 20)
 """Of the classes in per cent, to meta-train, meta-validation and meta-test, unless something else is asked."""
 
 
-def dealt(pool: ClassPool, config: DataConfig, name: str) -> list[ClassPool]:
+def dealt(pool: ClassPool, config: DataConfig, name: str, given: dict[str, str] | None = None) -> list[ClassPool]:
     """The pools of the three meta-splits, as `config.split` says, without the classes that `config` leaves out.
 
     Arguments:
         name: qualifies the class names: "name/label".
+        given: label -> meta-split, where a column of the data says it.
 
     Raises:
         UserError: the split is none of the three kinds, its file is not as it should be, or there are too few classes.
     """
-    split = config.split or "/".join(map(str, SHARES))
-    if shares := re.fullmatch(r"(\d+)/(\d+)/(\d+)", split):
+    split = config.split or "/".join(map(str, USUAL))
+    if given is not None:
+        return left_in(by_label(pool, name, given, f"the column {split}"), config, name)
+    if shares := SHARES.fullmatch(split):
         (pool,) = left_in([pool], config, name)
         numbers = [int(number) for number in shares.groups()]
         if not min(numbers):
@@ -55,7 +57,7 @@ def by_hierarchy(pool: ClassPool, name: str) -> list[ClassPool]:
             f"{pool.source} has {len(groups)} super-classes ({listed(sorted(groups))}), and --data.split hierarchy needs "
             "three or more: a class must be a folder in the folder of its super-class."
         )
-    parts = np.split(np.array(groups), _ends(len(groups), SHARES))
+    parts = np.split(np.array(groups), _ends(len(groups), USUAL))
     places = [[i for i, top in enumerate(tops) if top in set(part)] for part in parts]
     return [pool.select(own, f"{name}, meta-{part}") for own, part in zip(places, PARTS, strict=True)]
 
@@ -80,8 +82,18 @@ def by_list(pool: ClassPool, name: str, file: str) -> list[ClassPool]:
                     raise UserError(
                         f"{file} lists {label} for {given[label]} and for {part}. What is tested is never trained on."
                     )
+    return by_label(pool, name, given, file)
+
+
+def by_label(pool: ClassPool, name: str, given: dict[str, str], where: str) -> list[ClassPool]:
+    """Deals each class to the meta-split that its label is given; those that are given none are left out, with a note.
+
+    Arguments:
+        where: what gives them, in words.
+    """
+    places = {own.removeprefix(f"{name}/"): i for i, own in enumerate(pool.names)}
     if left := sorted(places.keys() - given.keys()):
-        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {file} does not list them: {listed(left)}.")
+        note(f"{name}: {len(left)} of {len(places)} classes are left out, as {where} does not list them: {listed(left)}.")
     chosen = [[place for label, place in places.items() if given.get(label) == part] for part in PARTS]
     return [pool.select(own, f"{name}, meta-{part}") for own, part in zip(chosen, PARTS, strict=True)]
 

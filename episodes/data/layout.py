@@ -3,15 +3,48 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from episodes.errors import UserError
+from episodes.errors import UserError, listed
 
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 """Folders that are splits, where each class lies in one of them at the same depth; capitals do not matter."""
+PARTS: dict[str, str | tuple[str, ...]] = {"train": "train", "validation": ("val", "dev"), "test": "test"}
+"""The meta-splits, and how the names of `SPLITS` begin that stand for them."""
 DEEPEST = 4
 
 
 def is_split(name: str) -> bool:
     return name.lower() in SPLITS
+
+
+def meta_splits_of(pairs: Iterable[tuple[str, str]], column: str, where: str) -> dict[str, str]:
+    """Label -> "train", "validation" or "test", of (label, what a column says) of each row; no word says nothing.
+
+    Raises:
+        UserError: a word is none of `SPLITS`, or a class has rows in two.
+    """
+    given: dict[str, str] = {}
+    for label, word in dict.fromkeys(pairs):
+        if not word:
+            continue
+        if not is_split(word):
+            raise UserError(
+                f"The column {column} of {where} says {word!r} of class {label}. It should say train, validation or test of "
+                "each row, or nothing."
+            )
+        part = next(part for part, first in PARTS.items() if word.lower().startswith(first))
+        if given.setdefault(label, part) != part:
+            raise UserError(
+                f"The column {column} of {where} has rows of class {label} for {given[label]} and for {part}. A class is in "
+                "one meta-split: what is tested is never trained on."
+            )
+    return given
+
+
+def no_such_split(asked: str, where: str, columns: Iterable[str]) -> UserError:
+    return UserError(
+        f"data.split {asked} is neither three shares, as 60/20/20, nor hierarchy, nor a file that is there, nor a column of "
+        f"{where}. Its columns are {listed(list(columns))}."
+    )
 
 
 def class_folders(files: Sequence[Path]) -> list[Path]:

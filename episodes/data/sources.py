@@ -1,5 +1,6 @@
 """Any data set as a ClassPool: a hub name, a folder, a parquet file, a table, arrays, or a zip or tar archive of a folder."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +8,19 @@ from typing import TYPE_CHECKING, Literal
 
 from episodes.data.arrays import stored_arrays
 from episodes.data.cache import remembered
+from episodes.data.columns import label_column, labels_beside
 from episodes.data.folders import ImageFolder, holds_images, image_folder, is_image, stored_files
 from episodes.data.hf import open_splits, stored_parts, stored_rows
-from episodes.data.layout import is_split
+from episodes.data.layout import is_split, meta_splits_of
 from episodes.data.looking import completed_by_looking
 from episodes.data.places import readable, user_path
 from episodes.data.pool import ClassPool, gathered, grouped
 from episodes.data.reading import Reading, Stored, decoded
-from episodes.data.tables import TABLES, images_named, table_folder, table_of_vectors, tables_in
+from episodes.data.tables import TABLES, images_named, labels_and, table_folder, table_of_vectors, tables_in
 from episodes.data.telling import tell
 from episodes.data.unpacking import unpacked
 from episodes.data.walking import files_below, stamps_of
-from episodes.errors import UserError, listed, note, unknown
+from episodes.errors import Notice, UserError, listed, note, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -94,6 +96,34 @@ def splits_of(where: str, reading: Reading | None = None) -> list[str]:
         source = source_identity(path) if (path := user_path(where)).exists() else where
         key = {"splits of": source, "columns": [asked.image, asked.label, asked.configuration]}
         return remembered(key, lambda: {"splits": _splits(where, asked)})["splits"]
+
+
+def found_meta_splits(where: str, reading: Reading) -> dict[str, str] | None:
+    """Label -> "train", "validation" or "test", as the column `reading.split` says of each row. None: there are no columns.
+
+    Raises:
+        UserError: there is no such column, or what it says of a class is no meta-split, or two.
+    """
+    assert reading.split is not None
+    with readable(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)  # reading says what is left out
+        pairs = _beside_labels(where, reading, reading.split)
+    return None if pairs is None else meta_splits_of(pairs, reading.split, where)
+
+
+def _beside_labels(where: str, reading: Reading, column: str) -> list[tuple[str, str]] | None:
+    """(label, value of another column) of each row. None: folders of images, or arrays, which have no columns."""
+    place = _opened(where)
+    if place is not None and _kind(place) == "arrays":
+        return None
+    if place is not None and _kind(place) == "table":
+        return labels_and([Path(place.name)], place.parent, reading, column)
+    if place is not None and holds_images(place):
+        tables = tables_in(place, reading.label)
+        return labels_and(tables, place, reading, column) if tables else None
+    parts = open_splits(where if place is None else str(place), None, reading.configuration)
+    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
+    return labels_beside(parts, label_column(features, reading.label), column, where)
 
 
 def with_columns(reading: Reading, where: str, image: str, label: str) -> Reading:

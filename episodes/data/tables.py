@@ -13,7 +13,7 @@ import numpy as np
 
 from episodes.data.columns import LABEL_NAMES
 from episodes.data.folders import SUFFIXES, ImageFolder, is_image
-from episodes.data.layout import is_split
+from episodes.data.layout import is_split, no_such_split
 from episodes.data.reading import Reading, Stored, first_line
 from episodes.data.walking import files_below
 from episodes.errors import UserError, note, unknown
@@ -107,7 +107,7 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
-        label = _label_column(table, reading.label, file)
+        label = _label_column(table, reading, file)
         part = found.setdefault(place.parts[0].lower() if split else "train", {})
         for name, own in zip(table.values(file), table.values(label), strict=True):
             if name and own:
@@ -134,8 +134,8 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
         UserError: it has no numbers, does not say which column has the labels, or a number is missing.
     """
     table = read_table(file)
-    label = _label_column(table, reading.label, None)
-    columns = [column for column in table.columns if column != label]
+    label = _label_column(table, reading, None)
+    columns = [column for column in table.columns if column not in (label, *reading.apart)]
     numbers = {column: own for column in columns if (own := table.numbers(column)) is not None}
     if not numbers:
         raise UserError(
@@ -230,13 +230,32 @@ def _is_there(folder: Path, name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file()
 
 
-def _label_column(table: Table, asked: str | None, file: str | None) -> str:
+def labels_and(tables: Sequence[Path], folder: Path, reading: Reading, column: str) -> list[tuple[str, str]]:
+    """(label, value of a column) of the rows of some tables, relative to a folder, that have a label.
+
+    Raises:
+        UserError: a table has no such column, or does not say which has the labels.
+    """
+    found = list[tuple[str, str]]()
+    for place in tables:
+        table = read_table(folder / place)
+        if column not in table.columns:
+            raise no_such_split(column, str(table.file), table.columns)
+        of_images = reading.image is not None or bool(_image_columns(table, folder / place.parent))
+        file = _file_column(table, folder / place.parent, reading.image) if of_images else None
+        label = _label_column(table, reading, file)
+        found += [(own, value) for own, value in zip(table.values(label), table.values(column), strict=True) if own]
+    return found
+
+
+def _label_column(table: Table, reading: Reading, file: str | None) -> str:
     """The asked column, the only one with a name like label, or the only one beside the files."""
+    asked = reading.label
     if asked is not None:
         if asked not in table.columns:
             raise unknown(f"label column of {table.file}", asked, table.columns)
         return asked
-    others = [column for column in table.columns if column != file]
+    others = [column for column in table.columns if column not in (file, *reading.apart)]
     named = [column for column in others if LABEL_NAMES.fullmatch(column)]
     found = named or (others if file is not None else [])
     if len(found) != 1:
