@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
+from episodes.benchmarks.numbers import regression
 from episodes.benchmarks.several import several
 from episodes.data.config import DataConfig, local_copy, meta_splits, read_cached, reading_of
 from episodes.data.dealing import dealt
@@ -36,7 +37,7 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
         if config.also and config.name not in OVER_A_POOL:  # these join the images of their source
             return several(config, vocabulary, load_benchmark)
         if config.name in BENCHMARKS:
-            refuse(config, "split", "configuration")
+            refuse(config, "split", "configuration", "target")
         else:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
@@ -65,11 +66,13 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     where, reading = place if place.exists() else config.name, reading_of(config, None, None)
     given = None if reading.split is None else meta_splits(where, reading)
     pool = read_cached(where, name, None, reading if given is not None else replace(reading, split=None))
-    return classification(name, vocabulary, dealt(with_features(pool, config), config, name, given))
+    pools = dealt(with_features(pool, config), config, name, given)
+    return regression(name, pools, config.target) if config.target else classification(name, vocabulary, pools)
 
 
 def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> Benchmark:
-    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names.
+    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names: of regression where it has
+    targets.
 
     Arguments:
         vocabulary: label symbols (V) of its episodes.
@@ -79,7 +82,8 @@ def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> 
         UserError: there are too few classes, or `split` is none.
     """
     config = DataConfig(pool.source, split=split)
-    return classification(pool.source, vocabulary, dealt(pool, config, pool.source))
+    pools = dealt(pool, config, pool.source)
+    return regression(pool.source, pools) if pool.targets is not None else classification(pool.source, vocabulary, pools)
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:

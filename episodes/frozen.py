@@ -154,7 +154,7 @@ def rows(frozen: Frozen, benchmark: Benchmark) -> Iterator[dict[str, Any]]:
 def _built(values: dict[str, Any]) -> Frozen:
     data, shape = values.pop("data"), values.pop("shape")
     schedule = ScheduleConfig(**shape.pop("schedule"))
-    data |= {name: tuple(data[name]) for name in ("without", "also") if name in data}  # JSON makes lists
+    data |= {name: tuple(data[name]) for name in ("without", "also", "target") if name in data}  # JSON makes lists
     found = Frozen(DataConfig(**data), EpisodeShape(**shape, schedule=schedule), **values)
     at_least(1, found, "", "episodes")
     return found

@@ -39,6 +39,9 @@ class DataConfig:
     label: str | None = None
     """The column that holds the labels. None: the usual one of the benchmark or stream, the only class-label column, or
     the only one with a name like label."""
+    target: tuple[str, ...] = ()
+    """Regression: the columns of numbers that are to be told of each row of a data set of your own, in place of its label. A
+    task is still a label: it may have numbers of its own kind. They are told by the mean and deviation of meta-train."""
     channels: int | None = None
     """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
     set 3 where an image has colour."""
@@ -94,6 +97,7 @@ def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Re
         config.configuration,
         config.skip_damaged,
         split_column(config.split),
+        tuple(config.target),
     )
 
 

@@ -80,7 +80,8 @@ def features_of(pool: ClassPool, backbone: Backbone) -> ClassPool:
         )
     starts = np.cumsum(pool.counts) - pool.counts
     fingerprint = digest_of(f"{pool.fingerprint}/{backbone.digest}/{backbone.side}/{FEATURES_VERSION}".encode())
-    return replace(pool, x=store, starts=starts, ids=np.array(pool.ids[rows]), fingerprint=fingerprint)
+    ids, targets = np.array(pool.ids[rows]), None if pool.targets is None else pool.targets[rows]
+    return replace(pool, x=store, starts=starts, ids=ids, fingerprint=fingerprint, targets=targets)
 
 
 def _vectors(pool: ClassPool, rows: np.ndarray, backbone: Backbone) -> Iterator[np.ndarray]:

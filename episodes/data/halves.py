@@ -55,7 +55,7 @@ def halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool]:
 
 def published_halves(data: DataConfig, own: HubImages) -> tuple[ClassPool, ClassPool | None]:
     """As `halves`, with None and all images together where the data set has no split to hold out."""
-    for option in ("source", "also"):
+    for option in ("source", "also", "target"):
         if getattr(data, option):
             raise UserError(f"--stream.data.{option} means nothing for a stream; leave it out.")
     if data.split is not None:

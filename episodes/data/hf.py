@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from episodes.data.columns import image_column, kind_of, label_column, labelled_rows, vectors_of
+from episodes.data.columns import image_column, kind_of, label_column, labelled_rows, vectors_of, with_targets
 from episodes.data.places import cache_folder, user_path
 from episodes.data.reading import Reading, Stored, StoredImage, cause
 from episodes.errors import UserError, unknown
@@ -39,16 +39,19 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
     Arguments:
         where: what to call the data set in messages.
     """
-    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
+    features = features_of(parts, reading)
     image, label = image_column(features, reading.image), label_column(features, reading.label)
     rows, labels, names = labelled_rows(parts, label, where)
+    told = None
+    if reading.targets:
+        rows, labels, told = with_targets(parts, rows, labels, reading.targets, where)
     out = sum(part.num_rows for part in parts.values()) - len(labels)
     parts = {split: part for split, part in parts.items() if len(rows[split])}
     for split, part in parts.items():
         if image not in part.features:
             raise UserError(f"Split {split!r} of {where} has no column {image!r}. Choose another column with --data.image.")
     if kind_of(features[image]) == "vector":
-        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
+        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out, told)
     starts = np.cumsum([0, *(len(rows[split]) for split in parts)])
     ready = {split: _undecoded(part, image) for split, part in parts.items()}
     images = [partial(_images, split, ready[split]) for split in parts]
@@ -58,7 +61,13 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
             inside = places[(places >= starts[i]) & (places < starts[i + 1])] - starts[i]
             yield from own(rows[split][inside])
 
-    return Stored(labels, names, at, left_out=out)
+    return Stored(labels, names, at, left_out=out, targets=told)
+
+
+def features_of(parts: "dict[str, Dataset]", reading: Reading) -> dict[str, Any]:
+    """What each column of some splits holds, but for those that are neither inputs nor labels."""
+    every = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
+    return {name: kind for name, kind in every.items() if name not in reading.apart}
 
 
 def open_splits(where: str, splits: Sequence[str] | None = None, configuration: str | None = None) -> "dict[str, Dataset]":

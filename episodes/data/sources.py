@@ -10,7 +10,7 @@ from episodes.data.arrays import stored_arrays
 from episodes.data.cache import remembered
 from episodes.data.columns import label_column, labels_beside
 from episodes.data.folders import ImageFolder, holds_images, image_folder, is_image, stored_files
-from episodes.data.hf import open_splits, stored_parts, stored_rows
+from episodes.data.hf import features_of, open_splits, stored_parts, stored_rows
 from episodes.data.layout import is_split, meta_splits_of
 from episodes.data.looking import completed_by_looking
 from episodes.data.places import readable, user_path
@@ -50,10 +50,10 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
     names = [f"{name}/{label}" for label in stored.names]
     if stored.vectors is not None:
         _refuse_sizes(reading, where)
-        pool, done = grouped(stored.labels, names, stored.vectors, words), reading
+        pool, done = grouped(stored.labels, names, stored.vectors, words, stored.targets), reading
     else:
         done = completed_by_looking(stored, reading, where)
-        pool = gathered(stored.labels, names, decoded(stored, done, where), words)
+        pool = gathered(stored.labels, names, decoded(stored, done, where), words, stored.targets)
         if lost := sorted(set(names) - set(pool.names)):
             note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
     tell(pool, stored, done)
@@ -122,8 +122,7 @@ def _beside_labels(where: str, reading: Reading, column: str) -> list[tuple[str,
         tables = tables_in(place, reading.label)
         return labels_and(tables, place, reading, column) if tables else None
     parts = open_splits(where if place is None else str(place), None, reading.configuration)
-    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
-    return labels_beside(parts, label_column(features, reading.label), column, where)
+    return labels_beside(parts, label_column(features_of(parts, reading), reading.label), column, where)
 
 
 def with_columns(reading: Reading, where: str, image: str, label: str) -> Reading:
@@ -191,6 +190,11 @@ def _folder_at(where: str, place: Path, reading: Reading) -> ImageFolder | None:
         return None
     if tables := tables_in(place, reading.label):
         return table_folder(place, tables, reading, where)
+    if reading.targets:
+        raise UserError(
+            f"{where} holds folders of images, which have no columns of targets. Put a table beside them, metadata.csv, with "
+            f"the columns file_name, label and {', '.join(reading.targets)}."
+        )
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
         raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")

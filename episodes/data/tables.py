@@ -103,22 +103,30 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     """
     split = all(len(table.parts) > 1 and is_split(table.parts[0]) for table in tables)
     found: dict[str, dict[str, list[Path]]] = {}
+    told: dict[str, dict[str, list[np.ndarray]]] = {}
     notes, taken, out = list[str](), set[Path](), 0
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
         label = _label_column(table, reading, file)
-        part = found.setdefault(place.parts[0].lower() if split else "train", {})
-        for name, own in zip(table.values(file), table.values(label), strict=True):
+        which = place.parts[0].lower() if split else "train"
+        part, numbers = found.setdefault(which, {}), told.setdefault(which, {})
+        targets = _targets(table, reading.targets)
+        for name, own, row in zip(table.values(file), table.values(label), targets, strict=True):
             if name and own:
                 taken.add(image := place.parent / name)
+            if name and own and np.isfinite(row).all():
                 part.setdefault(own, []).append(image)
+                numbers.setdefault(own, []).append(row)
+        if lacking := int((~np.isfinite(targets).all(axis=1)).sum()):
+            notes.append(f"{table.file}: {lacking} rows lack a number in {' or '.join(reading.targets)} and are left out.")
+            out += lacking
         if missing := sum(not (a and b) for a, b in zip(table.values(file), table.values(label), strict=True)):
             notes.append(f"{table.file}: {missing} rows have no {file} or no {label} and are left out.")
             out += missing
     if left := [file for file in files_below(folder) if is_image(file) and file not in taken]:
         notes.append(f"{words}: {len(left)} images that no table names are left out, such as {left[0]}.")
-    return ImageFolder(folder, found, tuple(notes), out + len(left))
+    return ImageFolder(folder, found, tuple(notes), out + len(left), told if reading.targets else None)
 
 
 def images_named(file: Path) -> list[Path]:
@@ -148,15 +156,34 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
     kept = np.array([own != "" for own in labels])
     if not kept.all():
         note(f"{file}: {int((~kept).sum())} rows have no {label} and are left out.")
+    targets = _targets(table, reading.targets)
+    if (lacking := kept & ~np.isfinite(targets).all(axis=1)).any():
+        note(f"{file}: {int(lacking.sum())} rows lack a number in {' or '.join(reading.targets)} and are left out.")
+        kept &= ~lacking
     if (wrong := kept & ~np.isfinite(x).all(axis=1)).any():
         raise UserError(
             f"{int(wrong.sum())} of {len(x)} rows of {file} lack a finite number, such as row {int(wrong.argmax()) + 1}. "
             "Fill them in, or leave them out."
         )
-    names = in_order(own for own in labels if own)
+    labels = [own for own, there in zip(labels, kept, strict=True) if there]
+    names = in_order(labels)
     code = {name: i for i, name in enumerate(names)}
-    codes = np.array([code[own] for own in labels if own], dtype=np.int64)
-    return Stored(codes, names, lambda places: iter(()), x[kept], int((~kept).sum()))
+    codes, told = np.array([code[own] for own in labels], dtype=np.int64), targets[kept] if reading.targets else None
+    return Stored(codes, names, lambda places: iter(()), x[kept], int((~kept).sum()), told)
+
+
+def _targets(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """(I, Y) float32: columns of numbers, a missing one as NaN. Raises `UserError` where a column is none, or is not there."""
+    found = [np.empty((len(next(iter(table.columns.values()))), 0), dtype=np.float32)]
+    for column in columns:
+        if column not in table.columns:
+            raise unknown(f"target column of {table.file}", column, table.columns)
+        if (numbers := table.numbers(column)) is None:
+            raise UserError(
+                f"Column {column} of {table.file} has values that are no numbers. A target is a number: choose another."
+            )
+        found.append(numbers[:, None])
+    return np.concatenate(found, axis=1)
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

@@ -98,6 +98,7 @@ def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> s
     where it is not one class after another."""
     name = Path(data.name).name if Path(data.name).is_absolute() else data.name
     also = [f"with {' and '.join(Path(word.partition('=')[0]).name for word in data.also)}"] if data.also else []
+    also += [f"target {', '.join(data.target)}"] if data.target else []
     also += [f"{Path(data.features).name} features"] if data.features else []
     also += [words] if schedule is not None and (words := schedule.words()) else []
     return f"{name} ({', '.join(also)})" if also else name
