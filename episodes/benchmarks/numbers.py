@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from episodes.benchmarks.benchmark import Benchmark
-from episodes.data.pool import ClassPool, digest_of
+from episodes.data.digests import digest_of
+from episodes.data.pool import ClassPool
 from episodes.errors import UserError, note
 from episodes.tasks.numbers import Numbers
 

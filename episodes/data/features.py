@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from episodes.data.backbones.known import Backbone, backbone_of
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig
+from episodes.data.digests import digest_of
 from episodes.data.memory import must_fit
-from episodes.data.pool import ClassPool, digest_of
+from episodes.data.pool import ClassPool
 from episodes.data.reading import cause
 from episodes.errors import UserError
 from episodes.progress import progress

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from episodes.data.cache import cached_large
-from episodes.data.pool import ClassPool, digest_of
+from episodes.data.digests import digest_of
+from episodes.data.pool import ClassPool
 from episodes.errors import UserError
 
 TOGETHER = 4096

@@ -1,6 +1,5 @@
 """ClassPool: all examples of a data set, grouped by class, in memory, memory-mapped or on a device."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +11,11 @@ import torch
 from torch import Tensor
 
 from episodes.data.arrays import as_inputs, as_labels, as_targets, check_kind, checked_labels
+from episodes.data.digests import digest_of, fingerprint_of, path_of
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
 from episodes.progress import progress
-
-BLOCK = 2**23
-"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +115,7 @@ class ClassPool:
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
-        x, ids, targets = (_path_of(part) or part for part in (self.x, self.ids, self.targets))
+        x, ids, targets = (path_of(part) or part for part in (self.x, self.ids, self.targets))
         return _restore, (x, self.starts, self.counts, self.names, self.source, self.fingerprint, ids, targets)
 
     def save(self, folder: Path) -> None:
@@ -234,27 +231,6 @@ def gathered(
     return ClassPool(store, starts, counts, there, source, fingerprint, ids, told)
 
 
-def fingerprint_of(x: np.ndarray, starts: np.ndarray, names: Sequence[str]) -> str:
-    """The fingerprint of a pool of which no classes were selected."""
-    shape = json.dumps(x.shape).encode()
-    return digest_of(shape, x, starts.astype("<i8").tobytes(), json.dumps(names).encode())
-
-
-def digest_of(*parts) -> str:
-    """Hex blake2b of byte buffers. The file of a memory map is read block by block, so that it takes no memory."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        file = _path_of(part)
-        if file is None or part.offset + part.nbytes != file.stat().st_size:
-            digest.update(part)
-            continue
-        with file.open("rb") as opened:
-            opened.seek(part.offset)
-            while block := opened.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _what(image: np.ndarray) -> str:
     return f"{image.dtype} of shape {image.shape}"
 
@@ -264,12 +240,6 @@ def _content(about: dict, *arrays: np.ndarray | None) -> str:
     there = [array for array in arrays if array is not None]
     shapes = [word for array in there for word in (array.shape, str(array.dtype))]
     return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), *there)
-
-
-def _path_of(array: Any) -> Path | None:
-    """The file of a memory map."""
-    name = array.filename if isinstance(array, np.memmap) else None
-    return None if name is None else Path(name)
 
 
 def _restore(images, starts, counts, names, source, fingerprint, ids, targets) -> ClassPool:
