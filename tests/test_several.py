@@ -130,6 +130,8 @@ def test_what_cannot_be_joined_is_said(tmp_path, dark):
     np.savez(tmp_path / "v.npz", x=np.ones((9, 2), np.float32), y=np.arange(9) % 3)
     with pytest.raises(UserError, match=r"has images and .* has vectors"):
         load_benchmark(DataConfig(str(tmp_path / "v.npz"), also=(dark,)), 64)
+    with pytest.raises(UserError, match=r"--data.also .*v.npz, which is read as dark is: --data.size means nothing"):
+        load_benchmark(DataConfig(dark, also=(str(tmp_path / "v.npz"),)), 64)
 
 
 def test_places_are_found_again_from_any_folder(dark, tmp_path, monkeypatch):

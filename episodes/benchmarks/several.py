@@ -25,7 +25,7 @@ def several(config: DataConfig, vocabulary: int, load: Callable[[DataConfig, int
     """
     first = load(replace(config, also=()), vocabulary)
     _must_have_classes(first)
-    benchmarks = [first, *(load(_asked(word, config, first), vocabulary) for word in config.also)]
+    benchmarks = [first, *(_other(word, config, first, vocabulary, load) for word in config.also)]
     names = [own.name for own in benchmarks]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"Two of the data sets are called {twice}, so that their classes have the same names. Rename a folder.")
@@ -39,6 +39,16 @@ def named_place(word: str) -> tuple[str, str | None]:
     """What a word of `--data.also` names: a data set, and where a copy of it lies (NAME=FOLDER)."""
     name, separator, path = word.partition("=")
     return (name, path) if separator and not user_path(word).exists() else (word, None)
+
+
+def _other(
+    word: str, config: DataConfig, first: Benchmark, vocabulary: int, load: Callable[[DataConfig, int], Benchmark]
+) -> Benchmark:
+    """Another data set. What is wrong with it is said with its name: its size and channels are not what the user asked."""
+    try:
+        return load(_asked(word, config, first), vocabulary)
+    except UserError as error:
+        raise UserError(f"--data.also {word}, which is read as {first.name} is: {error}") from error
 
 
 def _asked(word: str, config: DataConfig, first: Benchmark) -> DataConfig:
