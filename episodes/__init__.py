@@ -11,7 +11,8 @@ from episodes.data.pool import ClassPool, grouped
 from episodes.data.sources import pool_of_dataset
 from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
-from episodes.schedule import Schedule, ScheduleConfig
+from episodes.schedule import Schedule, ScheduleConfig, StreamSchedule
+from episodes.scheduled import scheduled
 from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
 from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
 from episodes.synthetic import usual_shape
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "Stream",
     "StreamConfig",
+    "StreamSchedule",
     "Task",
     "UserError",
     "benchmark_of",
@@ -47,6 +49,7 @@ __all__ = [
     "grouped",
     "load_benchmark",
     "pool_of_dataset",
+    "scheduled",
     "shared_images",
     "side_by_side",
     "usual_shape",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from episodes.errors import UserError
+from episodes.tasks.across import Across
 from episodes.tasks.classification import Classification
 from episodes.tasks.family import Draw, TaskFamily
 from episodes.types import EpisodeShape
@@ -136,7 +137,7 @@ def check_schedule(family: TaskFamily, shape: EpisodeShape) -> None:
         raise UserError(f"The order of the examples is what these tasks are about: there is no schedule {words} for them.")
     if schedule.noise and not spec.classification:
         raise UserError("schedule.noise changes labels, and these targets are none: leave it out.")
-    if schedule.domains and not isinstance(family, Classification):
+    if schedule.domains and not isinstance(family, Classification | Across):
         raise UserError(f"schedule.domains {schedule.domains} needs classes of a data set; these tasks are none. Leave it out.")
     if schedule.domains in ("rotation", "inversion") and spec.x_kind != "image":
         raise UserError(f"schedule.domains {schedule.domains} needs images; these are vectors. Take permutation.")

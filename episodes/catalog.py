@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from episodes.benchmarks import images, large
 from episodes.benchmarks.benchmark import SPLITS, Benchmark, Split, classification, refuse
+from episodes.benchmarks.numbers import regression
+from episodes.benchmarks.several import several
 from episodes.data.config import DataConfig, local_copy, read_cached, reading_of
 from episodes.data.dealing import dealt
 from episodes.data.features import with_features
@@ -32,8 +34,10 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
     with readable(config.path or config.name):
         if config.name not in OVER_A_POOL:
             refuse(config, "source")
+        if config.also and config.name not in OVER_A_POOL:  # these join the images of their source
+            return several(config, vocabulary, load_benchmark)
         if config.name in BENCHMARKS:
-            refuse(config, "split", "configuration")
+            refuse(config, "split", "configuration", "target")
         else:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)
@@ -60,11 +64,13 @@ def _any_data_set(config: DataConfig, vocabulary: int) -> Benchmark:
     place = local_copy(config) or user_path(config.name)
     name = name_of(config.name)
     pool = read_cached(place if place.exists() else config.name, name, None, reading_of(config, None, None))
-    return classification(name, vocabulary, dealt(with_features(pool, config), config, name))
+    pools = dealt(with_features(pool, config), config, name)
+    return regression(name, pools, config.target) if config.target else classification(name, vocabulary, pools)
 
 
 def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> Benchmark:
-    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names.
+    """The benchmark of a pool that a program has at hand, whose classes are dealt by their names: of regression where it has
+    targets.
 
     Arguments:
         vocabulary: label symbols (V) of its episodes.
@@ -74,7 +80,8 @@ def benchmark_of(pool: ClassPool, vocabulary: int, split: str | None = None) -> 
         UserError: there are too few classes, or `split` is none.
     """
     config = DataConfig(pool.source, split=split)
-    return classification(pool.source, vocabulary, dealt(pool, config, pool.source))
+    pools = dealt(pool, config, pool.source)
+    return regression(pool.source, pools) if pool.targets is not None else classification(pool.source, vocabulary, pools)
 
 
 def _synthetic(config: DataConfig, vocabulary: int) -> Benchmark:

@@ -19,7 +19,8 @@ def check_stream(stream: Stream, seed: int = 0) -> None:
     - Task i of a seed is a function of the seed and of i alone: asked again, in another order, it is the same; of another seed,
       or another i, it is another. Nothing draws from the global random numbers of torch.
     - A slice of a half has the same examples as these rows of the whole half.
-    - The examples fit `spec`, have one row (B = 1), no padding, and `task` filled with i; both halves have some.
+    - The examples fit `spec`, have one row (B = 1), no padding, and `task` filled with i; both halves have some. A stream that
+      mixes tasks says so by `mixed = True`: then `task` of an example to learn from may be another.
     - Past `most_tasks` there is a `UserError`; `name` and `fingerprint` are words.
 
     Arguments:
@@ -50,7 +51,10 @@ def _looked_at(stream: Stream, seed: int, index: int) -> Task:
         where = f"{name} of task {index}"
         assert len(half) > 0, f"{where} must not be empty"
         _check_fit(examples, stream.spec, len(half), where)
-        assert (examples.task == index).all(), f"{where}: `task` must be {index}, but holds {examples.task.unique().tolist()}"
+        mixed = name == "train" and getattr(stream, "mixed", False)
+        assert mixed or (examples.task == index).all(), (
+            f"{where}: `task` must be {index}, but holds {examples.task.unique().tolist()}"
+        )
         N = len(half)
         for part in (slice(0, 1), slice(N // 3, 2 * N // 3 + 1), slice(N - 1, N), slice(N // 2, N + 5)):
             words = f"{where}: the slice [{part.start}:{part.stop}] must have the same examples as these rows of the whole"

@@ -21,7 +21,7 @@ fingerprint of their data and a digest. The file is a few hundred bytes, and has
 same episodes of it; other data are refused:
 
     python -m episodes.freeze omniglot --tasks 20 -o omniglot-20x5.json
-    python evaluate.py runs/omniglot --frozen omniglot-20x5.json
+    python evaluate.py runs/omniglot --held-out omniglot-20x5.json
 
 --export FOLDER writes the episodes themselves too, as a Hugging Face data set in parquet, for other programs."""
 
@@ -76,21 +76,21 @@ def freeze(argv: Sequence[str]) -> None:
     data = DataConfig(**options)
     found = frozen(data, asked.shape(), asked.seed, asked.episodes)
     if asked.export is not None:
-        export(found, asked.export, data.path)
+        export(found, asked.export, data)
     found.write(asked.out)
     print(f"{found.episodes} episodes of {asked.name}, meta-test, seed {found.seed}: {asked.out}")
 
 
-def export(found: Frozen, folder: Path, path: str | None) -> None:
+def export(found: Frozen, folder: Path, data: DataConfig) -> None:
     """Writes the examples of frozen episodes as a Hugging Face data set, `episodes.parquet` in a new folder.
 
     Arguments:
-        path: the folder of a local copy of the data.
+        data: where they lie.
     """
     from datasets import Dataset, Features, Image, Value
     from datasets import Sequence as Numbers
 
-    benchmark = found.benchmark(path)
+    benchmark = found.benchmark(data.path, data.also)
     spec = benchmark.test.spec
     kinds: dict[str, Any] = {name: Value("int64") for name in ("episode", "place", "task")} | {"part": Value("string")}
     kinds |= {"label": Value("int64")} if spec.classification else {"target": Numbers(Value("float32"))}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from episodes.benchmarks.benchmark import Benchmark
+from episodes.benchmarks.several import named_place
 from episodes.catalog import load_benchmark
 from episodes.data.config import DataConfig, completed
 from episodes.errors import UserError, at_least
@@ -42,16 +43,18 @@ class Frozen:
     digest: str
     """Of the first episodes: their labels and tasks, and their images where these are whole numbers."""
 
-    def benchmark(self, path: str | None = None) -> Benchmark:
+    def benchmark(self, path: str | None = None, also: tuple[str, ...] = ()) -> Benchmark:
         """The benchmark.
 
         Arguments:
             path: the folder of a local copy of the data; None: their usual place.
+            also: the data sets that join them, with their places, as `--data.also`.
 
         Raises:
             UserError: it cannot be read, is not the one that was frozen, or gives other episodes in this version.
         """
-        benchmark = load_benchmark(replace(self.data, path=path), self.shape.symbols)
+        data = replace(self.data, path=path, also=also or self.data.also)
+        benchmark = load_benchmark(data, self.shape.symbols)
         self.check(benchmark)
         return benchmark
 
@@ -92,7 +95,10 @@ def frozen(data: DataConfig, shape: EpisodeShape, seed: int, episodes: int) -> F
     benchmark = load_benchmark(data, shape.symbols)
     generator = benchmark.generator("test", shape, seed)
     own = completed(data, benchmark.test.spec.x_shape)  # so that it is read alike where images are added to a folder
-    return Frozen(replace(own, path=None), shape, seed, episodes, benchmark.fingerprint, digest_of_first(generator, episodes))
+    also = tuple(named_place(word)[0] for word in own.also)
+    return Frozen(
+        replace(own, path=None, also=also), shape, seed, episodes, benchmark.fingerprint, digest_of_first(generator, episodes)
+    )
 
 
 def read_frozen(path: str | Path) -> Frozen:
@@ -148,7 +154,7 @@ def rows(frozen: Frozen, benchmark: Benchmark) -> Iterator[dict[str, Any]]:
 def _built(values: dict[str, Any]) -> Frozen:
     data, shape = values.pop("data"), values.pop("shape")
     schedule = ScheduleConfig(**shape.pop("schedule"))
-    data["without"] = tuple(data["without"])
+    data |= {name: tuple(data[name]) for name in ("without", "also", "target") if name in data}  # JSON makes lists
     found = Frozen(DataConfig(**data), EpisodeShape(**shape, schedule=schedule), **values)
     at_least(1, found, "", "episodes")
     return found

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from episodes.arrange import Numbers, Table, arranged, check_schedule, visits
 from episodes.domains import in_domains
 from episodes.rng import random_numbers
+from episodes.tasks.across import Across, of_one_set
 from episodes.tasks.family import Draw, TaskFamily
 from episodes.types import Episode, EpisodeShape, Examples
 
@@ -25,6 +26,7 @@ class EpisodeGenerator(Dataset):
     """
 
     def __init__(self, family: TaskFamily, shape: EpisodeShape, name: str, split: str, seed: int):
+        family = Across(family) if shape.schedule.domains == "data-set" else family
         check_schedule(family, shape)
         self.family, self.shape, self._drawn = family, shape, shape.drawn
         family.check(self._drawn)
@@ -83,10 +85,15 @@ class EpisodeGenerator(Dataset):
     def _examples(self, drawn: list[np.ndarray], tables: list[Table], indices: Sequence[int], padded: bool) -> Examples:
         """Drawn inputs (rows, K, ...) of each episode, as its table arranges them."""
         places = zip(drawn, tables, strict=True)
-        x = self.family.fetch(np.stack([own.reshape(-1, *own.shape[2:])[table.place] for own, table in places]))
-        if self.shape.schedule.domains is not None:
-            numbers = [self._numbers(i)("domains") for i in indices]
-            x = in_domains(x, np.stack([table.domain for table in tables]), self.shape, numbers)
+        chosen = np.stack([own.reshape(-1, *own.shape[2:])[table.place] for own, table in places])
+        if (domains := self.shape.schedule.domains) is None:
+            x = self.family.fetch(chosen)
+        else:
+            numbers, domain_BN = [self._numbers(i)("domains") for i in indices], np.stack([table.domain for table in tables])
+            if domains == "data-set":
+                x = self.family.fetch(of_one_set(chosen, domain_BN, numbers))
+            else:
+                x = in_domains(self.family.fetch(chosen), domain_BN, self.shape, numbers)
         y, task, valid = (
             torch.from_numpy(np.stack([getattr(table, name) for table in tables])) for name in ("y", "task", "valid")
         )

@@ -1,12 +1,13 @@
-"""When the examples of a source arrive: the options. What those of episodes do is in `episodes.arrange`."""
+"""When the examples of a source arrive: the options. What those of episodes do is in `episodes.arrange`, those of streams in
+`episodes.scheduled`."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from episodes.errors import UserError, at_least
 
-Domains = Literal["rotation", "permutation", "inversion"]
-"""What is done to the inputs of a task."""
+Domains = Literal["rotation", "permutation", "inversion", "data-set"]
+"""How the inputs of a task differ from those of others."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Schedule:
     """What of a source arrives together in time; the source itself says only which tasks there are, in their order.
 
     So far: how many examples arrive at a time. Whether a learner is told of the end of a task belongs here too. Tasks that come
-    back, and boundaries that blur, are the source's: of episodes see `ScheduleConfig`.
+    back, and boundaries that blur, are the source's: see `ScheduleConfig` and `StreamSchedule`.
     """
 
     block: int = 1
@@ -39,7 +40,8 @@ class ScheduleConfig:
     domains: Domains | None = None
     """Domain-incremental: all tasks have the same classes, even the same images, and in each the inputs are changed in another
     way. `rotation`: images turned by a random angle; `permutation`: pixels, or numbers of a vector, in a random order;
-    `inversion`: every other task has the negatives of the images."""
+    `inversion`: every other task has the negatives of the images; `data-set`: each task has the images of another data set, of
+    those that are joined by --data.also, and classes whose labels all of these have."""
     gradual: bool = False
     """The change of domains is gradual: within each task it moves evenly on to the domain of the next."""
     blur: float = 0.0
@@ -87,11 +89,46 @@ class ScheduleConfig:
 
     def words(self) -> str:
         """What is unlike one class after another, as "classes 2, blur 0.3"; nothing where it is like it."""
-        values: list[tuple[str, Any]] = [(part.name, getattr(self, part.name)) for part in fields(self)]
-        usual = vars(ScheduleConfig())
-        named = [
-            name.replace("_", "-") + ("" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}")
-            for name, value in values
-            if value != usual[name]
-        ]
-        return ", ".join(named)
+        return _unlike(self, ScheduleConfig())
+
+
+@dataclass(frozen=True)
+class StreamSchedule:
+    """In which order a stream comes, and what of it. All of these can be combined; none changes what another one draws.
+
+    Nothing given, one task comes after another, as the stream has them.
+    """
+
+    different: int | None = None
+    """Recurring tasks: the stream is its first so many tasks, again and again without end, in rounds. Each round has them in
+    another order, and the examples of a task too. None: each task comes once."""
+    blur: float = 0.0
+    """Share of the examples of a task that change places with those of its neighbours in time, half of it with the task before,
+    half with the one after. 1: the whole stream in random order (i.i.d.), or with `different` each round; of a stream that has
+    no end that cannot be."""
+    shots_least: int | None = None
+    """Imbalanced shots: of the examples of each task between so many and all are learnt from; from 10 to 100 is as likely as
+    from 100 to 1000. It is the same share for each seed. None: always all."""
+    noise: float = 0.0
+    """Share of the labels that are learnt from that are another label of the stream instead. Held-out examples have the right
+    ones."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "schedule.", "shots_least")
+        at_least(2, self, "schedule.", "different")
+        at_least(0, self, "schedule.", "blur", "noise", most=1)
+
+    def words(self) -> str:
+        """What is unlike one task after another, as "different 3, blur 0.3"; nothing where it is like it."""
+        return _unlike(self, StreamSchedule())
+
+
+def _unlike(options: Any, usual: Any) -> str:
+    """The options that have another value than usual, in words."""
+    values = [(part.name, getattr(options, part.name)) for part in fields(options)]
+    named = [
+        name.replace("_", "-") + ("" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}")
+        for name, value in values
+        if value != getattr(usual, name)
+    ]
+    return ", ".join(named)

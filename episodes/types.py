@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,6 +120,10 @@ class Examples:
         """The examples at the positions `part` of every episode."""
         return self._map(lambda t: t[:, part])
 
+    def take(self, places: np.ndarray) -> "Examples":
+        """The examples at some places (N,) of every episode, in this order."""
+        return self[torch.from_numpy(places).to(self.x.device)]
+
     def row(self, b: int) -> "Examples":
         """The examples of episode b alone, B = 1."""
         return self._map(lambda t: t[b : b + 1])
@@ -189,16 +194,24 @@ class Part:
     Arguments:
         length: how many examples of each row there are (N).
         fetch: the examples at some places, a slice with start, stop and step within the length.
+        take: the examples at any places (N,), in their order; None: run by run of places that follow each other.
     """
 
-    def __init__(self, length: int, fetch: Callable[[slice], Examples]):
-        self._length, self._fetch = length, fetch
+    def __init__(self, length: int, fetch: Callable[[slice], Examples], take: Callable[[np.ndarray], Examples] | None = None):
+        self._length, self._fetch, self._take = length, fetch, take
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, part: slice) -> Examples:
         return self._fetch(slice(*part.indices(self._length)))
+
+    def take(self, places: np.ndarray) -> Examples:
+        """The examples at some places (N,), at least one, in this order."""
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        if self._take is not None and len(runs) > 1:
+            return self._take(places)
+        return Examples.concatenate([self[int(run[0]) : int(run[-1]) + 1] for run in runs])
 
 
 @dataclass(frozen=True)

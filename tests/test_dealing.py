@@ -4,14 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
-from making import hf_folder
+from making import hf_folder, noise, png
 
 from episodes import STREAMS, ClassPool, DataConfig, UserError, load_benchmark
 from episodes.catalog import SPLITS
 from episodes.data.dealing import dealt
+from episodes.data.reading import Reading
 from episodes.errors import Notice
 from metacl.commands.places import located
 
@@ -110,31 +110,6 @@ def test_a_benchmark_of_a_list(tmp_path, cache, monkeypatch):
         load_benchmark(config, 8)
 
 
-def test_a_column_says_of_each_class_where_it_belongs(tmp_path, cache):
-    parts = {"a": "train", "b": "Train", "c": "val", "d": "test", "e": ""}
-    rows = [f"{i},{label},{part}" for i in range(2) for label, part in parts.items()]
-    table = tmp_path / "p.csv"
-    table.write_text("\n".join(["x,label,fold", *rows]) + "\n")
-    kinds = {"x": datasets.List(datasets.Value("float32")), "label": datasets.Value("string"), "fold": datasets.Value("string")}
-    columns = {"x": [[i] for i in range(5)] * 2, "label": [*parts] * 2, "fold": [*parts.values()] * 2}
-    for where in (str(table), hf_folder(tmp_path / "p", kinds, train=columns)):
-        with pytest.warns(Notice, match=r"p: 1 of 5 classes are left out, as column fold .*: e|no numbers are left out"):
-            benchmark = load_benchmark(DataConfig(where, split="column:fold"), 8)
-        assert [benchmark.classes(split) for split in SPLITS] == [["p/a", "p/b"], ["p/c"], ["p/d"]]
-    for row, words in (
-        ("9,a,test", "gives the class a to train and to test. What is tested is never trained on: all rows"),
-        ("9,a,left", "'fold' of .*p.csv says 'left' of the class a. Its values must be train, validation or test"),
-    ):
-        table.write_text("\n".join(["x,label,fold", *rows, row]) + "\n")
-        with pytest.warns(Notice), pytest.raises(UserError, match=words):
-            load_benchmark(DataConfig(str(table), split="column:fold"), 8)
-    with pytest.raises(UserError, match=r"Unknown column of .*p.csv 'flod'. Did you mean 'fold'"):
-        load_benchmark(DataConfig(str(table), split="column:flod"), 8)
-    np.savez(tmp_path / "p.npz", x=np.arange(10)[:, None], y=np.arange(10) // 2)
-    with pytest.raises(UserError, match=r"p.npz has no columns. List the classes of the meta-splits in a file"):
-        load_benchmark(DataConfig(str(tmp_path / "p.npz"), split="column:fold"), 8)
-
-
 def test_named_benchmarks_and_streams_have_a_split_of_their_own(tmp_path):
     for name in ("glyphs", "sine"):
         with pytest.raises(UserError, match=f"--data.split means nothing for {name}; leave it out"):
@@ -155,3 +130,69 @@ def test_classes_are_left_out_by_pattern():
         labels_of(DataConfig(without=("a?[0-8]",)), [f"a{i}" for i in range(10, 110)])
     with pytest.warns(Notice, match="1 of 4 classes are left out"):
         assert "a[1]" not in flat(labels_of(DataConfig(without=("a[1]",)), ["a[1]", "a1", "b", "c"]))
+
+
+WORDS = ("train", "Training", "Train", "dev", "val", "TEST", "testing", "")
+ROWS = list(zip("abcdefgh", WORDS, strict=True))
+
+
+def table(folder: Path, rows=ROWS, images: bool = False, label: str = "label") -> str:
+    """A table with a column that says which meta-split a row is for: of numbers, or of images beside it."""
+    lines = [f"{'file_name' if images else 'one,two'},{label},fold"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (own, part) in enumerate(rows * 2):
+        if images:
+            (folder / f"{i}.png").write_bytes(png(noise(i, 8, 1)))
+        lines.append(f"{f'{i}.png' if images else f'{i},{i + 1}'},{own},{part}")
+    file = folder / ("metadata.csv" if images else "table.csv")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(folder) if images else str(file)
+
+
+def parquet(folder: Path) -> str:
+    x = [[float(i), 1.0] for i in range(2 * len(ROWS))]
+    return hf_folder(folder, train={"x": x, "label": [own for own, _ in ROWS * 2], "fold": [part for _, part in ROWS * 2]})
+
+
+@pytest.mark.parametrize("kind", ["numbers", "images", "one label beside the files", "parquet"])
+def test_a_column_says_where_a_class_is(kind, tmp_path, cache):
+    """Whatever stands beside it; it is neither an input nor a label, and classes of which it says nothing are left out."""
+    label = "kind" if kind.startswith("one") else "label"
+    place = parquet(tmp_path / "p") if kind == "parquet" else table(tmp_path / "t", images=kind != "numbers", label=label)
+    with pytest.warns(Notice, match="1 of 8 classes are left out, as column fold does not list them: h"):
+        benchmark = load_benchmark(DataConfig(place, split="column:fold"), 64)
+    labels = [[name.split("/")[1] for name in benchmark.classes(split)] for split in SPLITS]
+    assert labels == [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+    assert benchmark.test.spec.x_shape == ((1, 8, 8) if "file" in kind or kind == "images" else (2,))
+
+
+@pytest.mark.filterwarnings("ignore::episodes.errors.Notice")
+def test_what_a_column_cannot_say(tmp_path, cache):
+    for rows, words in (
+        ([*ROWS, ("a", "test")], "gives the class a to train and to test. What is tested is never trained on: all rows"),
+        ([*ROWS, ("b", "maybe")], "'fold' of .*table.csv says 'maybe' of the class b. Its values must be train, validation or"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_benchmark(DataConfig(table(tmp_path / rows[-1][1], rows), split="column:fold"), 64)
+    for place in (table(tmp_path / "t"), parquet(tmp_path / "p")):
+        with pytest.raises(UserError, match=r"Unknown column of .* 'flod'. Did you mean 'fold'"):
+            load_benchmark(DataConfig(place, split="column:flod"), 64)
+    np.savez(tmp_path / "p.npz", x=np.arange(10)[:, None], y=np.arange(10) // 2)
+    for place in (str(tmp_path / "p.npz"), class_folder_of(tmp_path / "folders")):
+        with pytest.raises(UserError, match=r"has no columns. List the classes of the meta-splits in a file"):
+            load_benchmark(DataConfig(place, split="column:fold"), 64)
+
+
+def class_folder_of(folder: Path) -> str:
+    for i, label in enumerate("abcd"):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "1.png").write_bytes(png(noise(i, 8, 1)))
+    return str(folder)
+
+
+def test_a_pool_of_before_is_found_again():
+    """A reading that asks for nothing new has the key that it had before there was anything new."""
+    assert set(Reading().key()) == {
+        *("image", "label", "size", "channels", "configuration", "skip_damaged", "levels", "ground", "seen")
+    }
+    assert Reading(split="fold").key()["split"] == "fold"

@@ -367,7 +367,7 @@ def test_recipes_and_options():
     asked = parse_evaluate(words)
     (config,), folder = asked.configs, asked.folder
     assert (config.learner.support, config.learner.score.depth, config.tasks, config.seeds) == (100, 11, 7, (20, 30))
-    assert (config.questions.asked, config.questions.held_out, config.rates) == (1, 500, ())
+    assert (config.questions.asked, config.questions.most_held_out, config.rates) == (1, 500, ())
     assert folder.name.startswith("permuted-mnist-query-only-")
 
 
@@ -439,10 +439,14 @@ def test_the_page(cli):
 
 PAGES = {
     "glyphs offline": ("--tasks --shots --learner.epochs --rates --rate-episodes --out --seeds small paper", "--checkpoint"),
-    "glyphs knn": ("--learner.nearest --lags --matrix", "--rates --rate-episodes"),
+    "glyphs knn": ("--learner.nearest --lags --matrix --held-out --most-held-out", "--rates --rate-episodes"),
     "glyphs bp er": ("--rates --seeds", "--learner.l2 --checkpoint"),
     "permuted-mnist query-only": ("--tasks --seeds --rates --lags --learner.support", "--stream.bits --stream.classes"),
-    f"{REGRESSION} bp": ("--stream.bits --stream.train", "--stream.data.name --stream.classes"),
+    f"{REGRESSION} bp": ("--stream.bits --stream.train --most-held-out", "--stream.data.name --stream.classes --held-out"),
+    "datasets knn": (
+        "--stream.sets --stream.data.size --schedule.blur",
+        "--stream.data.also --stream.data.target --stream.images",
+    ),
     "incremental-cifar100 bp": ("--stream.classes --stream.no-cumulative --stream.data.path", "--stream.bits --stream.train"),
 }
 
@@ -472,11 +476,11 @@ def test_on_episodes_of_a_file(cli, unrendered, tmp_path, cache):
     )
     words = ["pn", *TRAIN.split(), "--learner.width", "8", *ENCODER]
     assert cli(train_main, pictures, *words, "--run", "mine")[0] == 0
-    status, text = cli(evaluate_main, "mine", "--frozen", "held-out.json")
+    status, text = cli(evaluate_main, "mine", "--held-out", "held-out.json")
     assert status == 0 and "2 x 3" in text, text
     found = results("mine/results")
     assert found["results"][0]["episodes"]["address"] == "pictures/test/5" and found["config"]["episodes"] == 4
-    status, text = cli(evaluate_main, pictures, "knn", "--frozen", "held-out.json", "--out", "knn")
+    status, text = cli(evaluate_main, pictures, "knn", "--held-out", "held-out.json", "--out", "knn")
     assert status == 0 and results("knn")["results"][0]["episodes"]["address"] == "pictures/test/5"
     others = labelled_folder(tmp_path / "others" / "pictures", classes=10, each=7)
     assert cli(train_main, pictures, *words, "--episodes.vocabulary", "9", "--run", "small")[0] == 0
@@ -487,5 +491,5 @@ def test_on_episodes_of_a_file(cli, unrendered, tmp_path, cache):
         (["glyphs", "knn"], "has episodes of .*pictures, not of glyphs"),
         (["small"], "has labels from 64 symbols, and the learner was meta-trained with 9"),
     ):
-        status, text = cli(evaluate_main, *asked, "--frozen", "held-out.json", "--out", "refused")
+        status, text = cli(evaluate_main, *asked, "--held-out", "held-out.json", "--out", "refused")
         assert status == 2 and re.search(expected, text.replace("\n", " ")) and not Path("refused").exists(), text

@@ -70,7 +70,7 @@ def naive_score(prediction, y, spec):
 def test_every_measure_against_a_plain_loop(name, asked):
     """Seed by seed, block by block: predict, then learn; at the end of a task ask about it and those before it."""
     stream, block = InDoubles(train=20, held_out=5) if name == "regression" else STREAM[name], 4
-    questions = Questions(asked=asked, held_out=4, lags=(1, 2), matrix=True)
+    questions = Questions(asked=asked, most_held_out=4, lags=(1, 2), matrix=True)
     wide = replace(LEARNER, block=block, score=ScoreConfig(16, normalise="softmax"))  # of 4 units all may be dead: labels tie
     learner, _, found = along_its_tasks(stream, wide, questions)
     spec = stream.spec

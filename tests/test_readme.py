@@ -57,9 +57,9 @@ def test_commands_of_evaluate(words, tmp_path, monkeypatch):
         assert not words or parse_resume(words, "evaluate.py").folder.name
         return
     data = "sine"
-    if "--frozen" in words:
+    if "--held-out" in words:
         data = "glyphs"
-        freeze([data, "--tasks", "2", "--episodes", "1", "-o", words[words.index("--frozen") + 1]])
+        freeze([data, "--tasks", "2", "--episodes", "1", "-o", words[words.index("--held-out") + 1]])
     if words[0].startswith("runs/"):
         train_main([data, "transformer", *SMALL, "--run", words[0]])
     configs = parse_evaluate(words).configs

@@ -68,7 +68,7 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
     backbone = str(data / BACKBONE)
     learner, *own = (ON_FEATURES | ON_IMAGES)[method].split()
     shown = ["--stream.data.features", backbone] if method in ON_FEATURES else ["--learner.trunk.backbone", backbone]
-    words = [about.name, learner, *own, "--tasks", str(about.tasks), "--held-out", str(about.asked)]
+    words = [about.name, learner, *own, "--tasks", str(about.tasks), "--most-held-out", str(about.asked)]
     words += ["--stream.images", str(about.images), "--seeds", str(seed), "--save-every", "1"]
     words += ["--stream.data.path", str(data / about.folder), *shown]
 

@@ -54,7 +54,7 @@ def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfi
         raise UserError(
             f"--augment.mix needs episodes of 3 tasks or more, not {shape.tasks}: two classes have one blend alone."
         )
-    return Classification(family.pool, family.spec.symbols, config.rotations)
+    return Classification(family.pool, family.spec.symbols, config.rotations, family.sets)
 
 
 def augmented(episode: Episode, indices: Sequence[int], generator: EpisodeGenerator, config: AugmentConfig) -> Episode:

@@ -85,14 +85,15 @@ class Benchmark:
         return EpisodeGenerator(getattr(self, split), shape, self.name, split, seed)
 
 
-def classification(name: str, vocabulary: int, pools: Sequence[ClassPool]) -> Benchmark:
+def classification(name: str, vocabulary: int, pools: Sequence[ClassPool], sets: Sequence[str] = ()) -> Benchmark:
     """The benchmark whose tasks are the classes of these pools, of the three meta-splits.
 
     Arguments:
         vocabulary: label symbols (V).
+        sets: the names of the data sets that the classes are of, where these are several.
     """
     digest = hashlib.blake2b("/".join(pool.fingerprint for pool in pools).encode(), digest_size=16)
-    families = [Classification(pool, vocabulary) for pool in pools]
+    families = [Classification(pool, vocabulary, sets=sets) for pool in pools]
     return Benchmark(name, families[0], families[1], families[2], digest.hexdigest())
 
 

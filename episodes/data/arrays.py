@@ -72,6 +72,24 @@ def as_labels(y: Any, names: Names, length: int, source: str) -> tuple[np.ndarra
     return labels, [str(name) for name in names]
 
 
+def as_targets(targets: Any, length: int, source: str) -> np.ndarray | None:
+    """(I, Y) float32 numbers to be told in regression; one for each input may be (I,).
+
+    Raises:
+        UserError: there are not as many as inputs, or they are no finite numbers.
+    """
+    if targets is None:
+        return None
+    array = _array(targets)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or len(array) != length or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise UserError(
+            f"{source}: targets are (I, Y) finite numbers, a row for each of the {length} inputs, not {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    return array.astype(np.float32)
+
+
 def checked_labels(labels: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
     """(I,) the labels as int64.
 
@@ -109,8 +127,10 @@ def stored_arrays(file: Path, reading: Reading) -> Stored:
     Raises:
         UserError: it is damaged, an array is missing, or they do not fit.
     """
-    if option := "configuration" if reading.configuration else "image" if reading.image else "label" if reading.label else "":
-        raise UserError(f"--data.{option} means nothing for {file}, which holds arrays x and y; leave it out.")
+    if option := next((name for name in ("configuration", "image", "label", "targets") if getattr(reading, name)), ""):
+        raise UserError(
+            f"--data.{option.removesuffix('s')} means nothing for {file}, which holds arrays x and y; leave it out."
+        )
     try:
         with file.open("rb") as raw, np.load(raw, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in ("x", "y", "names") if name in opened}

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from episodes.data.digests import digest_of
 from episodes.data.places import cache_folder
-from episodes.data.pool import ClassPool, digest_of
+from episodes.data.pool import ClassPool
 from episodes.errors import UserError, note
 
 POOL_VERSION = 4

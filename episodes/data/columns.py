@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -186,6 +186,39 @@ def stacked_numbers(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], co
                 f"{rows[split][int(wrong.argmax())]}. Fill them in, or leave them out."
             )
     return np.concatenate(found)
+
+
+def with_targets(
+    parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], labels: np.ndarray, columns: Sequence[str], where: str
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """(the rows of each split that have a number in each of some columns, the labels of these, the numbers (I, Y) float32).
+
+    Others are left out, with a note.
+
+    Raises:
+        UserError: a split has no such column, or it is not one of numbers.
+    """
+    import pyarrow as pa
+
+    found = list[np.ndarray]()
+    for split, part in parts.items():
+        for column in columns:
+            if column not in part.features:
+                raise unknown(f"target column of split {split!r} of {where}", column, part.features)
+        own = part.select(rows[split]).select_columns(list(columns)).with_format("arrow")[:]
+        try:
+            found.append(np.stack([own[column].cast(pa.float64()).to_numpy() for column in columns], axis=1))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise UserError(
+                f"Not all of the targets {', '.join(columns)} of {where} are columns of numbers ({error}). Choose others."
+            ) from error
+    numbers = np.concatenate(found).astype(np.float32)
+    kept = np.isfinite(numbers).all(axis=1)
+    if not kept.all():
+        note(f"{where}: {int((~kept).sum())} rows lack a number in {' or '.join(columns)} and are left out.")
+    ends = np.cumsum([len(rows[split]) for split in parts])[:-1]
+    rows = {split: rows[split][own] for split, own in zip(parts, np.split(kept, ends), strict=True)}
+    return rows, labels[kept], numbers[kept]
 
 
 def vectors_of(parts: "dict[str, Dataset]", rows: dict[str, np.ndarray], column: str, where: str) -> np.ndarray:

@@ -13,6 +13,8 @@ from episodes.data.reading import Reading
 from episodes.data.sources import complete_reading, read, source_identity
 from episodes.errors import UserError, at_least
 
+COLUMN = "column:"
+"""What `data.split` begins with where it names a column."""
 READER_VERSION = 1
 """Part of the key of what is read from folders, tables and files: raise it when the same ones would give another pool."""
 
@@ -38,11 +40,18 @@ class DataConfig:
     label: str | None = None
     """The column that holds the labels. None: the usual one of the benchmark or stream, the only class-label column, or
     the only one with a name like label."""
+    target: tuple[str, ...] = ()
+    """Regression: the columns of numbers that are to be told of each row of a data set of your own, in place of its label. A
+    task is still a label: it may have numbers of its own kind. They are told by the mean and deviation of meta-train."""
     channels: int | None = None
     """Channels of an image, 1 (grey) or 3 (RGB). None: the usual number of the benchmark or stream, and for any other data
     set 3 where an image has colour."""
     without: tuple[str, ...] = ()
     """Classes that are left out, by their labels (the paths of their folders), or by patterns like Latin/*."""
+    also: tuple[str, ...] = ()
+    """Further data sets, whose classes join those of this one: an episode may have classes of all. Each is a named benchmark
+    (or NAME=FOLDER, where a copy of it lies), a folder, a file or a hub name. Their images are read at the size and in the
+    channels of this one; --data.fewest, --data.skip-damaged and --data.features are for all, the other options are its own."""
     source: str | None = None
     """Of completion and rotation: whose images they are about, the name of a benchmark or a data set of one's own; --data.path
     and the other options are its. None: casia."""
@@ -88,7 +97,15 @@ def reading_of(config: DataConfig, size: int | None, channels: int | None) -> Re
         channels if config.channels is None else config.channels,
         config.configuration,
         config.skip_damaged,
+        split_column(config),
+        tuple(config.target),
     )
+
+
+def split_column(config: DataConfig) -> str | None:
+    """The column that deals the classes, if one does."""
+    split = config.split or ""
+    return split.removeprefix(COLUMN) if split.startswith(COLUMN) else None
 
 
 def completed(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
@@ -118,14 +135,14 @@ def complete(where: Path | str, splits: list[str] | None, reading: Reading) -> R
     """The reading with all that it leaves open; what a sample of the images says is remembered in the cache."""
     if None not in (reading.size, reading.channels, reading.ground):
         return reading
-    key = {"source": _identity(where), "splits": splits, **vars(reading)}
+    key = {"source": _identity(where), "splits": splits, **reading.key()}
     return Reading(**remembered(key, lambda: vars(complete_reading(str(where), splits, reading))))
 
 
 def read_cached(where: Path | str, name: str, splits: list[str] | None, reading: Reading, words: str = "") -> ClassPool:
     """`read`, cached. A hub name's pool stays as it was first read, also without a network."""
     reading = complete(where, splits, reading)
-    key = {"source": _identity(where), "name": name, "splits": splits, "reader": READER_VERSION, **vars(reading)}
+    key = {"source": _identity(where), "name": name, "splits": splits, "reader": READER_VERSION, **reading.key()}
     return cached(key, partial(read, str(where), name, splits, reading, words))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from episodes.data.config import DataConfig, local_copy, reading_of
+from episodes.data.config import DataConfig, local_copy, reading_of, split_column
 from episodes.data.leaving_out import left_in, matching
 from episodes.data.places import user_path
 from episodes.data.pool import ClassPool
@@ -17,8 +17,6 @@ from episodes.errors import UserError, listed, note, unknown
 from episodes.rng import random_numbers
 
 PARTS = ("train", "validation", "test")
-COLUMN = "column:"
-"""What `data.split` begins with where it names a column."""
 SHARES = (60, 20, 20)
 """Of the classes in per cent, to meta-train, meta-validation and meta-test, unless something else is asked."""
 
@@ -39,8 +37,8 @@ def dealt(pool: ClassPool, config: DataConfig, name: str) -> list[ClassPool]:
         if not min(numbers):
             raise UserError(f"data.split {split}: each meta-split needs a share above 0, as in 60/20/20.")
         return cut(pool, name, dealt_by_label(pool, name), numbers, PARTS)
-    if split.startswith(COLUMN):
-        return left_in(by_column(pool, name, config, split.removeprefix(COLUMN)), config, name)
+    if (column := split_column(config)) is not None:
+        return left_in(by_column(pool, name, config, column), config, name)
     if split == "hierarchy":
         (pool,) = left_in([pool], config, name)
         return by_hierarchy(pool, name)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from episodes.data.backbones.known import Backbone, backbone_of
 from episodes.data.cache import cached
 from episodes.data.config import DataConfig
+from episodes.data.digests import digest_of
 from episodes.data.memory import must_fit
-from episodes.data.pool import ClassPool, digest_of
+from episodes.data.pool import ClassPool
 from episodes.data.reading import cause
 from episodes.errors import UserError
 from episodes.progress import progress
@@ -80,7 +81,8 @@ def features_of(pool: ClassPool, backbone: Backbone) -> ClassPool:
         )
     starts = np.cumsum(pool.counts) - pool.counts
     fingerprint = digest_of(f"{pool.fingerprint}/{backbone.digest}/{backbone.side}/{FEATURES_VERSION}".encode())
-    return replace(pool, x=store, starts=starts, ids=np.array(pool.ids[rows]), fingerprint=fingerprint)
+    ids, targets = np.array(pool.ids[rows]), None if pool.targets is None else pool.targets[rows]
+    return replace(pool, x=store, starts=starts, ids=ids, fingerprint=fingerprint, targets=targets)
 
 
 def _vectors(pool: ClassPool, rows: np.ndarray, backbone: Backbone) -> Iterator[np.ndarray]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from episodes.data.decoding import WORK, Done, decode_by_processes, decode_chunks, done_in, plan_of
-from episodes.data.pool import ClassPool, fingerprint_of
+from episodes.data.digests import fingerprint_of
+from episodes.data.pool import ClassPool
 from episodes.data.records import LISTED, Faulty, Index, TooManyFaultyError, check_left_out, note_left_out
 from episodes.data.telling import tell
 from episodes.errors import UserError, note

@@ -33,6 +33,8 @@ class ImageFolder:
     """Sentences on what was taken for what, and what was left out."""
     left_out: int = 0
     """Files, or rows of tables, that are left out."""
+    targets: dict[str, dict[str, list[np.ndarray]]] | None = None
+    """Split -> class -> what is to be told of its images in regression, (Y,) float32 each, in their order."""
 
 
 def holds_images(folder: Path) -> bool:
@@ -90,7 +92,11 @@ def stored_files(folder: ImageFolder, words: str, splits: Sequence[str] | None) 
     code = {name: i for i, name in enumerate(names)}
     labels = [code[name] for part in parts for name, files in part.items() for _ in files]
     images = [file for part in parts for files in part.values() for file in files]
-    return Stored(np.array(labels, dtype=np.int64), names, partial(_images, folder.root, images), left_out=folder.left_out)
+    at, told = partial(_images, folder.root, images), None
+    if folder.targets is not None:
+        rows = [row for split in splits or folder.splits for own in folder.targets[split].values() for row in own]
+        told = np.stack(rows) if rows else None
+    return Stored(np.array(labels, dtype=np.int64), names, at, left_out=folder.left_out, targets=told)
 
 
 def _images(root: Path, files: list[Path], places: np.ndarray) -> Iterator[StoredImage]:

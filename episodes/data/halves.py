@@ -62,8 +62,9 @@ def halves(data: DataConfig, own: HubImages, most: int | None = None) -> tuple[C
 
 def published_halves(data: DataConfig, own: HubImages, most: int | None = None) -> tuple[ClassPool, ClassPool | None]:
     """As `halves`, with None and all images together where the data set has no split to hold out."""
-    if data.source is not None:
-        raise UserError("--stream.data.source means nothing for a stream; leave it out.")
+    for option in ("source", "also", "target"):
+        if getattr(data, option):
+            raise UserError(f"--stream.data.{option} means nothing for a stream; leave it out.")
     if data.split is not None:
         raise UserError("--stream.data.split means nothing for a stream, which has all classes; leave it out.")
     with readable(data.path or data.name):

@@ -1,6 +1,5 @@
 """ClassPool: all examples of a data set, grouped by class, in memory, memory-mapped or on a device."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes.data.arrays import Names, as_inputs, as_labels, check_kind, checked_labels
+from episodes.data.arrays import Names, as_inputs, as_labels, as_targets, check_kind, checked_labels
+from episodes.data.digests import digest_of, fingerprint_of, path_of
 from episodes.data.identity import identity
 from episodes.data.memory import must_fit
 from episodes.errors import UserError
 from episodes.progress import progress
-
-BLOCK = 2**23
-"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +37,8 @@ class ClassPool:
     """Hex digest of images, starts and names; where classes were selected, of the parent's fingerprint and these classes."""
     ids: np.ndarray
     """(I,) uint64, for each image what it is (`episodes.data.identity`): equal where the same image is stored."""
+    targets: np.ndarray | None = None
+    """(I, Y) float32, for each image the numbers that are to be told of it in regression; None: nothing but its class."""
 
     def __post_init__(self) -> None:
         check_kind(self.x.dtype, self.x.ndim, self.source)
@@ -48,6 +47,8 @@ class ClassPool:
                 f"{self.source}: a pool has a name, a start and a count for each class, and an id for each image, not "
                 f"{len(self.names)}, {len(self.starts)}, {len(self.counts)} and {len(self.ids)} (of {len(self.x)})."
             )
+        if self.targets is not None and (self.targets.ndim != 2 or len(self.targets) != len(self.x)):
+            raise UserError(f"{self.source}: targets are a row for each of {len(self.x)} images, not {self.targets.shape}.")
         if len(self.starts) and (self.starts.min() < 0 or (self.starts + self.counts).max() > len(self.x)):
             raise UserError(f"{self.source}: a class lies outside of the {len(self.x)} images.")
 
@@ -61,7 +62,7 @@ class ClassPool:
         return "image" if self.x.ndim == 4 else "vector"
 
     @staticmethod
-    def from_arrays(x: Any, y: Any, names: Names = None, source: str = "arrays") -> "ClassPool":
+    def from_arrays(x: Any, y: Any, names: Names = None, source: str = "arrays", targets: Any = None) -> "ClassPool":
         """A pool of arrays or tensors of one's own.
 
         Arguments:
@@ -69,13 +70,16 @@ class ClassPool:
             y: (I,) labels, integers or texts.
             names: the name of class 0, 1, ... of integer labels; None: classes are called by their labels.
             source: where they come from, in words, which also qualify the names: "source/name".
+            targets: (I, Y) numbers to be told in regression; None: nothing but the class.
 
         Raises:
             UserError: they are of other shapes or types, or do not fit each other.
         """
         inputs = as_inputs(x, source)
         codes, labels = as_labels(y, names, len(inputs), source)
-        return grouped(codes, [f"{source}/{label}" for label in labels], inputs, source)
+        return grouped(
+            codes, [f"{source}/{label}" for label in labels], inputs, source, as_targets(targets, len(inputs), source)
+        )
 
     def select(self, classes: Sequence[int] | np.ndarray, source: str | None = None) -> "ClassPool":
         """The pool of some classes, in the order given. The images are shared, not copied."""
@@ -106,7 +110,8 @@ class ClassPool:
     def to(self, device: torch.device | str) -> "ClassPool":
         """The same classes with their own images, and no others, as a tensor on `device`. The fingerprint stays."""
         rows = self.rows()
-        return replace(self, x=self.fetch(rows).to(device), starts=_starts(self.counts), ids=np.array(self.ids[rows]))
+        ids, targets = np.array(self.ids[rows]), None if self.targets is None else self.targets[rows]
+        return replace(self, x=self.fetch(rows).to(device), starts=_starts(self.counts), ids=ids, targets=targets)
 
     def rows(self) -> np.ndarray:
         """(N,) the places in `x` of all images of the pool's own classes, one class after another."""
@@ -115,21 +120,25 @@ class ClassPool:
 
     def __reduce__(self):
         """A memory map travels to another process as its file's path, not as its bytes."""
-        x, ids = (_path_of(part) or part for part in (self.x, self.ids))
-        return _restore, (x, self.starts, self.counts, self.names, self.source, self.fingerprint, ids)
+        x, ids, targets = (path_of(part) or part for part in (self.x, self.ids, self.targets))
+        return _restore, (x, self.starts, self.counts, self.names, self.source, self.fingerprint, ids, targets)
 
     def save(self, folder: Path) -> None:
-        """Writes `x.npy`, `ids.npy` and `pool.json`, which has a digest of all three, into an existing folder."""
+        """Writes `x.npy`, `ids.npy`, `targets.npy` where it has any, and `pool.json`, which has a digest of all, into an
+        existing folder."""
         np.save(folder / "x.npy", np.asarray(self.x.cpu() if isinstance(self.x, Tensor) else self.x))
         np.save(folder / "ids.npy", np.asarray(self.ids))
+        if self.targets is not None:
+            np.save(folder / "targets.npy", self.targets)
         self.seal(folder)
 
     def seal(self, folder: Path) -> None:
-        """Writes `pool.json` into a folder that has `x.npy` and `ids.npy` of this pool already."""
+        """Writes `pool.json` into a folder that has the arrays of this pool already."""
         x = self.x.cpu().numpy() if isinstance(self.x, Tensor) else self.x
         about = {"starts": self.starts.tolist(), "counts": self.counts.tolist(), "names": self.names}
         about |= {"source": self.source, "fingerprint": self.fingerprint}
-        about |= {"digest": _content(about, x, self.ids)}
+        about |= {"targets": True} if self.targets is not None else {}
+        about |= {"digest": _content(about, x, self.ids, self.targets)}
         (folder / "pool.json").write_text(json.dumps(about), encoding="utf-8")
 
     @staticmethod
@@ -142,7 +151,8 @@ class ClassPool:
         about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         starts, counts = (np.array(about[part], dtype=np.int64) for part in ("starts", "counts"))
         x, ids = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("x", "ids"))
-        return ClassPool(x, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"], ids)
+        targets = np.load(folder / "targets.npy") if "targets" in about else None
+        return ClassPool(x, starts, counts, tuple(about["names"]), about["source"], about["fingerprint"], ids, targets)
 
     @staticmethod
     def verify(folder: Path) -> None:
@@ -154,11 +164,14 @@ class ClassPool:
         """
         about = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         digest = about.pop("digest")
-        if digest != _content(about, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("x", "ids"))):
+        parts = ("x", "ids", *["targets"] * ("targets" in about))
+        if digest != _content(about, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in parts)):
             raise ValueError("its content is not what was written")
 
 
-def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarray], source: str) -> ClassPool:
+def grouped(
+    labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarray], source: str, targets: np.ndarray | None = None
+) -> ClassPool:
     """A pool of images that come in any order, for arrays of one's own. The id of an image is one of its pixels.
 
     Arguments:
@@ -167,16 +180,21 @@ def grouped(labels: np.ndarray, names: Sequence[str], images: Iterable[np.ndarra
         images: I arrays, all (C, H, W) uint8 or all (F,) float32, of one shape, in the order of `labels`; progress is shown
             when they come slowly.
         source: where they come from, in words.
+        targets: (I, Y) float32, what is to be told of each image in regression.
 
     Raises:
         UserError: there are no images, they are of another kind or of several shapes, numbers are not finite, or a label is
             not the place of a name.
     """
-    return gathered(labels, names, ((image, identity(image)) for image in images), source)
+    return gathered(labels, names, ((image, identity(image)) for image in images), source, targets)
 
 
 def gathered(
-    labels: np.ndarray, names: Sequence[str], images: Iterable[tuple[np.ndarray, int] | None], source: str
+    labels: np.ndarray,
+    names: Sequence[str],
+    images: Iterable[tuple[np.ndarray, int] | None],
+    source: str,
+    targets: np.ndarray | None = None,
 ) -> ClassPool:
     """As `grouped`, of pairs: an image and its id. Each goes straight to its place: the images exist once in memory.
 
@@ -205,55 +223,33 @@ def gathered(
         if store.ndim == 2 and not np.isfinite(image).all():
             raise UserError(f"{source}: a vector has numbers that are not finite (NaN or infinite). Leave it out, or mend it.")
         store[place], ids[place] = image, known
+    told = None if targets is None else targets[order[kept]]
     if not kept.all():
         store, ids, labels = store[kept], ids[kept], labels[order[kept]]
     counts = np.bincount(labels, minlength=len(names))
     there = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
     starts = _starts(counts)
-    return ClassPool(store, starts, counts, there, source, fingerprint_of(store, starts, there), ids)
-
-
-def fingerprint_of(x: np.ndarray, starts: np.ndarray, names: Sequence[str]) -> str:
-    """The fingerprint of a pool of which no classes were selected."""
-    shape = json.dumps(x.shape).encode()
-    return digest_of(shape, x, starts.astype("<i8").tobytes(), json.dumps(names).encode())
-
-
-def digest_of(*parts) -> str:
-    """Hex blake2b of byte buffers. The file of a memory map is read block by block, so that it takes no memory."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        file = _path_of(part)
-        if file is None or part.offset + part.nbytes != file.stat().st_size:
-            digest.update(part)
-            continue
-        with file.open("rb") as opened:
-            opened.seek(part.offset)
-            while block := opened.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
+    fingerprint = fingerprint_of(store, starts, there)
+    if told is not None:
+        fingerprint = digest_of(fingerprint.encode(), np.ascontiguousarray(told))
+    return ClassPool(store, starts, counts, there, source, fingerprint, ids, told)
 
 
 def _what(image: np.ndarray) -> str:
     return f"{image.dtype} of shape {image.shape}"
 
 
-def _content(about: dict, x: np.ndarray, ids: np.ndarray) -> str:
-    """The digest of a whole pool: of its words and numbers, its inputs and its ids."""
-    shapes = [x.shape, str(x.dtype), ids.shape, str(ids.dtype)]
-    return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), x, ids)
+def _content(about: dict, *arrays: np.ndarray | None) -> str:
+    """The digest of a whole pool: of its words and numbers, its inputs, its ids and its targets."""
+    there = [array for array in arrays if array is not None]
+    shapes = [word for array in there for word in (array.shape, str(array.dtype))]
+    return digest_of(json.dumps([about, shapes], sort_keys=True).encode(), *there)
 
 
-def _path_of(array: Any) -> Path | None:
-    """The file of a memory map."""
-    name = array.filename if isinstance(array, np.memmap) else None
-    return None if name is None else Path(name)
-
-
-def _restore(images, starts, counts, names, source, fingerprint, ids) -> ClassPool:
+def _restore(images, starts, counts, names, source, fingerprint, ids, targets) -> ClassPool:
     images, ids = (np.load(part, mmap_mode="r") if isinstance(part, Path) else part for part in (images, ids))
-    return ClassPool(images, starts, counts, names, source, fingerprint, ids)
+    return ClassPool(images, starts, counts, names, source, fingerprint, ids, targets)
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class Reading:
     """Which configuration of a data set that has several."""
     skip_damaged: bool = False
     """Leave out images that cannot be decoded, rather than refuse them."""
+    split: str | None = None
+    """The column that says which meta-split a class is for: neither an input nor a label."""
+    targets: tuple[str, ...] = ()
+    """Columns of numbers that are to be told of each row in regression."""
     levels: tuple[float, float] | None = None
     """The pixel values that become 0 and 255, where the images do not say; None: by those that they have."""
     ground: Ground | None = None
@@ -55,6 +59,17 @@ class Reading:
             raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), not {self.channels}.")
         if self.levels is not None:  # JSON makes lists
             object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "targets", tuple(self.targets))
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The columns that are neither inputs nor labels."""
+        return (*self.targets, *(() if self.split is None else (self.split,)))
+
+    def key(self) -> dict[str, Any]:
+        """What of it a pool depends on, as JSON values. What later versions have added is there where it is asked for alone, so
+        that pools of before are still found."""
+        return {name: value for name, value in vars(self).items() if value or name not in ("split", "targets")}
 
 
 StoredImage = tuple[str, dict | np.ndarray | None]
@@ -75,6 +90,8 @@ class Stored(NamedTuple):
     """(I, F) float32: what is stored where it is no images."""
     left_out: int = 0
     """Files or rows that are left out before anything is decoded; a note has said which."""
+    targets: np.ndarray | None = None
+    """(I, Y) float32: what is to be told of each in regression."""
 
 
 def decoded(stored: Stored, reading: Reading, where: str, batch: int = 256) -> Iterator[tuple[np.ndarray, int] | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from episodes.data.columns import (
     number_columns,
     stacked_numbers,
     vectors_of,
+    with_targets,
 )
 from episodes.data.hf import open_splits
 from episodes.data.reading import Reading, Stored, StoredImage
@@ -41,11 +42,14 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
     Arguments:
         where: what to call the data set in messages.
     """
-    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
+    features = features_of(parts, reading)
     label = label_column(features, reading.label)
     numbers = number_columns(features, label) if reading.image is None else []
     image = numbers[0] if numbers else image_column(features, reading.image)
     rows, labels, names = labelled_rows(parts, label, where)
+    told = None
+    if reading.targets:
+        rows, labels, told = with_targets(parts, rows, labels, reading.targets, where)
     out = sum(part.num_rows for part in parts.values()) - len(labels)
     parts = {split: part for split, part in parts.items() if len(rows[split])}
     for split, part in parts.items():
@@ -55,9 +59,9 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
         other = [column for column in features if column not in (*numbers, label)]
         if other:
             note(f"{where}: columns that are no numbers are left out: {listed(other)}.")
-        return Stored(labels, names, _no_images, stacked_numbers(parts, rows, numbers, where), out)
+        return Stored(labels, names, _no_images, stacked_numbers(parts, rows, numbers, where), out, told)
     if kind_of(features[image]) == "vector":
-        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out)
+        return Stored(labels, names, _no_images, vectors_of(parts, rows, image, where), out, told)
     starts = np.cumsum([0, *(len(rows[split]) for split in parts)])
     ready = {split: _undecoded(part, image) for split, part in parts.items()}
     images = [partial(_images, split, ready[split]) for split in parts]
@@ -67,7 +71,13 @@ def stored_parts(parts: "dict[str, Dataset]", where: str, reading: Reading) -> S
             inside = places[(places >= starts[i]) & (places < starts[i + 1])] - starts[i]
             yield from own(rows[split][inside])
 
-    return Stored(labels, names, at, left_out=out)
+    return Stored(labels, names, at, left_out=out, targets=told)
+
+
+def features_of(parts: "dict[str, Dataset]", reading: Reading) -> dict[str, Any]:
+    """What each column of some splits holds, but for those that are neither inputs nor labels."""
+    every = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
+    return {name: kind for name, kind in every.items() if name not in reading.apart}
 
 
 def _undecoded(part: "Dataset", column: str) -> "Dataset":

@@ -51,10 +51,10 @@ def pool_of(stored: Stored, name: str, reading: Reading, where: str, words: str)
     names = [f"{name}/{label}" for label in stored.names]
     if stored.vectors is not None:
         _refuse_sizes(reading, where)
-        pool, done = grouped(stored.labels, names, stored.vectors, words), reading
+        pool, done = grouped(stored.labels, names, stored.vectors, words, stored.targets), reading
     else:
         done = completed_by_looking(stored, reading, where)
-        pool = gathered(stored.labels, names, decoded(stored, done, where), words)
+        pool = gathered(stored.labels, names, decoded(stored, done, where), words, stored.targets)
         if lost := sorted(set(names) - set(pool.names)):
             note(f"{where}: {len(lost)} classes are left out, as no image of theirs can be read: {listed(lost)}.")
     tell(pool, left_out(pool, stored), done.seen)
@@ -186,6 +186,11 @@ def _folder_at(where: str, place: Path, reading: Reading) -> ImageFolder | None:
         return None
     if tables := tables_in(place, reading.label):
         return table_folder(place, tables, reading, where)
+    if reading.targets:
+        raise UserError(
+            f"{where} holds folders of images, which have no columns of targets. Put a table beside them, metadata.csv, with "
+            f"the columns file_name, label and {', '.join(reading.targets)}."
+        )
     if column := reading.image or reading.label:
         ways = f"leave out --data.image and --data.label ({column})"
         raise UserError(f"{where} holds folders of images, which have no columns: {ways}.")

@@ -6,6 +6,7 @@ from episodes.data.columns import label_column, labelled_rows
 from episodes.data.hf import open_splits
 from episodes.data.layout import is_split
 from episodes.data.reading import Reading
+from episodes.data.rows import features_of
 from episodes.data.sources import tables_of
 from episodes.data.tables import column_of_table
 from episodes.errors import UserError, unknown
@@ -50,10 +51,10 @@ def _pairs(where: str, reading: Reading, column: str) -> Iterable[tuple[str, str
 
 def _of_rows(where: str, reading: Reading, column: str) -> Iterator[tuple[str, str]]:
     parts = open_splits(where, None, reading.configuration)
-    features = {name: kind for part in reversed(parts.values()) for name, kind in part.features.items()}
-    if column not in features:
-        raise unknown(f"column of {where}", column, features)
-    rows, codes, names = labelled_rows(parts, label_column(features, reading.label), where)
+    there = dict.fromkeys(name for part in parts.values() for name in part.features)
+    if column not in there:
+        raise unknown(f"column of {where}", column, there)
+    rows, codes, names = labelled_rows(parts, label_column(features_of(parts, reading), reading.label), where)
     first = 0
     for split, part in parts.items():
         own = codes[first : first + len(rows[split])]

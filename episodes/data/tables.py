@@ -48,24 +48,32 @@ def table_folder(folder: Path, tables: Sequence[Path], reading: Reading, words: 
     """
     split = all(len(table.parts) > 1 and is_split(table.parts[0]) for table in tables)
     found: dict[str, dict[str, list[Path]]] = {}
+    told: dict[str, dict[str, list[np.ndarray]]] = {}
     notes, taken, out = list[str](), set[str](), 0
     for place in tables:
         table = read_table(folder / place)
         file = _file_column(table, folder / place.parent, reading.image)
-        label = _label_column(table, reading.label, file)
-        part = found.setdefault(place.parts[0].lower() if split else "train", {})
+        label = _label_column(table, reading, file)
+        which = place.parts[0].lower() if split else "train"
+        part, numbers = found.setdefault(which, {}), told.setdefault(which, {})
         rows = list(zip(table.paths(file, folder / place.parent), table.labels(label), strict=True))
-        for name, own in rows:
+        targets = _targets(table, reading.targets)
+        for (name, own), row in zip(rows, targets, strict=True):
             if name and own:
                 image = place.parent / name
                 taken.add(os.path.normpath(folder / image))
+            if name and own and np.isfinite(row).all():
                 part.setdefault(own, []).append(image)
+                numbers.setdefault(own, []).append(row)
+        if lacking := int((~np.isfinite(targets).all(axis=1)).sum()):
+            notes.append(f"{table.file}: {lacking} rows lack a number in {' or '.join(reading.targets)} and are left out.")
+            out += lacking
         if missing := sum(not (name and own) for name, own in rows):
             notes.append(f"{table.file}: {missing} rows have no {file} or no {label} and are left out.")
             out += missing
     if left := [file for file in files_below(folder) if is_image(file) and os.path.normpath(folder / file) not in taken]:
         notes.append(f"{words}: {len(left)} images that no table names are left out, such as {left[0]}.")
-    return ImageFolder(folder, found, tuple(notes), out + len(left))
+    return ImageFolder(folder, found, tuple(notes), out + len(left), told if reading.targets else None)
 
 
 def images_named(file: Path) -> list[Path]:
@@ -85,7 +93,7 @@ def column_of_table(file: Path, reading: Reading, column: str) -> list[tuple[str
     if column not in table.columns:
         raise unknown(f"column of {file}", column, table.columns)
     images = [reading.image] if reading.image else _image_columns(table, file.parent)
-    label = _label_column(table, reading.label, images[0] if images else None)
+    label = _label_column(table, reading, images[0] if images else None)
     return [(own, value) for own, value in zip(table.labels(label), table.values(column), strict=True) if own]
 
 
@@ -96,8 +104,8 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
         UserError: it has no numbers, does not say which column has the labels, or a number is missing.
     """
     table = read_table(file)
-    label = _label_column(table, reading.label, None)
-    columns = [column for column in table.columns if column != label]
+    label = _label_column(table, reading, None)
+    columns = [column for column in table.columns if column not in (label, *reading.apart)]
     found = {column: own for column in columns if (own := table.numbers(column)) is not None}
     numbers = {column: own for column, own in found.items() if not counts_the_rows(column, own)}
     shown = {column: f"{column or 'one without a name'} (such as {table.columns[column][0].as_py()!r})" for column in columns}
@@ -117,15 +125,34 @@ def table_of_vectors(file: Path, reading: Reading) -> Stored:
     kept = np.array([own != "" for own in labels])
     if not kept.all():
         note(f"{file}: {int((~kept).sum())} rows have no {label} and are left out.")
+    targets = _targets(table, reading.targets)
+    if (lacking := kept & ~np.isfinite(targets).all(axis=1)).any():
+        note(f"{file}: {int(lacking.sum())} rows lack a number in {' or '.join(reading.targets)} and are left out.")
+        kept &= ~lacking
     if (wrong := kept & ~np.isfinite(x).all(axis=1)).any():
         raise UserError(
             f"{int(wrong.sum())} of {len(x)} rows of {file} lack a finite number, such as row {int(wrong.argmax()) + 1}. "
             "Fill them in, or leave them out."
         )
-    names = in_order(own for own in labels if own)
+    labels = [own for own, there in zip(labels, kept, strict=True) if there]
+    names = in_order(labels)
     code = {name: i for i, name in enumerate(names)}
-    codes = np.array([code[own] for own in labels if own], dtype=np.int64)
-    return Stored(codes, names, lambda places: iter(()), x[kept], int((~kept).sum()))
+    codes, told = np.array([code[own] for own in labels], dtype=np.int64), targets[kept] if reading.targets else None
+    return Stored(codes, names, lambda places: iter(()), x[kept], int((~kept).sum()), told)
+
+
+def _targets(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """(I, Y) float32: columns of numbers, a missing one as NaN. Raises `UserError` where a column is none, or is not there."""
+    found = [np.empty((len(next(iter(table.columns.values()))), 0), dtype=np.float32)]
+    for column in columns:
+        if column not in table.columns:
+            raise unknown(f"target column of {table.file}", column, table.columns)
+        if (numbers := table.numbers(column)) is None:
+            raise UserError(
+                f"Column {column} of {table.file} has values that are no numbers. A target is a number: choose another."
+            )
+        found.append(numbers[:, None])
+    return np.concatenate(found, axis=1)
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -158,13 +185,14 @@ def _image_columns(table: Table, folder: Path) -> list[str]:
     return [name for name in looked if any(names_image(folder, value) for value in table.columns[name][:LOOKED_AT].to_pylist())]
 
 
-def _label_column(table: Table, asked: str | None, file: str | None) -> str:
+def _label_column(table: Table, reading: Reading, file: str | None) -> str:
     """The asked column, the only one with a name like label, or the only one beside the files."""
+    asked = reading.label
     if asked is not None:
         if asked not in table.columns:
             raise unknown(f"label column of {table.file}", asked, table.columns)
         return _single(table, asked)
-    others = [column for column in table.columns if column != file]
+    others = [column for column in table.columns if column not in (file, *reading.apart)]
     named = [column for column in others if LABEL_NAMES.fullmatch(column)]
     found = named or (others if file is not None else [])
     if len(found) != 1:

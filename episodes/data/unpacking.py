@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from episodes.data.cache import building
+from episodes.data.digests import digest_of
 from episodes.data.places import cache_folder
-from episodes.data.pool import digest_of
 from episodes.data.reading import cause
 from episodes.data.walking import files_below, stamps_of
 from episodes.errors import UserError, note

@@ -1,5 +1,7 @@
 """Episodes of classification: a task is a class."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,15 +21,20 @@ class Classification:
         vocabulary: label symbols (V).
         rotations: ways in which each class stands there, each a class of its own (Santoro et al. 2016, Vinyals et al. 2016):
             4 by quarter turns, of square images; 2 upside down. Class c of n is class c % n of the pool, turned c // n times.
+        sets: the names of the data sets that the classes are of, where these are several: "name/label" is a class's name.
     """
 
-    def __init__(self, pool: ClassPool, vocabulary: int, rotations: int = 1):
-        self.pool, self.rotations = pool, rotations
+    def __init__(self, pool: ClassPool, vocabulary: int, rotations: int = 1, sets: Sequence[str] = ()):
+        self.pool, self.rotations, self.sets = pool, rotations, tuple(sets)
         self.spec = EpisodeSpec(pool.x_kind, pool.x_shape, "cross_entropy", symbols=vocabulary)
         self.most_tasks = rotations * len(pool.names)
 
     def check(self, shape: EpisodeShape) -> None:
         check_pool(self.pool, shape, self.rotations)
+        self.check_symbols(shape)
+
+    def check_symbols(self, shape: EpisodeShape) -> None:
+        """Raises `UserError` where there are fewer symbols than classes."""
         if shape.tasks > self.spec.symbols:
             raise UserError(
                 f"{shape.tasks} tasks need as many symbols; this family has {self.spec.symbols}. Build it with shape.symbols."

@@ -31,6 +31,8 @@ class EachData(DataConfig):
     image: Suppress[str | None] = None
     label: Suppress[str | None] = None
     without: Suppress[tuple[str, ...]] = ()
+    target: Suppress[tuple[str, ...]] = ()
+    also: Suppress[tuple[str, ...]] = ()
     source: Suppress[str | None] = None
     split: Suppress[str | None] = None
     configuration: Suppress[str | None] = None

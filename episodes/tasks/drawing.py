@@ -17,13 +17,19 @@ def check_pool(pool: ClassPool, shape: EpisodeShape, turns: int = 1) -> None:
     Arguments:
         turns: ways in which each class stands there, each a class of its own.
     """
-    classes, most, needed = len(pool.names), turns * len(pool.names), shape.shots + shape.queries
+    classes, most = len(pool.names), turns * len(pool.names)
     if shape.tasks > most:
         turned = f", turned {turns} ways" if turns > 1 else ""
         raise UserError(
             f"{shape.tasks} tasks are asked, but {pool.source} has {classes} classes{turned}. Ask for {most} or "
             f"fewer: --tasks {most} of evaluate.py, --episodes.tasks {most} of train.py."
         )
+    check_counts(pool, shape)
+
+
+def check_counts(pool: ClassPool, shape: EpisodeShape) -> None:
+    """Raises `UserError` where a class has too few images."""
+    classes, needed = len(pool.names), shape.shots + shape.queries
     small = np.flatnonzero(pool.counts < needed)
     if len(small):
         named = listed([f"{pool.names[i]} ({pool.counts[i]})" for i in small])

@@ -34,7 +34,7 @@ def labelled(pool: ClassPool, classes: Sequence[int] | np.ndarray | range) -> tu
 
 def part_of(order: np.ndarray, fetched: Callable[[np.ndarray], Examples]) -> Part:
     """The examples at the places `order`, fetched when they are looked at."""
-    return Part(len(order), lambda where: fetched(order[where]))
+    return Part(len(order), lambda where: fetched(order[where]), lambda places: fetched(order[places]))
 
 
 def task_index(index: int, chosen: np.ndarray, like: Tensor) -> Tensor:

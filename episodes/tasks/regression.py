@@ -74,7 +74,7 @@ class SlowlyChangingRegression:
         y = self.target(seed, x)
         both = Examples(_floats(x)[None], _floats(y)[None, :, None], torch.full((1, len(x)), index))
         train, held_out = both[: self.train], both[self.train :]
-        return Task(Part(self.train, train.__getitem__), Part(self.held_out, held_out.__getitem__))
+        return Task(*(Part(len(half), half.__getitem__, half.take) for half in (train, held_out)))
 
     def inputs(self, seed: int, index: int) -> np.ndarray:
         """(N, 20) the bits of a task's examples, those held out at the end."""

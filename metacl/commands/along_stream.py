@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from episodes import SeededStream, Stream, UserError
+from episodes import SeededStream, Stream, UserError, scheduled
 from metacl.commands.learner_of import learner_in_words, learner_of
 from metacl.commands.words import stream_in_words
 from metacl.evaluation.cost import compute
@@ -37,7 +37,7 @@ def stream_of(config: StreamRunConfig) -> Stream:
     Raises:
         UserError: it cannot be read, has fewer tasks than are asked, or the learner cannot learn from its examples.
     """
-    stream = config.stream.load()
+    stream = scheduled(config.stream.load(), config.schedule)
     check_length(SeededStream(stream, config.seeds), config.tasks)
     learner_of(config, stream.spec)
     return stream
@@ -52,7 +52,7 @@ def follow_stream(run: Following, whole: Path) -> list[Result]:
     rate = None if choice is None else choice.rate
     learner = learner_of(config, stream.spec, config.seeds[0], rate).to(PartialState().device)
     state, source = _follow(run, config, learner, stream, whole), SeededStream(stream, config.seeds)
-    cost = compute(learner, state, source, config.schedule.block)
+    cost = compute(learner, state, source, config.arrival.block)
     if len(records := run.records()) != (tasks := config.length(stream.most_tasks)):
         raise UserError(
             f"{run.folder} has the records of {len(records)} tasks, not of {tasks}: somebody else has changed it. "
@@ -65,7 +65,8 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     """The state at the end."""
     first, state = run.load(learner)
     state = learner.start(config.seeds) if state is None else state
-    words, tasks = f"{learner_in_words(config)} on {stream_in_words(config.stream)}", config.length(stream.most_tasks)
+    words = f"{learner_in_words(config)} on {stream_in_words(config.stream, config.schedule)}"
+    tasks = config.length(stream.most_tasks)
     if first:
         say(f"{first} tasks are done.")
     say(f"{words}, {tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
@@ -73,7 +74,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     with bar(words) as progress, stops_noted() as signals:
         shown, index = progress.add_task("", total=tasks, completed=first, now="tasks"), first
         try:
-            steps = follow(learner, source, config.questions, state, first, tasks, config.schedule)
+            steps = follow(learner, source, config.questions, state, first, tasks, config.arrival)
             for state, record in steps:
                 index = record["task"] + 1
                 run.log(dict(record))
@@ -104,7 +105,7 @@ def _result(
             measured |= {"among": config.questions.among, "incremental": incremental_fields(records, scores_RTT)}
     return Result(
         learner_in_words(config),
-        stream_in_words(config.stream),
+        stream_in_words(config.stream, config.schedule),
         tasks,
         "seeds",
         len(config.seeds),
@@ -139,7 +140,7 @@ def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice
                 config.seeds[0],
                 config.sweep_tasks,
                 config.questions,
-                config.schedule,
+                config.arrival,
                 lambda: progress.update(task, advance=1),
             )
         run.note_rate("stream", asdict(choice))

@@ -13,6 +13,7 @@ from episodes import (
     completed,
     completed_stream,
     load_benchmark,
+    scheduled,
     shared_images,
 )
 from episodes.data.features import remembering
@@ -48,11 +49,12 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
             whole = completed_stream(config.stream, stream)
             if config.run is not None:
                 check_features(Run.open(Path(config.run)), whole)
-            tasks = config.length(stream.most_tasks)
+            order = scheduled(stream, config.schedule)
+            tasks = config.length(order.most_tasks)
             done.append(replace(config, stream=whole, tasks=tasks))
             met = met_before(Run.open(Path(config.run)), stream) if config.run is not None else []
             met += met_by_backbones(config, getattr(stream, "pools", ())[:1])
-            left = SeededStream(stream, config.seeds).left_out(tasks) if stream.most_tasks is not None else ""
+            left = SeededStream(order, config.seeds).left_out(tasks) if stream.most_tasks is not None else ""
             notes |= dict.fromkeys([*shared_images(stream), *met, *[left] * bool(left)])
     for words in notes:
         say(f"Note: {words}")

@@ -138,7 +138,7 @@ def _write(run: Following, results: list[Result]) -> None:
 def words_of(config: FollowConfig, named: bool = True) -> str:
     """What was followed, and by whom."""
     if isinstance(config, StreamRunConfig):
-        source = stream_in_words(config.stream)
+        source = stream_in_words(config.stream, config.schedule)
     else:
         source = f"{data_in_words(config.data, config.schedule)}, meta-{config.split}"
     return f"{learner_in_words(config)} on {source}" if named else source

@@ -28,8 +28,8 @@ def check_episodes(config: EpisodesConfig) -> str:
     """
     for tasks in config.tasks:
         benchmark = _benchmark(config, tasks)
-        if config.frozen is not None:
-            read_frozen(config.frozen).check(benchmark)
+        if config.held_out is not None:
+            read_frozen(config.held_out).check(benchmark)
         generator = held_out(benchmark, config.split, config.shape(tasks), config.seeds[0])
         learner_of(config, generator.family.spec)
         if len(set(config.rates)) > 1:

@@ -22,7 +22,7 @@ from metacl.runs.files import is_run
 from metacl.runs.folder import Run
 from metacl.runs.group import members
 
-FAMILY_QUESTIONS = {"mnist": Questions(asked=1, held_out=500), "class-incremental": CLASS_INCREMENTAL}
+FAMILY_QUESTIONS = {"mnist": Questions(asked=1, most_held_out=500), "class-incremental": CLASS_INCREMENTAL}
 """What is asked along the streams of a family, as published; of others everything but the matrix."""
 
 
@@ -159,7 +159,7 @@ def _shaped(shape: EpisodeShape) -> dict[str, Any]:
 def _stream(name: str) -> Any:
     named = STREAMS[name]
     asked = FAMILY_QUESTIONS.get(named.family, Questions())
-    return lambda **about: StreamRunConfig(named.config, **about, questions=asked, schedule=named.schedule)
+    return lambda **about: StreamRunConfig(named.config, **about, questions=asked, arrival=named.schedule)
 
 
 def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, words: str, *hidden: str) -> tuple[Any, ...]:
@@ -184,32 +184,32 @@ def _follow(default: FollowConfig, out: Path, options: list[str], prog: str, wor
 
     parsed = parse(Arguments(kind(**vars(default)), out), options, prog, words)
     config = plain(type(default), parsed.config)
-    if isinstance(config, EpisodesConfig) and config.frozen is not None:
-        config = _on_frozen(config, options)
+    if isinstance(config, EpisodesConfig) and config.held_out is not None:
+        config = _on_held_out(config, options)
     return config, parsed.out, parsed.launch
 
 
-def _on_frozen(config: EpisodesConfig, options: list[str]) -> EpisodesConfig:
+def _on_held_out(config: EpisodesConfig, options: list[str]) -> EpisodesConfig:
     """The configuration of an evaluation on the episodes of a file.
 
     Raises:
         UserError: the file is none, says what an option says too, or is of other data or of another vocabulary.
     """
-    file = read_frozen(str(config.frozen))
+    file = read_frozen(str(config.held_out))
     for name in ("tasks", "shots", "queries", "episodes", "seeds", "split", "schedule"):
         if any(word.startswith(f"--{name}") for word in options):
-            raise UserError(f"--frozen {config.frozen} says what --{name} says: leave one of them out.")
+            raise UserError(f"--held-out {config.held_out} says what --{name} says: leave one of them out.")
     if config.data.name != file.data.name and user_path(config.data.name).name != user_path(file.data.name).name:
-        raise UserError(f"{config.frozen} has episodes of {file.data.name}, not of {config.data.name}.")
+        raise UserError(f"{config.held_out} has episodes of {file.data.name}, not of {config.data.name}.")
     if config.run is not None and config.vocabulary != file.shape.vocabulary:
         raise UserError(
-            f"{config.frozen} has labels from {file.shape.vocabulary} symbols, and the learner was meta-trained with "
+            f"{config.held_out} has labels from {file.shape.vocabulary} symbols, and the learner was meta-trained with "
             f"{config.vocabulary}. Meta-train one with --episodes.vocabulary {file.shape.vocabulary}."
         )
     shape = file.shape
     return replace(
         config,
-        data=replace(file.data, name=config.data.name, path=config.data.path),
+        data=replace(file.data, name=config.data.name, path=config.data.path, also=config.data.also or file.data.also),
         tasks=(shape.tasks,),
         shots=shape.shots,
         queries=shape.queries,

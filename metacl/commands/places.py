@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from episodes import BENCHMARKS, DataConfig, UserError
+from episodes.benchmarks.several import named_place
 from episodes.data.backbones.known import BACKBONES
 from episodes.data.places import user_path
 
@@ -20,6 +21,7 @@ def located(data: DataConfig) -> DataConfig:
         values["features"] = os.path.abspath(user_path(values["features"]))
     if values["split"] and user_path(values["split"]).is_file():
         values["split"] = os.path.abspath(user_path(values["split"]))
+    values["also"] = tuple(map(_located_word, values["also"]))
     return DataConfig(**values)
 
 
@@ -28,6 +30,14 @@ def located_sets(stream: Any) -> dict[str, Any]:
     if not hasattr(stream, "sets"):
         return {}
     return {"sets": tuple(os.path.abspath(user_path(name)) if user_path(name).exists() else name for name in stream.sets)}
+
+
+def _located_word(word: str) -> str:
+    """A word of `--data.also`, with the whole path where it names a folder or a file."""
+    name, path = named_place(word)
+    if path is not None:
+        return f"{name}={os.path.abspath(user_path(path))}"
+    return os.path.abspath(user_path(word)) if word not in BENCHMARKS and user_path(word).exists() else word
 
 
 def with_data_at(config: Any, path: str | None) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, StreamConfig, UserError
+from episodes import BENCHMARKS, STREAMS, DataConfig, ScheduleConfig, StreamConfig, StreamSchedule, UserError
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
 
 TRAIN_HELP = """\
@@ -97,16 +97,24 @@ def take(words: list[str], option: str) -> str | None:
 
 
 def data_in_words(data: DataConfig, schedule: ScheduleConfig | None = None) -> str:
-    """The name of a data set, of a folder its last part; that of its features; and the schedule of its episodes where it is not
-    one class after another."""
+    """The name of a data set, of a folder its last part; those that join it, and its features; and the schedule of its episodes
+    where it is not one class after another."""
     name = Path(data.name).name if Path(data.name).is_absolute() else data.name
-    also = [f"{Path(data.features).name} features"] if data.features else []
+    also = [f"with {' and '.join(Path(word.partition('=')[0]).name for word in data.also)}"] if data.also else []
+    also += [f"target {', '.join(data.target)}"] if data.target else []
+    also += [f"{Path(data.features).name} features"] if data.features else []
     also += [words] if schedule is not None and (words := schedule.words()) else []
     return f"{name} ({', '.join(also)})" if also else name
 
 
-def stream_in_words(stream: StreamConfig) -> str:
-    """The name of a stream, and that of its data where they are not its own, or are features."""
+def stream_in_words(stream: StreamConfig, schedule: StreamSchedule) -> str:
+    """The name of a stream; that of its data where they are not its own, or are features; and its schedule where it is not one
+    task after another."""
+    name = _stream_and_data(stream)
+    return f"{name} ({words})" if (words := schedule.words()) else name
+
+
+def _stream_and_data(stream: StreamConfig) -> str:
     data, own = (getattr(config, "data", None) for config in (stream, STREAMS[stream.name].config))
     if data is not None and (sets := getattr(stream, "sets", ())):
         data = replace(data, name=" + ".join(Path(name).name if Path(name).is_absolute() else name for name in sets))

@@ -174,8 +174,8 @@ class _Step:
         return [scores(part, own.y, self.source.spec, self.among_BV) for part, own in zip(parts, held_out, strict=True)]
 
     def _held_out(self, task: Task) -> Examples:
-        number = len(task.held_out)
-        return task.held_out[0 : number if self.questions.held_out is None else min(number, self.questions.held_out)]
+        number, most = len(task.held_out), self.questions.most_held_out
+        return task.held_out[0 : number if most is None else min(number, most)]
 
     def _task(self, index: int) -> Task:
         task = self.source.task(index)

@@ -32,14 +32,14 @@ class Questions:
     among: Literal["seen", "all"] = "seen"
     """Labels that an answer is taken from, where accuracy is told: those `seen` in the tasks so far and the present one, as in
     papers on classes that arrive task after task; or `all` that the learner knows. Losses are of answers as they are."""
-    held_out: int | None = None
-    """Held-out examples that are asked of each task. None: all."""
+    most_held_out: int | None = None
+    """Of the held-out examples of each task at most so many are asked. None: all."""
     diagnose_every: int = 0
     """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights. 0: never."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "", "asked", "diagnose_every")
-        at_least(1, self, "", "held_out", "backward_every")
+        at_least(1, self, "", "most_held_out", "backward_every")
         if any(lag < 1 for lag in self.lags):
             raise UserError(f"--lags counts tasks back from the present one, from 1, not {' '.join(map(str, self.lags))}.")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from episodes import DataConfig, EpisodeShape, Schedule, ScheduleConfig, StreamConfig, UserError
+from episodes import DataConfig, EpisodeShape, Schedule, ScheduleConfig, StreamConfig, StreamSchedule, UserError
 from episodes.augment.config import AugmentConfig
 from episodes.errors import MOST, above_zero, at_least
 from metacl.evaluation.questions import EPISODES, Questions
@@ -129,7 +129,7 @@ class EpisodesConfig:
     """The meta-split whose classes make the episodes."""
     checkpoint: int | None = None
     """Step of the checkpoint of a meta-trained learner. None: the best by meta-validation."""
-    frozen: str | None = None
+    held_out: str | None = None
     """A file of python -m episodes.freeze: its episodes are asked, whatever is said of tasks, shots, seeds and the like above;
     other data are refused."""
 
@@ -165,7 +165,8 @@ class StreamRunConfig:
     sweep_tasks: int = 10
     """Tasks of the stream on which a learning rate is chosen; its second half counts."""
     questions: Annotated[Questions, tyro.conf.arg(name="")] = field(default_factory=Questions)
-    schedule: tyro.conf.Suppress[Schedule] = field(default_factory=Schedule)
+    schedule: StreamSchedule = field(default_factory=StreamSchedule)
+    arrival: tyro.conf.Suppress[Schedule] = field(default_factory=Schedule)
     """What of the stream arrives together."""
     save_every: int = 10
     """Tasks between two checkpoints."""
