@@ -8,7 +8,8 @@ from typing import Any
 
 from episodes import STREAMS, UserError
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
-from metacl.recipes.presets import LEARNERS, Preset
+from metacl.recipes.preset import Preset
+from metacl.recipes.presets import LEARNERS
 from metacl.recipes.pretraining import PretrainConfig
 
 

@@ -1,7 +1,7 @@
 """The one table of names: what a learner's name stands for. Help, lists, errors and tests are made from it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from episodes import DataConfig, EpisodeShape
@@ -18,8 +18,9 @@ from metacl.learners.statistics.gemcl import GemclConfig
 from metacl.learners.statistics.ncm import NearestMeanConfig
 from metacl.learners.statistics.prototypes import PrototypesConfig
 from metacl.learners.statistics.ranpac import RanPACConfig
-from metacl.recipes import settings, vision
+from metacl.recipes import settings
 from metacl.recipes.config import TrainConfig
+from metacl.recipes.preset import Preset, Trained
 from metacl.recipes.settings import Settings
 from metacl.recipes.sizes import (
     CALIBRATED,
@@ -28,53 +29,23 @@ from metacl.recipes.sizes import (
     LIGHT,
     NO_DECAY,
     PUBLISHED,
-    Recipe,
     on_features,
     paper,
     published,
     small,
     transformers,
 )
+from metacl.recipes.vision_presets import VISION
 
 T = TypeVar("T")
-Trained = Callable[[Settings], LearnerConfig]
-"""From the settings of a family of sources to the configuration of a learner without meta-training."""
 ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SGD = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1)
 WIDTHS = (0.01, 0.1, 1.0, 10.0)
 """Learning rates of which the best is taken along episodes; for kernels, inverse squared widths."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What a name stands for: a form that is meta-trained, one that is not, or both."""
-
-    about: str
-    """The learner in a few words."""
-    meta: Mapping[str, Recipe] = field(default_factory=dict)
-    """Recipes of the form that `train.py` meta-trains, by size; the first is the default."""
-    trained: Mapping[str, Trained] = field(default_factory=dict)
-    """Recipes of the form that starts from nothing, which `evaluate.py` follows; the first is the default."""
-    rates: tuple[float, ...] = ()
-    """Learning rates to choose from along episodes; none: it has no learning rate."""
-    only: Literal["classification", "regression"] | None = None
-    """The kind of task that it is made for; None: both."""
-
-    @property
-    def meta_config(self) -> type[LearnerConfig]:
-        return type(next(iter(self.meta.values()))(DataConfig("sine"), "").learner)
-
-    @property
-    def trained_config(self) -> type[LearnerConfig]:
-        return type(next(iter(self.trained.values()))(settings.EPISODES))
-
-
 def _trained(about: str, recipe: Trained, rates: tuple[float, ...] = ADAM) -> Preset:
     return Preset(about, trained={"small": recipe}, rates=rates)
-
-
-def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.RATES) -> Preset:
-    return Preset(about, trained=recipes, rates=rates, only="classification")
 
 
 def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
@@ -186,28 +157,7 @@ LEARNERS: dict[str, Preset] = {
     "knn": _trained("the nearest of the newest examples", lambda s: settings.kernel(s, nearest=5), ()),
     "bp-one": _trained("bp on one example of each block", lambda s: settings.backprop(s, one=True)),
     "bp-same-buffer": _trained("bp on the buffer of query-only", settings.same_buffer),
-    "prefix": _vision("one prefix for all tasks on a vision transformer", vision.PREFIX, vision.PROMPT_RATES),
-    "l2p": _vision("prompts from a pool, the nearest by key", vision.L2P, vision.PROMPT_RATES),
-    "dualprompt": _vision("a shared prefix, and one for each task by key", vision.DUAL, vision.PROMPT_RATES),
-    "s-prompt": _vision("a prefix for each task by key: S-Prompt++", vision.S_PROMPT, vision.PROMPT_RATES),
-    "coda-prompt": _vision("prefixes as weighted sums of components", vision.CODA, vision.PROMPT_RATES),
-    "hide-prompt": _vision("a prefix for each task on a vision transformer", vision.hide()),
-    "norga": _vision("hide-prompt with a gate on the scores of prefixes", vision.norga()),
-    "vit-finetune": _vision(
-        "all weights of a vision transformer, task after task", vision.tuned("sequential"), vision.TUNING_RATES
-    ),
-    "vit-joint": _vision(
-        "all weights of a vision transformer, on all images so far", vision.tuned("joint"), vision.TUNING_RATES
-    ),
-    "lora-sequential": _vision("low-rank weights for each task, all added up", vision.lora(), vision.LORA_RATES),
-    "lora-joint": _vision("low-rank weights for all images so far", vision.lora(joint=True), vision.LORA_RATES),
-    "inf-lora": _vision("low-rank weights that leave the inputs of earlier tasks alone", vision.inf_lora(), vision.LORA_RATES),
-    "lora-drs": _vision(
-        "low-rank weights in the space that subtracting old ones leaves",
-        vision.lora(space="subtracted", triplet=0.05),
-        vision.LORA_RATES,
-    ),
-}
+} | VISION
 """A name -> what it stands for."""
 META_TRAINED = [name for name, preset in LEARNERS.items() if preset.meta]
 TRAINED = [name for name, preset in LEARNERS.items() if preset.trained]
