@@ -9,13 +9,27 @@ A table stands between <!-- table: NAME --> and <!-- end -->. A test holds that 
 import re
 import sys
 
-from studies import claims, episodes, learners, mechanisms, omniglot, plateau, probes, recipes, speed, streams, vision
+from studies import (
+    claims,
+    episodes,
+    features,
+    learners,
+    mechanisms,
+    omniglot,
+    plateau,
+    probes,
+    recipes,
+    speed,
+    streams,
+    transfer,
+    vision,
+)
 from studies.words import BENCHMARKS
 
 from metacl.recipes.presets import LEARNERS
 
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | probes.TABLES
-TABLES |= claims.TABLES | omniglot.TABLES | speed.TABLES | streams.TABLES | vision.TABLES
+TABLES |= claims.TABLES | features.TABLES | omniglot.TABLES | speed.TABLES | streams.TABLES | transfer.TABLES | vision.TABLES
 PICTURES = learners.PICTURES | mechanisms.PICTURES | plateau.PICTURES | probes.PICTURES | streams.PICTURES
 LISTS = {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
 """What stands in the README."""

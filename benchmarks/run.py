@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams, vision
+from studies import features, learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams, transfer, vision
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
 from metacl.report.display import with_plain_errors
 
 STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
+    "features": features.cells,
     "learners": learner_runs.cells,
     "length": mechanisms.long_cells,
     "mechanisms": mechanisms.cells,
@@ -30,6 +31,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "probes": probes.cells,
     "recipes": recipes.cells,
     "streams": streams.cells,
+    "transfer": transfer.cells,
     "vision": vision.cells,
 }
 """From the folder of the data sets to the cells of a study."""
@@ -40,11 +42,23 @@ class Arguments:
     """Run a study, and keep its raw figures."""
 
     study: Annotated[
-        Literal["learners", "length", "mechanisms", "omniglot", "plateau", "probes", "recipes", "streams", "vision"],
+        Literal[
+            "features",
+            "learners",
+            "length",
+            "mechanisms",
+            "omniglot",
+            "plateau",
+            "probes",
+            "recipes",
+            "streams",
+            "transfer",
+            "vision",
+        ],
         tyro.conf.Positional,
     ]
     data: Path = Path("data")
-    """Folder with the data sets: omniglot, mnist, tiny-imagenet."""
+    """Folder with the data sets: omniglot, mnist, tiny-imagenet, cifar100, casia-hwdb-95."""
     part: str = "1/1"
     """I/N: every N-th cell from the I-th on. N processes share the work, each with one thread."""
     only: tuple[str, ...] = ()

@@ -10,9 +10,23 @@ import pytest
 import run as runner
 import tyro
 from accelerate.state import AcceleratorState
-from studies import cells, learner_runs, learners, mechanisms, plateau, probes, recipes, stream_groups, streams
+from studies import (
+    cells,
+    features,
+    learner_runs,
+    learners,
+    mechanisms,
+    plateau,
+    probes,
+    recipes,
+    stream_groups,
+    streams,
+    transfer,
+)
 from studies.cells import Cell, Command
 from studies.words import BENCHMARKS
+from test_backbones import script
+from test_features import Small
 
 from episodes import UserError
 from metacl import cli
@@ -24,6 +38,8 @@ from metacl.runs.group import begin_all
 SMALL = "--learner.width 16 --learner.hidden 16 --learner.heads 2 --learner.encoder.channels 4 --learner.encoder.strides 4"
 SMALL += " --validation.episodes 2"
 TINY = f"{SMALL} --steps 2 --validation.every 1 --episodes.tasks 2 --batch-size 2"
+SEVERAL = ("features", "omniglot", "transfer")
+"""Studies whose cells are a run for each seed, in one folder."""
 MAINS = {"train.py": cli.train_main, "evaluate.py": cli.evaluate_main}
 
 
@@ -78,7 +94,7 @@ def test_cells_have_names_of_their_own(study):
 def test_cells_are_command_lines(study, tmp_path):
     for cell in one_of_each(study):
         lines = cell.commands(tmp_path / study / cell.name)
-        for command in lines[:1] if study == "omniglot" else lines:  # several runs are evaluated when they are trained
+        for command in lines[:1] if study in SEVERAL else lines:  # several runs are evaluated when they are trained
             assert all(config.learner_name in command.words or config.run for config in read(command))
 
 
@@ -173,16 +189,43 @@ def test_a_probe_is_tested_at_each_length(probe, tmp_path, here, monkeypatch):
 def test_variants_of_a_recipe_share_a_file(tmp_path, here):
     file, small = (
         tmp_path / "recipes.json",
-        ["--learner.width", "16", "--learner.hidden", "16", "--learner.heads", "2", "--batch-size", "1"],
+        ["--learner.width", "16", "--learner.hidden", "16", "--learner.heads", "2"],
     )
     for name in ("default", "no LayerNorm"):
-        cell = recipes.cell(name, [*recipes.VARIANTS[name].split(), *small], 1, file)
+        cell = recipes.cell(name, [*recipes.VARIANTS[name].split(), *small], 1, 1, file)
         assert not cell.kept()
         cells.make(cell, tmp_path / cell.name)
         assert cell.kept()
     variants = json.loads(file.read_text())["variants"]
-    assert list(variants) == ["default", "no LayerNorm"] and len(variants["default"]["of_each_seed"]) == 3
+    assert list(variants) == ["default", "no LayerNorm"] and len(variants["default"]["of_each_seed"]) == 2
     assert len(here) == 2
+
+
+def test_learners_on_features(tmp_path, here, monkeypatch):
+    script(Small(), tmp_path / "net.pt")
+    monkeypatch.setattr(features, "BUDGET", "--steps 2 --validation.every 1 --seeds 0 1")
+    monkeypatch.setattr(features, "TEST", "--tasks 2 3 --episodes 2 --no-matrix --at-end")
+    monkeypatch.setattr(features, "TRAINED", 2)
+    asked = f"--recipe features --data.features {tmp_path / 'net.pt'}"
+    for learner in (features.UNTRAINED, "pn"):
+        cell = features.cell("glyphs", learner, ["--batch-size", "2", "--validation.episodes", "2"], tmp_path, asked)
+        cells.make(cell, tmp_path / "runs" / learner)
+        assert cell.kept()
+    found = {name: json.loads((tmp_path / f"glyphs-{name}.json").read_text()) for name in ("mean", "pn")}
+    assert [len(found[name]["seconds"]) for name in found] == [1, 2] and len(found["pn"]["tests"]) == 4
+    assert all("final" in test["measures"] and test["state_bytes"] > 0 for name in found for test in found[name]["tests"])
+
+
+def test_learners_on_other_data(tmp_path, here, monkeypatch):
+    monkeypatch.setattr(transfer, "TARGETS", ("omniglot", "glyphs"))
+    monkeypatch.setattr(transfer, "TEST", "--tasks 2 --episodes 2 --no-matrix --at-end")
+    for learner in ("pn", transfer.CONTROL):
+        small = "--learner.width 16 --steps 1 --batch-size 1 --validation.episodes 1 --seeds 0 1"
+        cell = transfer.cell(learner, {}, small, tmp_path, "glyphs")
+        cells.make(cell, tmp_path / "runs" / learner)
+        found = json.loads((tmp_path / f"{learner}.json").read_text())
+        assert cell.kept() and len(found["tests"]["glyphs"]) == (2 if learner == "pn" else 1)
+    assert [words[0] for words in here] == ["train.py", "evaluate.py", "evaluate.py"] and "--data.size" in here[2]
 
 
 @pytest.fixture

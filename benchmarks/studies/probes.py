@@ -27,7 +27,8 @@ LINES = {name: f"--learner.attention {name}" for name in ATTENTION} | {
 }
 """Every mechanism there is, and those that may have negative eigenvalues once more, with them. The options that make it."""
 NARROW = "--learner.width 64 --learner.heads 2 --learner.hidden 128 --learner.dropout 0 --learner.attention-dropout 0"
-NARROW += " --validation.every 50 --validation.episodes 64 --precision fp32"
+NARROW += " --optimiser.behind-encoder 1 --validation.every 100 --validation.episodes 64 --precision fp32"
+"""Where there are no convolutions, no weights need a lower rate."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def _of_pairs(lengths: tuple[int, ...]) -> dict[tuple[int, ...], str]:
 
 def _of_swaps(lengths: tuple[int, ...]) -> dict[tuple[int, ...], str]:
     """One length after the other: a swap is a shot, after those that tell what lies in each place."""
-    return {(length,): f"--shots {PLACES + length} --episodes 512" for length in lengths}
+    return {(length,): f"--shots {PLACES + length} --episodes 256" for length in lengths}
 
 
 PLACES, SYMBOLS = 3, 128
 PROBES = {
     "recall": Probe(
         "recall",
-        f"--learner.layers 1 --episodes.tasks 64 --episodes.vocabulary {SYMBOLS} --steps 600 --batch-size 16",
+        f"--learner.layers 1 --episodes.tasks 64 --episodes.vocabulary {SYMBOLS} --steps 300 --batch-size 16",
         "pairs",
         64,
         (8, 16, 32, 64, 128),
@@ -73,10 +74,10 @@ PROBES = {
     ),
     "tracking": Probe(
         "tracking",
-        f"--learner.layers 2 --episodes.shots {PLACES + 8} --steps 800 --batch-size 32",
+        f"--learner.layers 2 --episodes.shots {PLACES + 8} --steps 600 --batch-size 32",
         "swaps",
         8,
-        (4, 8, 16, 32, 64),
+        (8, 16, 32, 64),
         1 - 1 / PLACES,
         _of_swaps,
     ),

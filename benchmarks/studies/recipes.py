@@ -13,10 +13,11 @@ from studies.cells import Cell, Command, environment_of
 from studies.words import BENCHMARKS, raw, spread, table
 
 FILE = BENCHMARKS / "recipes" / "recipes.json"
-STEPS = 200
-SEEDS = ("0", "1", "2")
+STEPS, BATCH = 200, 8
+SEEDS = ("0", "1")
 VARIANTS = {
     "default": "",
+    "queries hold inputs": "--learner.query input",
     "one rate for all weights": "--optimiser.behind-encoder 1",
     "no label smoothing": "--smoothing 0",
     "four heads": "--learner.heads 4",
@@ -34,8 +35,8 @@ def cells(data: Path) -> list[Cell]:
     return [cell(name, options.split()) for name, options in VARIANTS.items()]
 
 
-def cell(name: str, options: list[str], steps: int = STEPS, file: Path = FILE) -> Cell:
-    length = ["--steps", str(steps), "--validation.every", str(steps), "--seeds", *SEEDS]
+def cell(name: str, options: list[str], steps: int = STEPS, batch: int = BATCH, file: Path = FILE) -> Cell:
+    length = ["--steps", str(steps), "--batch-size", str(batch), "--validation.every", str(steps), "--seeds", *SEEDS]
 
     def commands(folder: Path) -> list[Command]:
         return [Command("train.py", ["glyphs", "transformer", *options, *length], folder / "train")]
