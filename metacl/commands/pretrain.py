@@ -47,6 +47,8 @@ class PretrainingData(NamedData):
     any other data set what the transformer takes."""
     source: tyro.conf.Suppress[str | None] = None
     split: tyro.conf.Suppress[str | None] = None
+    also: tyro.conf.Suppress[tuple[str, ...]] = ()
+    target: tyro.conf.Suppress[tuple[str, ...]] = ()
     features: tyro.conf.Suppress[str | None] = None
     features_size: tyro.conf.Suppress[int | None] = None
 
