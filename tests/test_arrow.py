@@ -199,6 +199,23 @@ def test_bad_input():
     assert arrow.windows["all"].count == 1
 
 
+def test_nearly_equal_gradients_and_little_damping():
+    """The Gram matrix is exact enough for a system that is nearly singular."""
+    part, arrow = single(d=1000, window=8, damping=1e-6)
+    row = gradients(1, 1000)[0]
+    for step in range(10):
+        assert bool(stepped(part, arrow, row * (1 + 1e-6 * step)).isfinite().all())
+
+
+def test_blocks_do_not_overlap():
+    model = network()
+    assert list(blocks_of(model, ["blocks.*"])) == ["blocks.0", "blocks.1", "blocks.2"]
+    with pytest.raises(ValueError, match=r"blocks\.1 and blocks\.1\.attn have a parameter in common"):
+        Arrow(torch.optim.SGD(model.parameters(), 0.1), blocks_of(model, ["blocks.1", "blocks.1.attn"]))
+    with pytest.raises(ValueError, match="a parameter of x is none of the base optimiser's"):
+        Arrow(torch.optim.SGD(model.parameters(), 0.1), {"x": [nn.Parameter(torch.ones(1))]})
+
+
 def test_half_precision_and_parts_without_gradients():
     parts = [nn.Parameter(torch.ones(3, dtype=torch.bfloat16)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
     arrow = Arrow(torch.optim.SGD(parts, 0.1), {"all": parts}, 2)

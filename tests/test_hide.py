@@ -125,6 +125,12 @@ def test_published_batching_takes_keys_for_values():
         assert_close(found.attend(q, k, v), expected.attend(q, k, v))
 
 
+def test_published_batching_mixes_the_batch_in_training_too():
+    ends = [after(replace(HIDE, published_batching=own).build(SPEC), [0, 1]) for own in (False, True)]
+    assert not torch.equal(ends[0].prefixes, ends[1].prefixes)
+    assert after(replace(HIDE, published_batching=True, length=0).build(SPEC), [0, 1]).prefixes.numel() == 0
+
+
 def test_answers_are_among_the_classes_seen():
     learner = HIDE.build(SPEC)
     logits = learner.predict(after(learner, [4, 1]), examples([0, 1, 4]).x)

@@ -74,7 +74,15 @@ def test_second_moments_are_those_of_all_tokens_at_once():
     with torch.no_grad():
         learner.trunk(learner.trunk.view(x), taps)
     rows = seen[1, "attention in"].flatten(0, 1)
-    assert_close(second_moments(learner.trunk, x)[1], rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
+    rows = rows.double()
+    assert_close(second_moments(learner.trunk, x)[1], rows.T @ rows / len(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_second_moments_are_exact_in_mixed_precision_too():
+    """Of what comes into attention, in whatever precision, the products are not rounded."""
+    learner = replace(LORA, trunk=replace(TINY, precision="bf16")).build(SPEC)
+    moments = second_moments(learner.trunk, examples([0, 1]).x[0])
+    assert moments.dtype == torch.float64 and float(torch.linalg.eigvalsh(moments).min()) > -1e-9
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
@@ -206,9 +214,24 @@ def test_what_is_kept_and_what_is_refused():
     }
     with pytest.raises(UserError, match=r"learner\.rank 25 is more than the width of the transformer, 24"):
         replace(LORA, rank=25).build(SPEC)
+    with pytest.raises(UserError, match=r"learner\.shrink means nothing where gradients are projected"):
+        replace(LORA, shrink=True, project="gradient")
     for share in (0.0, 1.5):
         with pytest.raises(UserError, match=r"learner\.share is above 0 and at most 1"):
             replace(LORA, share=share)
+
+
+def test_a_class_that_comes_back_is_not_kept_away_from_itself(monkeypatch):
+    """Its own prototype is not among those of earlier classes."""
+    seen = []
+
+    def spied(h_ND, y_N, old_SD, margin):
+        seen.append(len(old_SD))
+        return augmented_triplet_loss(h_ND, y_N, old_SD, margin)
+
+    monkeypatch.setattr("metacl.learners.vision.lora.augmented_triplet_loss", spied)
+    after(DRS.build(SPEC), [0, 1], [1, 2])
+    assert set(seen) == {0, 1}
 
 
 def test_odd_tasks():
@@ -267,6 +290,15 @@ def test_the_memory_is_that_of_the_published_code_in_both_modes():
         expected = memory @ memory.T if mode == "remove" else np.eye(8) - memory @ memory.T
         assert_close(known, torch.from_numpy(expected).float(), rtol=1e-3, atol=1e-4)
     assert set(modes) == {"remove", "retain"}
+
+
+def test_the_memory_stays_a_projection_when_all_is_to_be_known():
+    known = torch.zeros(16, 16)
+    for seed in range(6):
+        rows = torch.randn(8, 16, generator=torch.Generator().manual_seed(seed))
+        known = remembered(known, rows.T @ rows / 8, 1.0)
+        assert_close(known @ known, known, rtol=1e-3, atol=1e-4)
+    assert float(known.trace()) == pytest.approx(16, abs=1e-3)
 
 
 def test_a_designed_pair_is_orthogonal_to_what_is_known():

@@ -54,3 +54,29 @@ def test_divergence_is_told():
     learner = CONFIG.build(SPEC)
     with pytest.raises((DivergedError, UserError), match=r"not finite at the learning rate .*Give a lower --learner\.rate"):
         learner.learn(learner.start([0], [1e30]), examples([0, 1]))
+
+
+def test_in_mixed_precision_each_step_sees_the_weights_of_the_last():
+    """Casts of weights that are trained must not be kept from step to step."""
+    learner = replace(CONFIG, trunk=replace(TINY, precision="bf16")).build(SPEC)
+    weights = {name: part.detach().clone().requires_grad_() for name, part in learner.trunk.network.named_parameters()}
+    x = torch.rand(2, 3, 8, 8)
+    with torch.autocast("cpu", enabled=False):
+        first = learner.trunk(x, weights=weights)
+        with torch.no_grad():
+            for part in weights.values():
+                part += 0.5
+        second = learner.trunk(x, weights=weights)
+    fresh = learner.trunk(x, weights={name: part.detach().clone() for name, part in weights.items()})
+    assert torch.equal(second, fresh) and not torch.equal(first, second)
+
+
+def test_a_rate_without_a_fraction():
+    assert CONFIG.build(SPEC).start([0], [1]).head["weight"].dtype == torch.float32
+
+
+def test_the_head_of_other_tasks_does_not_decay():
+    learner = replace(CONFIG, weight_decay=10.0).build(SPEC)
+    before = learner.learn(learner.init_state(1), examples([0, 1]))
+    after = learner.learn(before, examples([2, 3], 1))
+    assert torch.equal(before.head["weight"][0, :2], after.head["weight"][0, :2])

@@ -89,6 +89,8 @@ def test_wrong_weights_are_named():
         network_of(weights | {"norm.bias": torch.zeros(3)}, HEADS)
     with pytest.raises(ValueError, match=r"not finite .* blocks\.2\.attn\.proj\.bias"):
         network_of(weights | {"blocks.2.attn.proj.bias": torch.full((24,), torch.nan)}, HEADS)
+    with pytest.raises(ValueError, match="register_tokens is none of"):
+        network_of(weights | {"register_tokens": torch.zeros(1, 4, 24)}, HEADS)
     with pytest.raises(ValueError, match="no cls_token, no pos_embed"):
         network_of({"patch_embed.weight": weights["patch_embed.weight"]})
 

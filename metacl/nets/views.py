@@ -16,8 +16,8 @@ def random_view(x_NCHW: Tensor, side: int, rng: np.random.Generator, area: float
     """
     N = len(x_NCHW)
     share = np.sqrt(rng.uniform(area, 1, N))
-    aspect = np.exp(rng.uniform(-0.5, 0.5, N) * np.log(4 / 3))
-    size_N2 = np.minimum(np.stack([share * aspect, share / aspect], 1), 1)  # width, height, of two
+    aspect = np.exp(rng.uniform(-0.5, 0.5, N) * np.log(4 / 3)).clip(share, 1 / share)  # so that it fits, whatever its share
+    size_N2 = np.stack([share * aspect, share / aspect], 1)  # width, height, of two
     place_N2 = rng.uniform(-1, 1, (N, 2)) * (1 - size_N2)
     mirrored_N = (rng.random(N) < 0.5) & flip
     size_N2[:, 0] *= np.where(mirrored_N, -1, 1)

@@ -15,14 +15,14 @@ the window is full and how the step is combined with another optimiser are this 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 FLOOR = 1e-8
-"""Least damping where it is relative."""
+"""Least damping where it is relative: gradients whose squared length is far below it are hardly reshaped."""
 
 
 class Arrow(torch.optim.Optimizer):
@@ -39,7 +39,8 @@ class Arrow(torch.optim.Optimizer):
         warm_up: until the window is full, `columns` uses those that are there, `plain` leaves the gradient as it is.
 
     Raises:
-        ValueError: the window has no place, a number is out of range, or a block has no parameters.
+        ValueError: the window has no place, a number is out of range, a block has no parameters, or a parameter is in two
+            blocks or is none of the base's.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Arrow(torch.optim.Optimizer):
             raise ValueError(f"beta must be 0 or more and damping above 0, not {beta:g} and {damping:g}")
         if empty := [name for name, parts in blocks.items() if not parts]:
             raise ValueError(f"the blocks {', '.join(empty)} have no parameters")
+        _check_apart(base, blocks)
         self.base, self.blocks = base, {name: list(parts) for name, parts in blocks.items()}
         self.window, self.beta, self.damping, self.relative = window, beta, damping, relative
         self.scale, self.warm_up = scale, warm_up
@@ -143,7 +145,7 @@ class _Window:
         """The place at which the gradient now is."""
         place, size = self.next, len(self.gradients)
         self.gradients[place] = g_d
-        row = (self.gradients @ g_d).double()
+        row = torch.stack([own_d.double() @ g_d.double() for own_d in self.gradients])  # one at a time: twice the memory of one
         self.gram[place], self.gram[:, place] = row, row
         self.next, self.count = (place + 1) % size, min(self.count + 1, size)
         return place
@@ -166,11 +168,22 @@ class _Window:
         self.next, self.count = state["next"], state["count"]
 
 
+def _check_apart(base: torch.optim.Optimizer, blocks: Mapping[str, Sequence[nn.Parameter]]) -> None:
+    known, owner = {id(part) for group in base.param_groups for part in group["params"]}, dict[int, str]()
+    for name, parts in blocks.items():
+        for part in parts:
+            if id(part) not in known:
+                raise ValueError(f"a parameter of {name} is none of the base optimiser's")
+            if id(part) in owner:
+                raise ValueError(f"{owner[id(part)]} and {name} have a parameter in common: a block has its own")
+            owner[id(part)] = name
+
+
 def blocks_of(network: nn.Module, patterns: Iterable[str]) -> dict[str, list[nn.Parameter]]:
     """Blocks of parameters by pattern: all parameters below each module whose name matches is one block.
 
     Arguments:
-        patterns: names of modules with * and ?, such as "blocks.5.attn" or "blocks.*.mlp".
+        patterns: names of modules with * for all but dots and ? for one letter, such as "blocks.5.attn" or "blocks.*.mlp".
 
     Raises:
         ValueError: a pattern matches no module that has parameters; says what there is.
@@ -179,12 +192,17 @@ def blocks_of(network: nn.Module, patterns: Iterable[str]) -> dict[str, list[nn.
     there = {name: parts for name, parts in there.items() if parts}
     found: dict[str, list[nn.Parameter]] = {}
     for pattern in patterns:
-        own = {name: parts for name, parts in there.items() if fnmatch(name, pattern)}
+        own = {name: parts for name, parts in there.items() if _fits(name, pattern)}
         if not own:
             kinds = sorted({re.sub(r"\d+", "*", name) for name in there})
             raise ValueError(f"the pattern {pattern!r} matches no module with parameters; there are {', '.join(kinds)}")
         found |= own
     return found
+
+
+def _fits(name: str, pattern: str) -> bool:
+    names, patterns = name.split("."), pattern.split(".")
+    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
 def _flat(parts: Sequence[nn.Parameter]) -> Tensor | None:

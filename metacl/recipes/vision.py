@@ -3,6 +3,7 @@
 The papers' are those for CIFAR-100 on a ViT-B/16 pre-trained with labels on ImageNet-21K, from the official code of NoRGa; of
 CODA-Prompt, which is not in it, from its own. There is no published recipe of the one prefix; it has that of the others.
 `small` has the ViT-S/14 of DINOv2 on images of 98 pixels, smaller batches and fewer epochs.
+In both, images are normalised as the weights want it, scaled bilinearly, and not changed in colour.
 """
 
 from collections.abc import Callable

@@ -92,20 +92,20 @@ class _Pretraining:
             since, since_step = time.perf_counter(), first
             for step in range(first, self.steps):
                 self._step(step)
-                done = step + 1
+                done, asked = step + 1, list(signals)  # one that comes from here on is for the next step
                 if step == first:
                     self.run.forget_after(first)
-                if done % LOOK_EVERY == 0 or done % self.each == 0 or signals:
+                if done % LOOK_EVERY == 0 or done % self.each == 0 or asked:
                     progress.update(shown_task, completed=done, now=self._so_far(done))
                 if done % self.each == 0:
                     rate = (done - since_step) * self.batch / (time.perf_counter() - since)
                     events.write(self._end_epoch(done, rate))
                     since, since_step = time.perf_counter(), done
-                elif signals:
+                elif asked:
                     names = ("loss", "right", "images")
                     self._save(done, pending=[dict(zip(names, self.sums.tolist(), strict=True))])
-                if signals and done < self.steps:
-                    return signals[0]
+                if asked and done < self.steps:
+                    return asked[0]
         if first == self.steps:  # killed after its last checkpoint, perhaps before the backbone was written
             self._write_backbone(first)
         return 0

@@ -27,7 +27,7 @@ HUGGING_FACE = (
 )
 TIMM = ((r"^patch_embed\.proj\.", "patch_embed."),)
 """Patterns of names and what is put in their place, one after another."""
-UNUSED = re.compile(r"^(head|fc_norm|pre_logits|pooler|classifier|mask_token|register_tokens)\b")
+UNUSED = re.compile(r"^(head|fc_norm|pre_logits|pooler|classifier|mask_token)\b")
 """What is not needed for features: classifiers, and what only pre-training needs."""
 HEAD = 64
 """Width of a head where no configuration says it: that of all published ViT."""

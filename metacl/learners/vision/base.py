@@ -78,7 +78,7 @@ class VisionLearner(Learner):
         check_rates(seeds, rates)
         device = next(self.network.parameters()).device
         pairs = zip(seeds, rates, strict=True)
-        return stacked([self.fresh(torch.tensor(s, device=device), torch.tensor(r, device=device)) for s, r in pairs])
+        return stacked([self.fresh(torch.tensor(s, device=device), torch.tensor(float(r), device=device)) for s, r in pairs])
 
     @torch.no_grad()
     def learn_features(self, state: State, z_BND: Tensor, examples: Examples) -> State:

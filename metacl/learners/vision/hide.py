@@ -5,7 +5,8 @@ is kept of all classes. The task's prefix, and the head that all tasks share, ar
 alone. Then the head is aligned on features, drawn from what is kept of all classes, each under the prefix of its own task.
 
 NoRGa changes the scores of the prefix by a non-linear residual gate, of which each block with a prefix has two numbers, tau and
-alpha. They are trained in the first task and stay. Settings and their sources: the official code of both papers.
+alpha. They are trained in the first task and stay. Settings and their sources: the official code of both papers. Unlike there,
+the task-identity network sees whole images, not random views of them, and an alignment uses all that is drawn for an epoch.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from metacl.learners.vision.identity import (
     present,
     trained_identity,
 )
-from metacl.learners.vision.trunk import TrunkConfig
+from metacl.learners.vision.trunk import TOGETHER, TrunkConfig
 from metacl.nets.vit import Added, gate, prefixed
 
 TEMPERATURE = 0.8
@@ -183,11 +184,15 @@ class HidePrompt(VisionLearner):
         """What a batch of prefixes (N, P, 2, L, H, E), or one for all images (N = 1), adds to the first blocks."""
         if self.config.published_batching:  # axes P, 2, N laid out anew as N, P, 2 without being exchanged
             blocks = prefixes.permute(1, 2, 0, 3, 4, 5).contiguous()
-            prefixes = blocks.view(len(blocks), -1, 2, *blocks.shape[3:]).transpose(0, 1)
+            prefixes = blocks.view(len(blocks), blocks.shape[2], 2, *blocks.shape[3:]).transpose(0, 1)
         activation = self.config.gate
         if activation == "none":
             return prefixed(prefixes)
         return prefixed(prefixes, [partial(gate, tau=tau, alpha=alpha, activation=activation) for tau, alpha in gates_P2])
+
+    def _of_one(self, prefix: Tensor, gates_P2: Tensor, number: int) -> list[Added]:
+        """What one prefix adds for some images. The published batching mixes the keys and values of a batch up even so."""
+        return self.added(prefix.expand(number if self.config.published_batching else 1, *prefix.shape), gates_P2)
 
     def _identity_learnt(self, state: HideState, x_NCHW: Tensor, y_N: Tensor) -> HideState:
         """Task-identity inference."""
@@ -211,10 +216,10 @@ class HidePrompt(VisionLearner):
         prompts = [own["prefix"], own["gates"]] if learn_gate else [own["prefix"]]
         head = [own["weight"], own["bias"]]
         rate, new_V = float(state.rate), present(y_N, self.spec.symbols)
-        old_SD = means(state.instructed, before_V)
+        old_SD = means(state.instructed, before_V & ~new_V)
 
         def loss(places: np.ndarray) -> Tensor:
-            added = self.added(self._mixed(own["prefix"], state)[None], own["gates"])
+            added = self._of_one(self._mixed(own["prefix"], state), own["gates"], len(places))
             h_ND = self.trunk(self.trunk.view(x_NCHW[places], rng), added)
             error = F.cross_entropy(among(head_logits(own, h_ND), new_V), y_N[places])
             return error + config.contrast * _contrast(h_ND, old_SD) if config.contrast else error
@@ -233,7 +238,10 @@ class HidePrompt(VisionLearner):
     def _aligned(self, state: HideState, x_NCHW: Tensor, y_N: Tensor) -> HideState:
         """Task-adaptive prediction."""
         config, rng = self.config, self.draws(state, "alignment")
-        h_ND = self.trunk.features(x_NCHW, lambda part: self.added(state.prefixes[-1:], state.gates))
+        sizes = [len(part) for part in x_NCHW.split(TOGETHER)]
+        h_ND = self.trunk.features(
+            x_NCHW, lambda part: self._of_one(state.prefixes[-1], state.gates, sizes[part.start // TOGETHER])
+        )
         instructed = with_classes(state.instructed, h_ND, y_N, config.statistics, rng)
         head, seen_V, how = state.head, state.task_of >= 0, config.alignment
         if int(state.tasks) > 1:

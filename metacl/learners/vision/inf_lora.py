@@ -24,7 +24,7 @@ from metacl.learners.vision.second_moments import second_moments
 from metacl.learners.vision.trunk import TrunkConfig
 
 NOTHING = 1e-12
-"""Squared singular values that are so small a part of the largest are rounding."""
+"""Squared singular values that are so small a part of all are rounding."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class InfLoraConfig:
     least: float = 0.95
     """Share of the (squared) second moments of a first task's inputs that is kept in memory."""
     most: float = 1.0
-    """The same of the last of `tasks` tasks; between them it grows evenly."""
+    """The same, after `tasks` tasks; until then it grows evenly."""
     tasks: int = 10
-    """Tasks that are expected: their number sets how fast that share grows."""
+    """Tasks in which that share grows; the last of them has nearly `most`, later ones have it."""
     rate: float = 5e-4
     """Learning rate (Adam) of B."""
     head_rate: float = 1.0
@@ -141,7 +141,8 @@ class InfLora(VisionLearner):
 
 def designed(known_DD: Tensor, moment_DD: Tensor, rank: int) -> Tensor:
     """(R, D): the leading directions of the second moments without those of earlier inputs, divided by the root of three."""
-    rest_DD = (moment_DD - known_DD @ moment_DD).double()
+    moment_DD = moment_DD.double()
+    rest_DD = moment_DD - known_DD.double() @ moment_DD
     left_DD = torch.linalg.eigh(rest_DD @ rest_DD.T).eigenvectors.flip(1)
     return (left_DD[:, :rank].T / 3**0.5).float()
 
@@ -162,5 +163,7 @@ def remembered(known_DD: Tensor, moment_DD: Tensor, share: float) -> Tensor:
     k = max(1, below) if first else below + 1
     if not first and float((whole - value_D.sum()) / whole) >= share:
         k = 0
-    k = min(k, int((value_D > NOTHING * value_D[0]).sum()))
-    return (known_DD + left_DD[:, :k] @ left_DD[:, :k].T).float()
+    free = len(known_DD) - round(float(known_DD.trace()))
+    k = min(k, free, int((value_D > NOTHING * whole).sum()))
+    new_Dk = torch.linalg.qr(left_DD[:, :k] - known_DD @ left_DD[:, :k]).Q
+    return (known_DD + new_Dk @ new_Dk.T).float()

@@ -47,7 +47,8 @@ class LoraConfig:
     """Divide the projection by its Frobenius norm, the root of their number, as the published code does and the paper does not:
     it makes the steps of later tasks smaller."""
     project: Literal["update", "gradient"] = "update"
-    """What is projected: Adam's update (published code) or the gradient (paper)."""
+    """What is projected: Adam's update (published code) or the gradient (paper). Adam divides each number by its own size: of a
+    gradient it does not see how large it is, so that `normalise` does nothing, and its update leads out of the space."""
     project_b: bool = True
     """B is projected too, as in the published code."""
     shrink: bool = False
@@ -76,6 +77,8 @@ class LoraConfig:
         above_zero("learner.rate", self.rate)
         if not 0 < self.share <= 1:
             raise UserError(f"learner.share is above 0 and at most 1, not {self.share:g}.")
+        if self.shrink and self.project == "gradient":
+            raise UserError("learner.shrink means nothing where gradients are projected: Adam does not see how large they are.")
 
     def build(self, spec: EpisodeSpec) -> "Lora":
         return Lora(self, spec)
@@ -172,7 +175,8 @@ class Lora(VisionLearner):
         new = new_pair(self.pair_shape, rng).to(state.prototypes)
         parts = trainable({f"{i} {'AB'[j]}": new[i, :, j] for i in range(len(new)) for j in range(2)})
         head = trainable(no_head(self.spec.symbols, self.trunk.shape.width, new[0, 0, 0, 0]))
-        some_V, old_SD = present(y_N, self.spec.symbols), state.prototypes[state.seen]
+        some_V = present(y_N, self.spec.symbols)
+        old_SD = state.prototypes[state.seen & ~some_V]
         weights = merged(self.trunk, state.pairs) if len(state.pairs) else None
 
         def loss(places: np.ndarray) -> Tensor:

@@ -175,7 +175,7 @@ class PromptLearner(VisionLearner):
 
     def feature(self, x_NCHW: Tensor, chosen: Chosen) -> Tensor:
         """(N, D) in float32."""
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=self.trunk.bf16):
+        with self.trunk.autocast():
             tokens_NTD = self.trunk.network.tokens(x_NCHW, chosen.added, chosen.prompts_NLD)
         return self.read(tokens_NTD).float()
 

@@ -5,33 +5,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from episodes import UserError
 from metacl.learners.vision.trunk import TOGETHER, Trunk
 from metacl.nets.vit import Added
 
 
 @torch.no_grad()
 def second_moments(trunk: Trunk, x_NCHW: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-    """(P, D, D), for each of P blocks the mean of h h^T over the tokens of all images, in one pass.
+    """(P, D, D) float64, for each of P blocks the mean of h h^T over the tokens of all images, in one pass.
+
+    The images are shown whole, and not in random views as in the published code of LoRA-DRS.
 
     Arguments:
         weights: in place of the transformer's own, as of `Trunk`.
     """
-    D, total, tokens = trunk.shape.width, None, 0
+    total, tokens = torch.zeros(()), 0
     for first in range(0, len(x_NCHW), TOGETHER):
         seen: list[Tensor] = []
 
         def tap(name: str, part: Tensor, seen: list[Tensor] = seen) -> None:
             if name == "attention in":
-                rows = part.float().flatten(0, 1)
-                seen.append(rows.T @ rows)
+                rows = part.flatten(0, 1).double()
+                with torch.autocast(rows.device.type, enabled=False):
+                    seen.append(rows.T @ rows)
 
         trunk(trunk.view(x_NCHW[first : first + TOGETHER]), [Added(tap=tap)] * trunk.shape.depth, weights=weights)
-        own = torch.stack(seen)
-        total = own if total is None else total + own
+        total = total.to(seen[0]) + torch.stack(seen)
         tokens += len(x_NCHW[first : first + TOGETHER]) * trunk.tokens
-    if total is None:
-        raise UserError(f"There is no image to take the second moments ({D} x {D}) of.")
     return total / tokens
 
 

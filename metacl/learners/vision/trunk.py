@@ -48,7 +48,7 @@ class TrunkConfig:
         """The transformer, frozen. Raises `UserError` where there is none of that name, or its files cannot be read."""
         if self.backbone in UNTRAINED:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.random.default_generator.manual_seed(0)
                 return VisionTransformer(UNTRAINED[self.backbone]).eval().requires_grad_(False)
         if files := vit_files(self.backbone):
             return files.load()
@@ -92,10 +92,18 @@ class Trunk:
         weights: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Pixels as of `view` -> the class token (N, D) in float32; with other weights than its own where some are given."""
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=self.bf16):
+        with self.autocast():
             if weights is None:
                 return self.network(x_NCHW, added, prompts_NLD).float()
             return functional_call(self.network, dict(weights), (x_NCHW, added, prompts_NLD)).float()
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision where it is asked. Casts are not kept: trained weights would be seen as they were at first."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.pos_embed.device
 
     def view(self, x_NCHW: Tensor, rng: np.random.Generator | None = None) -> Tensor:
         """uint8 images (N, C, H, W) -> pixels in [0, 1] (N, 3, side, side): all of each, or with `rng` a random view of it."""

@@ -28,7 +28,7 @@ class TunedConfig:
     head_rate: float = 20.0
     """Rate of the head, in rates of the transformer."""
     weight_decay: float = 0.05
-    """Decoupled weight decay."""
+    """Decoupled weight decay of the transformer."""
     epochs: int = 5
     """Over the images that are trained on."""
     batch_size: int = 32
@@ -71,7 +71,7 @@ class TunedState(NamedTuple):
 
 
 class Tuned(VisionLearner):
-    """See above."""
+    """See above. Its weights are not looked at by the measures of plasticity (`trains` is False)."""
 
     def fresh(self, key: Tensor, rate: Tensor) -> TunedState:
         own = {name: part.detach() for name, part in self.trunk.network.named_parameters()}
@@ -118,6 +118,7 @@ class Tuned(VisionLearner):
 
         rate = float(state.rate)
         own = groups([(list(weights.values()), rate), (list(head.values()), config.head_rate * rate)])
+        own[-1]["weight_decay"] = 0.0  # the head has rows of other tasks
         optimiser = torch.optim.AdamW(own, weight_decay=config.weight_decay)
         fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
         return detached(weights), detached(head)
