@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_vit import SPEC, TINY, task, tiny  # noqa: F401
+from tiny_vit import SPEC, TINY, after, examples, task, tiny  # noqa: F401
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
@@ -29,19 +29,6 @@ HIDE = HidePromptConfig(
 )
 NORGA = replace(HIDE, gate="tanh")
 pytestmark = pytest.mark.usefixtures("tiny")
-
-
-def examples(classes, seed=0, number=6):
-    x, y = task(classes, number, seed)
-    return Examples(x, y, torch.zeros_like(y))
-
-
-def after(learner, *tasks):
-    """The state of one row after tasks of these classes."""
-    state = learner.init_state(1)
-    for i, classes in enumerate(tasks):
-        state = learner.learn(state, examples(classes, i))
-    return state
 
 
 @pytest.mark.parametrize("config", [HIDE, replace(NORGA, statistics="diagonal")], ids=["hide", "norga"])

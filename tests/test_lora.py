@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_vit import SPEC, TINY, task, tiny  # noqa: F401
+from tiny_vit import SPEC, TINY, after, examples, only, task, tiny  # noqa: F401
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
-from episodes import Examples, UserError
+from episodes import UserError
 from metacl.evaluation.check import check_learner
 from metacl.learners.vision.fitting import fit
 from metacl.learners.vision.inf_lora import InfLoraConfig, remembered
@@ -25,22 +25,6 @@ from metacl.optimisers.projected import ProjectedAdam
 LORA = LoraConfig(epochs=2, batch_size=4, rank=2, rate=0.01, trunk=TINY)
 DRS = replace(LORA, space="subtracted", triplet=0.1, share=0.9)
 pytestmark = pytest.mark.usefixtures("tiny")
-
-
-def examples(classes, seed=0, number=6):
-    x, y = task(classes, number, seed)
-    return Examples(x, y, torch.zeros_like(y))
-
-
-def after(learner, *tasks):
-    state = learner.init_state(1)
-    for i, classes in enumerate(tasks):
-        state = learner.learn(state, examples(classes, i))
-    return state
-
-
-def only(state):
-    return pytree.tree_map(lambda t: t[0], state)
 
 
 @pytest.mark.parametrize("config", [LORA, replace(LORA, joint=True), DRS], ids=["sequential", "joint", "drs"])

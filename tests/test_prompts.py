@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_vit import SPEC, TINY, task, tiny  # noqa: F401
+from tiny_vit import SPEC, TINY, after, examples, task, tiny  # noqa: F401
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
-from episodes import Examples, UserError
+from episodes import UserError
 from metacl.evaluation.check import check_learner
 from metacl.learners.vision import trunk
 from metacl.learners.vision.coda import CodaConfig, component_weights, orthogonal, overlap
@@ -35,19 +35,6 @@ OWN = {"dualprompt": ("prefix", "key"), "s-prompt": ("prefix", "key"), "coda-pro
 SHARED = {"prefix": ("prefix",), "l2p": ("prompt", "key"), "dualprompt": ("shared",)}
 """What all tasks train."""
 pytestmark = pytest.mark.usefixtures("tiny")
-
-
-def examples(classes, seed=0, number=4):
-    x, y = task(classes, number, seed)
-    return Examples(x, y, torch.zeros_like(y))
-
-
-def after(learner, *tasks):
-    """The state of one row after tasks of these classes."""
-    state = learner.init_state(1)
-    for i, classes in enumerate(tasks):
-        state = learner.learn(state, examples(classes, i))
-    return state
 
 
 def noise(*shape, seed=0):

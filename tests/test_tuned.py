@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_vit import SPEC, TINY, task, tiny  # noqa: F401
+from tiny_vit import SPEC, TINY, examples, task, tiny  # noqa: F401
 from torch.testing import assert_close
 
 from episodes import Examples, UserError
@@ -14,11 +14,6 @@ from metacl.learners.vision.tuned import TunedConfig
 
 CONFIG = TunedConfig(rate=1e-3, epochs=2, batch_size=4, trunk=TINY)
 pytestmark = pytest.mark.usefixtures("tiny")
-
-
-def examples(classes, seed=0, number=6):
-    x, y = task(classes, number, seed)
-    return Examples(x, y, torch.zeros_like(y))
 
 
 @pytest.mark.parametrize("mode", ["sequential", "joint"])

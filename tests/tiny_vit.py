@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
-from episodes import EpisodeSpec
+from episodes import EpisodeSpec, Examples
 from metacl.learners.vision import trunk
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.nets.vit import VitConfig
@@ -31,3 +32,22 @@ def task(classes, number=6, seed=0):
     base = torch.randint(0, 200, (20, 3, 1, 1), generator=torch.Generator().manual_seed(9))
     x = base[y] + torch.randint(0, 50, (len(y), 3, 8, 8), generator=rng)
     return x.to(torch.uint8)[None], y[None]
+
+
+def examples(classes, seed=0, number=6):
+    """`task`, as it is learnt."""
+    x, y = task(classes, number, seed)
+    return Examples(x, y, torch.zeros_like(y))
+
+
+def after(learner, *tasks):
+    """The state of one row after tasks of these classes."""
+    state = learner.init_state(1)
+    for i, classes in enumerate(tasks):
+        state = learner.learn(state, examples(classes, i))
+    return state
+
+
+def only(state):
+    """The one row of a state, without the axis B."""
+    return pytree.tree_map(lambda t: t[0], state)
