@@ -67,7 +67,7 @@ def norga() -> dict[str, Callable[[Settings], LearnerConfig]]:
 
 def tuned(mode: Literal["sequential", "joint"]) -> dict[str, Callable[[Settings], LearnerConfig]]:
     """All weights trained; in `paper` with the batch and epochs of the prompt methods."""
-    learner = TunedConfig(mode)
+    learner = TunedConfig(mode=mode)
     return {"small": small(learner), "paper": paper(learner, batch_size=128, epochs=20)}
 
 

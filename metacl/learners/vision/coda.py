@@ -19,9 +19,10 @@ from torch import Tensor
 
 from episodes import EpisodeSpec
 from episodes.errors import at_least
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule
 from metacl.learners.vision.identity import Weights
-from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, PromptsConfig
+from metacl.learners.vision.prompts import Chosen, Part, PromptLearner
 from metacl.nets.vit import prefixed
 
 SMALLEST = 1e-12
@@ -29,7 +30,7 @@ SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class CodaConfig(PromptsConfig):
+class CodaConfig(FittingConfig):
     """Prefixes on a frozen vision transformer, each a sum of components that is weighted for the image."""
 
     rate: float = 0.001

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import above_zero, at_least
+from episodes.errors import at_least
 from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.class_statistics import ClassStatistics, Kind, means, no_statistics, with_classes
-from metacl.learners.vision.fitting import Schedule, fit, groups, trainable
+from metacl.learners.vision.config import FittingConfig
+from metacl.learners.vision.fitting import fit, groups, trainable
 from metacl.learners.vision.identity import (
     Weights,
     aligned,
@@ -34,7 +35,7 @@ from metacl.learners.vision.identity import (
     present,
     trained_identity,
 )
-from metacl.learners.vision.trunk import TOGETHER, TrunkConfig
+from metacl.learners.vision.trunk import TOGETHER
 from metacl.nets.vit import Added, gate, prefixed
 
 TEMPERATURE = 0.8
@@ -57,7 +58,7 @@ class AlignmentConfig:
 
 
 @dataclass(frozen=True)
-class HidePromptConfig:
+class HidePromptConfig(FittingConfig):
     """A prefix for each task on a frozen vision transformer, chosen for each image by a task-identity network."""
 
     gate: Literal["none", "tanh", "sigmoid", "gelu"] = "none"
@@ -78,14 +79,6 @@ class HidePromptConfig:
     """Learning rate of prefixes and gates (Adam)."""
     head_rate: float = 0.1
     """Rate of the head, as a part of `rate`."""
-    epochs: int = 20
-    """Over the images of a task."""
-    batch_size: int = 128
-    """Images in a step."""
-    schedule: Schedule = "constant"
-    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` goes down to zero."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
     identity_rate: float = 5e-4
     """Learning rate of the task-identity network (Adam)."""
     identity_epochs: int = 20
@@ -96,13 +89,12 @@ class HidePromptConfig:
     alignment: AlignmentConfig = field(default_factory=lambda: AlignmentConfig(samples=640))
     published_batching: bool = False
     """Mix the prefixes of a batch up as the published code does (half of the images take keys for values): for comparisons."""
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "blocks", "epochs", "batch_size", "identity_epochs")
-        at_least(0, self, "learner.", "length", "contrast", "clip")
+        super().__post_init__()
+        at_least(1, self, "learner.", "blocks", "identity_epochs")
+        at_least(0, self, "learner.", "length", "contrast")
         at_least(0, self, "learner.", "momentum", most=1)
-        above_zero("learner.rate", self.rate)
 
     def build(self, spec: EpisodeSpec) -> "HidePrompt":
         return HidePrompt(self, spec)

@@ -6,7 +6,7 @@ task's inputs span is added to what is known (dual gradient projection memory). 
 known, or, once that is more than half of all, of what is left; here a projection stands for both.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,22 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import above_zero, at_least
+from episodes.errors import at_least
 from metacl.learners.vision.base import VisionLearner, among
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, groups, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
 from metacl.learners.vision.pairs import beside, merged
 from metacl.learners.vision.second_moments import second_moments
-from metacl.learners.vision.trunk import TrunkConfig
 
 NOTHING = 1e-12
 """Squared singular values that are so small a part of all are rounding."""
 
 
 @dataclass(frozen=True)
-class InfLoraConfig:
+class InfLoraConfig(FittingConfig):
     """Low-rank weights for each task that keep out of the way of earlier tasks; classes are told by a linear head."""
 
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
     rank: int = 10
     """R, of a pair."""
     least: float = 0.95
@@ -43,18 +45,13 @@ class InfLoraConfig:
     """Learning rate (Adam) of B."""
     head_rate: float = 1.0
     """Rate of the head, in rates of B."""
-    epochs: int = 20
-    """Over the images of a task."""
-    batch_size: int = 128
-    """Images in a step."""
     schedule: Schedule = "quarter"
     """Of the rate over the epochs."""
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "rank", "tasks", "epochs", "batch_size")
+        super().__post_init__()
+        at_least(1, self, "learner.", "rank", "tasks")
         at_least(0, self, "learner.", "head_rate")
-        above_zero("learner.rate", self.rate)
         if not 0 < self.least <= self.most <= 1:
             raise UserError(f"learner.least {self.least:g} and learner.most {self.most:g} must rise within 0 to 1.")
 
@@ -134,7 +131,7 @@ class InfLora(VisionLearner):
             return F.cross_entropy(among(head_logits(head, h_ND), some_V), y_N[places])
 
         own = groups([(list(parts.values()), rate), (list(head.values()), config.head_rate * rate)])
-        fit(torch.optim.Adam(own), loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule)
+        fit(torch.optim.Adam(own), loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
         b_P2RD = torch.stack([part.detach() for part in parts.values()])
         return torch.stack([a_P2RD, b_P2RD], 2), {name: part.detach() for name, part in head.items()}
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
 from episodes.errors import at_least
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.identity import Weights
-from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, PromptsConfig, cosines, uniform
+from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, cosines, uniform
 
 
 @dataclass(frozen=True)
-class L2PConfig(PromptsConfig):
+class L2PConfig(FittingConfig):
     """A pool of prompts on a frozen vision transformer, of which each image takes the nearest."""
 
     epochs: int = 10

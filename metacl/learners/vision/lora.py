@@ -8,7 +8,7 @@ as if to forget them; the images of the new task pass this transformer once; and
 comes into its attention are those in which the new pair may move. What paper and code disagree on is an option.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import above_zero, at_least
+from episodes.errors import at_least
 from metacl.learners.vision.base import VisionLearner, among
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, trainable
 from metacl.learners.vision.identity import head_logits, no_head, present
 from metacl.learners.vision.pairs import beside, merged, new_pair
 from metacl.learners.vision.second_moments import principal, second_moments
 from metacl.learners.vision.triplet import augmented_triplet_loss
-from metacl.learners.vision.trunk import TrunkConfig
 from metacl.optimisers.projected import ProjectedAdam
 
 Space = Literal["none", "plain", "added", "subtracted"]
@@ -33,7 +33,7 @@ Space = Literal["none", "plain", "added", "subtracted"]
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(FittingConfig):
     """Low-rank weights for each task on a frozen vision transformer; a class is the mean of its features."""
 
     joint: bool = False
@@ -57,24 +57,21 @@ class LoraConfig:
     """Weight of the augmented triplet loss."""
     margin: float = 1.0
     """Of that loss."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
     rank: int = 10
     """R, of a pair."""
     rate: float = 5e-4
     """Learning rate (Adam) of the pairs."""
     head_rate: float = 4.0
     """Rate of the head, in rates of the pairs. The head is for training alone."""
-    epochs: int = 20
-    """Over the images of a task."""
-    batch_size: int = 128
-    """Images in a step."""
     schedule: Schedule = "quarter"
     """Of the rate over the epochs: `quarter`, a quarter of a cosine's period, nearly to zero."""
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "rank", "epochs", "batch_size")
+        super().__post_init__()
+        at_least(1, self, "learner.", "rank")
         at_least(0, self, "learner.", "triplet", "margin", "head_rate")
-        above_zero("learner.rate", self.rate)
         if not 0 < self.share <= 1:
             raise UserError(f"learner.share is above 0 and at most 1, not {self.share:g}.")
         if self.shrink and self.project == "gradient":
@@ -197,7 +194,7 @@ class Lora(VisionLearner):
             for name in "AB"
         ]
         optimiser = ProjectedAdam([*groups, {"params": list(head.values()), "lr": config.head_rate * rate}], rate)
-        fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule)
+        fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
         return torch.stack([torch.stack([parts[f"{i} {name}"].detach() for name in "AB"], 1) for i in range(len(new))])
 
     def _means(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from episodes import EpisodeSpec
 from episodes.errors import at_least
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.identity import Weights
-from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, PromptsConfig, continued, cosines, uniform
+from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, continued, cosines, uniform
 from metacl.nets.vit import prefixed
 
 
 @dataclass(frozen=True)
-class MatchedConfig(PromptsConfig):
+class MatchedConfig(FittingConfig):
     """A prefix for each task on a frozen vision transformer, of which an image takes the one with the nearest key."""
 
     length: int = 20

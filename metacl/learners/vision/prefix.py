@@ -10,13 +10,14 @@ from torch import Tensor
 
 from episodes import EpisodeSpec
 from episodes.errors import at_least
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.identity import Weights
-from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, PromptsConfig, uniform
+from metacl.learners.vision.prompts import Chosen, Part, PromptLearner, uniform
 from metacl.nets.vit import prefixed
 
 
 @dataclass(frozen=True)
-class PrefixConfig(PromptsConfig):
+class PrefixConfig(FittingConfig):
     """One prefix that all tasks train, on a frozen vision transformer."""
 
     length: int = 20

@@ -6,7 +6,7 @@ token of the plain transformer. The head is shared. In training it answers among
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,37 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import above_zero, at_least
 from metacl.learners.vision.base import VisionLearner, among
-from metacl.learners.vision.fitting import Schedule, detached, fit, trainable
+from metacl.learners.vision.config import FittingConfig
+from metacl.learners.vision.fitting import detached, fit, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
-from metacl.learners.vision.trunk import TOGETHER, TrunkConfig
+from metacl.learners.vision.trunk import TOGETHER
 from metacl.nets.vit import Added
 
 Start = Callable[[Tensor, int, np.random.Generator], Tensor]
 """From the entries so far (K, ...) to so many new ones."""
-
-
-@dataclass(frozen=True)
-class PromptsConfig:
-    """How prompts and head are trained on a task."""
-
-    rate: float = 0.0025
-    """Learning rate of prompts, keys and head (Adam)."""
-    epochs: int = 20
-    """Over the images of a task."""
-    batch_size: int = 128
-    """Images in a step."""
-    schedule: Schedule = "constant"
-    """Of the rate over the epochs: `step` takes a tenth of it after each 30, `cosine` and `quarter` go down to zero."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "epochs", "batch_size")
-        at_least(0, self, "learner.", "clip")
-        above_zero("learner.rate", self.rate)
 
 
 @dataclass(frozen=True)
@@ -104,7 +82,7 @@ class PromptLearner(VisionLearner):
     queries = True
     """Whether `chosen` looks at what it is asked with."""
 
-    def __init__(self, config: PromptsConfig, spec: EpisodeSpec):
+    def __init__(self, config: FittingConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
         self.described = self.parts()
 

@@ -1,6 +1,6 @@
 """All weights of a vision transformer are trained: task after task (lower line), or on all images so far (upper line)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec
-from episodes.errors import above_zero, at_least
+from episodes.errors import at_least
 from metacl.learners.vision.base import VisionLearner, among
+from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, detached, fit, groups, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
-from metacl.learners.vision.trunk import TrunkConfig
 
 
 @dataclass(frozen=True)
-class TunedConfig:
+class TunedConfig(FittingConfig):
     """A vision transformer and a head, all weights of which are trained."""
 
     mode: Literal["sequential", "joint"] = "sequential"
@@ -35,14 +35,10 @@ class TunedConfig:
     """Images in a step."""
     schedule: Schedule = "cosine"
     """Of the rate over the epochs."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "learner.", "epochs", "batch_size")
-        at_least(0, self, "learner.", "head_rate", "weight_decay", "clip")
-        above_zero("learner.rate", self.rate)
+        super().__post_init__()
+        at_least(0, self, "learner.", "head_rate", "weight_decay")
 
     def build(self, spec: EpisodeSpec) -> "Tuned":
         return Tuned(self, spec)
