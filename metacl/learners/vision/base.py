@@ -60,7 +60,7 @@ class VisionLearner(Learner):
         raise NotImplementedError
 
     def answer_row(self, state: State, x_MCHW: Tensor) -> Tensor:
-        """Logits (M, V) of one row."""
+        """Logits (M, V) of one row, after one task or more."""
         raise NotImplementedError
 
     # What all of them do
@@ -95,7 +95,13 @@ class VisionLearner(Learner):
     @torch.no_grad()
     def predict_features(self, state: State, z_BMD: Tensor) -> Tensor:
         with torch.autocast(z_BMD.device.type, enabled=False):
-            return torch.stack([self.answer_row(row(state, b), z_BMD[b]) for b in range(len(z_BMD))])
+            return torch.stack([self._answer(row(state, b), x_MCHW) for b, x_MCHW in enumerate(z_BMD)])
+
+    def _answer(self, state: State, x_MCHW: Tensor) -> Tensor:
+        """`answer_row`, or before the first task zeros."""
+        if not int(state.tasks):
+            return torch.zeros(len(x_MCHW), self.spec.symbols, device=x_MCHW.device)
+        return self.answer_row(state, x_MCHW)
 
     def predict_with(self, state: State, support: Examples, x: Tensor) -> Tensor:
         """`predict`: there is no use for examples at hand."""

@@ -110,8 +110,6 @@ class InfLora(VisionLearner):
         return InfLoraState(state.key, state.rate, state.tasks + 1, seen, pairs, head, known)
 
     def answer_row(self, state: InfLoraState, x_MCHW: Tensor) -> Tensor:
-        if not bool(state.seen.any()):
-            return torch.zeros(len(x_MCHW), self.spec.symbols, device=x_MCHW.device)
         h_MD = self.trunk.features(x_MCHW, weights=merged(self.trunk, state.pairs))
         return among(head_logits(state.head, h_MD), state.seen)
 

@@ -133,8 +133,6 @@ class PromptLearner(VisionLearner):
         )
 
     def answer_row(self, state: PromptState, x_MCHW: Tensor) -> Tensor:
-        if not bool(state.seen.any()):
-            return torch.zeros(len(x_MCHW), self.spec.symbols, device=x_MCHW.device)
         parts, found = self.entries(state), []
         for some in x_MCHW.split(TOGETHER):
             x = self.trunk.view(some)
