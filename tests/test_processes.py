@@ -46,8 +46,9 @@ def optimiser(learner, config):
 EpisodeGenerator.batch = EpisodeGenerator.__getitems__ = batch
 make_optimiser, meta_training.make_optimiser = meta_training.make_optimiser, optimiser
 train_main(sys.argv[1:])
+assert not torch.distributed.is_initialized(), "the group of processes outlives the command"
 """
-"""`train.py` in doubles."""
+"""`train.py` in doubles. A group of processes that is still there as Python ends makes some of them abort."""
 
 
 def started(folder: Path, processes: int, *words: str) -> None:
