@@ -166,8 +166,12 @@ def test_it_goes_on_from_its_state():
 
     whole, pieces = run([9]), run([2, 4, 3])
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), pieces.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"the state has the blocks \['x'\]"):
-        arrow_of(network()).load_state_dict({"windows": {"x": {}}})
+    state = arrow_of(network()).state_dict()
+    with pytest.raises(ValueError, match=r"the state lacks 8 of 8 tensors, blocks\.1\.attn\.count first"):
+        arrow_of(network()).load_state_dict(state | {"own": {}})
+    wrong = state["own"] | {"blocks.1.attn.gradients": torch.zeros(5, 624)}
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.gradients of the state is \(5, 624\), here \(4, 624\)"):
+        arrow_of(network()).load_state_dict(state | {"own": wrong})
 
 
 def test_schedules_of_the_rate_reach_the_base():
