@@ -14,7 +14,7 @@ from episodes.data.backbones.known import backbone_of
 from episodes.data.backbones.vit import Added, VisionTransformer, VitConfig
 from episodes.data.backbones.vit_files import vit_files
 from episodes.data.backbones.vit_weights import network_of
-from metacl.nets.vit import ACTIVATIONS, gate, low_rank, prefix_attention, prefixed
+from metacl.nets.vit import ACTIVATIONS, gate, low_rank, normalised, prefix_attention, prefixed
 
 SHAPE = VitConfig(28, 7, 24, 3, 4, 48)
 ON_DISK = Path(__file__).parents[2] / "shared" / "data" / "vit-s14-98"
@@ -209,3 +209,31 @@ def test_a_pre_trained_transformer():
     backbone = backbone_of(str(ON_DISK))
     h = backbone.load()(images(2, 98))
     assert backbone.side == 98 and h.shape == (2, 384) and bool(h.isfinite().all())
+
+
+def test_a_norm_before_the_gelu():
+    """None leaves the transformer bit for bit as it was; a LayerNorm makes the size of the first layer's weights irrelevant."""
+    own, x = network(), images()
+    seen = []
+    plain = own.tokens(x)
+    assert torch.equal(own.tokens(x, [Added(before_gelu=None)] * 3), plain)
+    assert torch.equal(own.tokens(x, [Added(before_gelu=lambda inputs: inputs)] * 3), plain)
+    added = normalised(own.config.depth, [Added(tap=lambda name, part: seen.append(part) if name == "mlp hidden" else None)])
+    assert len(added) == own.config.depth and added[0].tap is not None
+    normal = own.tokens(x, added)
+    inputs = own.blocks[0].mlp.fc1(own.blocks[0].norm2(halfway(own, x)))
+    expected = torch.nn.functional.gelu((inputs - inputs.mean(-1, keepdim=True)) / inputs.std(-1, keepdim=True, correction=0))
+    assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(normal, plain, atol=1e-2)
+    for block in own.blocks:
+        block.mlp.fc1.weight.mul_(7)
+        block.mlp.fc1.bias.mul_(7)
+    assert_close(own.tokens(x, added), normal, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="something is added before the GELU already"):
+        normalised(3, added)
+
+
+def halfway(own, x):
+    """The tokens after the attention of the first block."""
+    h = own.embedded(x)
+    return h + own.blocks[0].ls1(own.blocks[0].attn(own.blocks[0].norm1(h), Added()))

@@ -1,10 +1,11 @@
-"""What methods add to a vision transformer whose weights stay as they are: prefixes, a gate on their scores, low-rank weights.
+"""What methods add to a vision transformer without new parts in it: prefixes, a gate on their scores, low-rank weights, a norm.
 
 The transformer itself is `episodes.data.backbones.vit`, which frozen features are made with too.
 Letters: B images, N tokens, H heads, E width of a head, L tokens of a prefix, D width, R rank.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -12,9 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodes.data.backbones.vit import Added, VisionTransformer, VitConfig
+from episodes.data.backbones.vit import NOTHING, Added, VisionTransformer, VitConfig
 
-__all__ = ["ACTIVATIONS", "Added", "Gate", "VisionTransformer", "VitConfig", "gate", "low_rank", "prefix_attention", "prefixed"]
+__all__ = [
+    "ACTIVATIONS",
+    "Added",
+    "Gate",
+    "VisionTransformer",
+    "VitConfig",
+    "gate",
+    "low_rank",
+    "normalised",
+    "prefix_attention",
+    "prefixed",
+]
 
 Gate = Callable[[Tensor], Tensor]
 """On the scores of a prefix (B, H, N, L)."""
@@ -79,3 +91,22 @@ def low_rank(pairs: Mapping[Literal["q", "k", "v"], tuple[Tensor, Tensor]]) -> A
         return torch.cat(parts, -1)
 
     return Added(qkv=qkv)
+
+
+def normalised(depth: int, added: Sequence[Added] = ()) -> list[Added]:
+    """What is added to each block for a LayerNorm without weights before the GELU of its feed-forward layers (Lyle et al.).
+
+    Arguments:
+        depth: blocks of the transformer.
+        added: what else is added to the first blocks.
+
+    Raises:
+        ValueError: something else is there already.
+    """
+    if any(own.before_gelu is not None for own in added):
+        raise ValueError("something is added before the GELU already; a LayerNorm there would take its place")
+    return [replace(own, before_gelu=_norm) for own in [*added, *[NOTHING] * (depth - len(added))]]
+
+
+def _norm(hidden: Tensor) -> Tensor:
+    return F.layer_norm(hidden, hidden.shape[-1:])

@@ -56,6 +56,8 @@ class Added:
     """From the normalised tokens (B, N, D) to what is added to their queries, keys and values (B, N, 3 D): low-rank weights."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """In place of softmax attention: queries, keys and values (B, H, N, E) -> (B, H, N, E). Prefixes."""
+    before_gelu: Callable[[Tensor], Tensor] | None = None
+    """On what goes into the GELU of the feed-forward layers (B, N, hidden): a LayerNorm there."""
     tap: Callable[[str, Tensor], None] | None = None
     """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs
     of the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
@@ -96,7 +98,8 @@ class FeedForward(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, h_BND: Tensor, added: Added) -> Tensor:
-        hidden = F.gelu(self.fc1(h_BND))
+        inputs = self.fc1(h_BND)
+        hidden = F.gelu(inputs if added.before_gelu is None else added.before_gelu(inputs))
         out = self.fc2(hidden)
         if added.tap is not None:
             for name, part in {"mlp in": h_BND, "mlp hidden": hidden, "mlp out": out}.items():
