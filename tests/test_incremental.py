@@ -8,6 +8,7 @@ import pytest
 import torch
 from making import labelled_folder
 
+from episodes import STREAMS, DataConfig
 from metacl.cli import evaluate_main
 from metacl.evaluation.incremental import INCREMENTAL, incremental, incremental_json
 from metacl.evaluation.metrics import summary
@@ -118,3 +119,14 @@ def test_some_images_of_each_class_are_learnt_from(cli, tmp_path, cache):
     assert [len(few.task(0, 0).train), len(all_of_them.task(0, 0).train)] == [4, 14]
     assert len(few.task(0, 0).held_out) == len(all_of_them.task(0, 0).held_out)
     assert few.fingerprint != all_of_them.fingerprint
+
+
+@pytest.mark.parametrize("name", ["online-cifar100", "label-permuted-cifar100"])
+def test_streams_of_the_same_classes_again_can_have_fewer_images_too(name, tmp_path, cache):
+    """The first of each class; of permuted streams those of the one pool that they cut themselves."""
+    data = DataConfig(labelled_folder(tmp_path / "pictures", classes=6, each=8))
+    config = replace(STREAMS[name].config, data=data, **({"held_out": 3} if "permuted" in name else {}))
+    few, every = (replace(config, images=images).load() for images in (2, None))
+    own = few.task(0, 0), every.task(0, 0)
+    assert len(own[0].train) < len(own[1].train) and few.fingerprint != every.fingerprint
+    assert len(own[0].train) == (6 * 2 - 3 if "permuted" in name else few.classes * 2)

@@ -33,13 +33,15 @@ class PermutedConfig(ImageStreamConfig):
     """Held-out images of a task of the stream, which are not learnt from in it. None: one image in thirty."""
     unseen: bool = False
     """The same images are held out in every task, so that no task learns from them. As published each task draws them anew."""
+    images: int | None = None
+    """Images of each class that the stream has, the first of the data set. None: all."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "stream.", "held_out")
+        at_least(1, self, "stream.", "held_out", "images")
 
     def load(self) -> "Permuted":
         """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
-        pool = published_halves(self.data, self.own)[0]
+        pool = published_halves(self.data, self.own, self.images)[0].first(self.images)
         return Permuted(self.name, pool, self.pixels, self.labels, self.flat, self.held_out, self.unseen)
 
 

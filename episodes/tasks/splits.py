@@ -20,13 +20,15 @@ class SplitsConfig(ImageStreamConfig):
 
     classes: int = 2
     """Classes of a task of the stream."""
+    images: int | None = None
+    """Images of each class that are learnt from, the first of the data set. None: all."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "stream.", "classes")
+        at_least(1, self, "stream.", "classes", "images")
 
     def load(self) -> "Splits":
         """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
-        return Splits(self.name, *halves(self.data, self.own), self.classes)
+        return Splits(self.name, *halves(self.data, self.own, self.images), self.classes)
 
 
 @dataclass(frozen=True)

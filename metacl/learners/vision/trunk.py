@@ -17,8 +17,8 @@ from metacl.learners.precision import fast_bf16
 from metacl.nets.views import random_view
 from metacl.nets.vit import Added, VisionTransformer, VitConfig
 
-UNTRAINED = {"vit-tiny-32": VitConfig(32, 4, 192, 6, 3, 768)}
-"""Shapes of transformers without weights: what `train.py pretrain` trains, and small ones for tests."""
+UNTRAINED = {"vit-tiny-32": VitConfig(32, 4, 192, 6, 3, 768), "vit-micro-32": VitConfig(32, 8, 96, 4, 3, 384)}
+"""Shapes of transformers without weights: what `train.py pretrain` trains, and what learners train from nothing."""
 TOGETHER = 64
 """Images that pass the transformer at a time where no gradient is asked."""
 
@@ -29,7 +29,7 @@ class TrunkConfig:
 
     backbone: str = "dinov2-small"
     """`vit-b16`, `dinov2-small` or `dinov2-base` (from the Hugging Face hub); a folder with config.json and safetensors, or
-    such a file; or `vit-tiny-32`, which is not trained at all."""
+    such a file; or `vit-tiny-32` or `vit-micro-32`, which are not trained at all."""
     side: int | None = None
     """Side in pixels to which images are scaled; the patches must divide it. None: what the weights were trained with."""
     area: float = 0.3
@@ -47,9 +47,7 @@ class TrunkConfig:
     def load(self) -> VisionTransformer:
         """The transformer, frozen. Raises `UserError` where there is none of that name, or its files cannot be read."""
         if self.backbone in UNTRAINED:
-            with torch.random.fork_rng(devices=[]):
-                torch.random.default_generator.manual_seed(0)
-                return VisionTransformer(UNTRAINED[self.backbone]).eval().requires_grad_(False)
+            return drawn(UNTRAINED[self.backbone], 0)
         if files := vit_files(self.backbone):
             return files.load()
         raise UserError(
@@ -83,6 +81,12 @@ class Trunk:
             )
         self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
+
+    def initial(self, seed: int) -> dict[str, Tensor]:
+        """Weights to train from: those of this transformer, or of one that is not trained other ones for each seed."""
+        shape = UNTRAINED.get(self.config.backbone)
+        network = self.network if shape is None else drawn(shape, seed).to(self.device)
+        return {name: part.detach() for name, part in network.named_parameters()}
 
     def __call__(
         self,
@@ -122,3 +126,10 @@ class Trunk:
         parts = [slice(first, first + TOGETHER) for first in range(0, len(x_NCHW), TOGETHER)]
         found = [self(self.view(x_NCHW[part]), added(part), weights=weights) for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.shape.width, device=x_NCHW.device)
+
+
+def drawn(shape: VitConfig, seed: int) -> VisionTransformer:
+    """A transformer that is not trained, a function of its shape and the seed; its weights are frozen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return VisionTransformer(shape).eval().requires_grad_(False)
