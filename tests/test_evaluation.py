@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny import ENCODER, SHAPE, image_benchmark, prototypes, sequence, sine
 
 from episodes import DataConfig, EpisodeGenerator, EpisodeShape, Examples
-from metacl.evaluation.curves import ends, smoothed
+from metacl.evaluation.curves import ends, slope, smoothed
 from metacl.evaluation.episodes import evaluate
 from metacl.evaluation.metrics import deviation, measured
 from metacl.evaluation.resampling import ClassSums, half_width_over_seeds, half_widths
@@ -262,7 +262,18 @@ def test_every_spread_is_that_of_a_sample():
     assert ends(curve, 1)["first"] == {"mean": 2.0, "std": pytest.approx(2**0.5)}
     assert smoothed(curve, 1)["std"] == [pytest.approx(2**0.5)] * 2
     one = (np.array([0]), np.array([[1.0]]))
+    assert ends(curve, 1)["all"] == {"mean": 2.5, "std": pytest.approx(2**0.5)}
     assert ends(one, 1)["last"] == {"mean": 1.0, "std": None} and smoothed(one, 1)["std"] == [None]
+
+
+def test_the_slope_of_a_curve_is_that_of_a_line_through_it():
+    """Of each row, over 100 tasks; also where not every task was asked."""
+    task_T = np.array([3, 5, 9])
+    values_TB = np.random.default_rng(0).normal(size=(3, 2))
+    np.testing.assert_allclose(slope((task_T, values_TB)), 100 * np.polyfit(task_T, values_TB, 1)[0])
+    found = ends((np.arange(4), np.array([[0.1, 0.2], [0.2, 0.2], [0.3, 0.2], [0.4, 0.2]])), 1)["slope"]
+    assert found == {"mean": pytest.approx(5.0), "std": pytest.approx(50**0.5)}
+    assert ends((np.array([0]), np.array([[1.0]])), 1)["slope"] == {"mean": None, "std": None}
 
 
 def test_curves_are_smoothed_row_by_row():

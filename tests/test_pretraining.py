@@ -170,7 +170,10 @@ def test_a_published_split_is_held_out(cli, tmp_path, cache):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["colours", "--shape", "vit-huge"], "Unknown shape 'vit-huge'. There is: vit-micro-32, vit-tiny-32. Make one of your own"),
+        (
+            ["colours", "--shape", "vit-huge"],
+            "Unknown shape 'vit-huge'. There is: vit-micro-32, vit-tiny-32. Make one of your own",
+        ),
         (
             ["colours", "--shape.patch", "5"],
             "Patches of 5 pixels do not divide an image of 32. Give others that do: --shape.side",

@@ -38,12 +38,25 @@ def curves(records: Iterable[Record | dict[str, Any]], together: bool = False) -
     return {name: (np.array([t for t, _ in rows]), np.array([row for _, row in rows])) for name, rows in points.items()}
 
 
+SLOPE = 100
+"""Tasks over which a slope is told."""
+
+
 def ends(curve: Curve, block: int) -> dict[str, Any]:
-    """Mean over rows, and standard deviation between them, of the first and the last block of tasks."""
+    """Mean over rows, and standard deviation between them, of the first and the last block of tasks, of all tasks ("all": of
+    "forward accuracy" it is AAT, the average accuracy across tasks, each just after it was learnt), and of the slope."""
     task_T, values_TB = curve
     width = in_block(task_T, block)
-    parts = (("first", values_TB[:width].mean(0)), ("last", values_TB[-width:].mean(0)))
-    return {name: {"mean": number(part_B.mean()), "std": number(deviation(part_B))} for name, part_B in parts}
+    parts = {"first": values_TB[:width].mean(0), "last": values_TB[-width:].mean(0)}
+    parts |= {"all": values_TB.mean(0), "slope": slope(curve)}
+    return {name: {"mean": number(part_B.mean()), "std": number(deviation(part_B))} for name, part_B in parts.items()}
+
+
+def slope(curve: Curve) -> np.ndarray:
+    """(B,) by how much a line through all measurements (least squares) rises over 100 tasks; NaN of a single one."""
+    task_T, values_TB = curve
+    apart_T = task_T - task_T.mean()
+    return SLOPE * (apart_T @ values_TB) / (apart_T @ apart_T) if len(task_T) > 1 else np.full(values_TB.shape[1], np.nan)
 
 
 def smoothed(curve: Curve, block: int) -> dict[str, list[Any]]:

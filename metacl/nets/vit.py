@@ -17,6 +17,7 @@ from episodes.data.backbones.vit import NOTHING, Added, VisionTransformer, VitCo
 
 __all__ = [
     "ACTIVATIONS",
+    "NOTHING",
     "Added",
     "Gate",
     "VisionTransformer",

@@ -17,6 +17,7 @@ from metacl.learners.vision.inf_lora import InfLoraConfig
 from metacl.learners.vision.l2p import L2PConfig
 from metacl.learners.vision.lora import LoraConfig
 from metacl.learners.vision.matched import MatchedConfig
+from metacl.learners.vision.plastic import PlasticConfig
 from metacl.learners.vision.prefix import PrefixConfig
 from metacl.learners.vision.trunk import TrunkConfig
 from metacl.learners.vision.tuned import TunedConfig
@@ -24,7 +25,9 @@ from metacl.recipes.settings import Settings
 
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
+FROM_NOTHING = TrunkConfig("vit-micro-32", area=1.0, precision="fp32")
 RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
+PLASTIC_RATES = (1e-3, 3e-4, 3e-3)
 PROMPT_RATES = (0.0025, 0.001, 0.01)
 """Rates to choose from along episodes; the first of HiDe-Prompt and NoRGa, the last of the other methods of prompts."""
 
@@ -84,6 +87,11 @@ def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
 def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:
     """Methods of prompts, whose configurations are the papers' settings."""
     return {"small": small(learner), "paper": paper(learner)}
+
+
+def plastic(learner: PlasticConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """A small transformer from nothing, as nothing of the paper's is known but its shape."""
+    return {"small": lambda s: replace(learner, trunk=FROM_NOTHING)}
 
 
 PREFIX, L2P, CODA = prompts(PrefixConfig()), prompts(L2PConfig()), prompts(CodaConfig())

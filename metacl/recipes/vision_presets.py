@@ -2,12 +2,28 @@
 
 from collections.abc import Mapping
 
+from metacl.learners.vision.plastic import PlasticConfig
+from metacl.learners.vision.plastic_methods import (
+    ArrowConfig,
+    L2Config,
+    L2InitConfig,
+    NaPConfig,
+    ParsevalConfig,
+    ShrinkPerturbConfig,
+    SpectralConfig,
+    TracConfig,
+)
+from metacl.learners.vision.plastic_units import ContinualVitConfig, RedoVitConfig, ResetsConfig
 from metacl.recipes import vision
 from metacl.recipes.preset import Preset, Trained
 
 
 def _vision(about: str, recipes: Mapping[str, Trained], rates: tuple[float, ...] = vision.RATES) -> Preset:
     return Preset(about, trained=recipes, rates=rates, only="classification")
+
+
+def _plastic(about: str, learner: PlasticConfig) -> Preset:
+    return _vision(about, vision.plastic(learner), vision.PLASTIC_RATES)
 
 
 VISION: dict[str, Preset] = {
@@ -32,5 +48,19 @@ VISION: dict[str, Preset] = {
         vision.lora(space="subtracted", triplet=0.05),
         vision.LORA_RATES,
     ),
+    "vit-bp": _plastic("a vision transformer trained on, task after task", PlasticConfig()),
+    "vit-arrow": _plastic("vit-bp, gradients reshaped by their covariance: ARROW", ArrowConfig()),
+    "vit-trac": _plastic("vit-bp that learns how far to go from its start: TRAC", TracConfig()),
+    "vit-nap": _plastic("vit-bp with norms before each GELU and weights that keep theirs: NaP", NaPConfig()),
+    "vit-l2": _plastic("vit-bp with an L2 penalty", L2Config()),
+    "vit-l2-init": _plastic("vit-bp with a pull to the initial weights", L2InitConfig()),
+    "vit-shrink-perturb": _plastic("vit-bp whose weights shrink and get noise", ShrinkPerturbConfig()),
+    "vit-spectral": _plastic("vit-bp with largest singular values near 1", SpectralConfig()),
+    "vit-parseval": _plastic("vit-bp with rows that are nearly orthogonal", ParsevalConfig()),
+    "vit-cbp": _plastic("vit-bp that replaces units of little use", ContinualVitConfig()),
+    "vit-redo": _plastic("vit-bp that replaces dormant units", RedoVitConfig()),
+    "vit-snr": _plastic("vit-bp that replaces silent units: self-normalised resets", ResetsConfig()),
+    "vit-muon": _plastic("vit-bp with Muon in place of AdamW", PlasticConfig(base="muon")),
+    "vit-anew": _plastic("vit-bp from the initial weights in each task", PlasticConfig(anew=True)),
 }
 """A name -> what it stands for."""

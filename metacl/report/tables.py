@@ -8,7 +8,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from metacl.evaluation.curves import number
+from metacl.evaluation.curves import SLOPE, number
 from metacl.evaluation.incremental import INCREMENTAL
 from metacl.evaluation.metrics import deviation
 from metacl.evaluation.resampling import ClassSums, classes_in, half_width_over_seeds
@@ -27,6 +27,8 @@ DEFINED = {
 }
 """Of the measures whose names do not say it; in full in `metrics`. `labels` are called classes where each task is one."""
 
+ENDS = ("first", "last", "all", "slope")
+"""What is told of a curve."""
 FEW = 8
 """Classes below which an interval over them is said to be rough."""
 
@@ -95,25 +97,31 @@ def _among(results: Sequence[Result]) -> str:
 
 
 def curve_table(results: Sequence[Result], title: str) -> Table:
-    """A row for each learner and curve but the diagnostics': its first and its last block of tasks; where a learner has several
-    results (lengths, seeds of its meta-training), a row for each."""
+    """A row for each learner and curve but the diagnostics': its first and its last block of tasks, all of them, and the slope;
+    where a learner has several results (lengths, seeds of its meta-training), a row for each."""
     percent = "accuracy in %; " * any(name.endswith("accuracy") for result in results for name in result.curves)
     told = dict.fromkeys(_curve_words(result) for result in results)
     table, names = _table(title, percent + ", or ".join(told)), [told_apart(result, results) for result in results]
     named = len(set(names)) > 1
-    for words in (*["learner"] * named, "", "first", "last"):
-        table.add_column(words, justify="right" if words in ("first", "last") else "left", no_wrap=True)
+    for words in (*["learner"] * named, "", *ENDS):
+        table.add_column(words, justify="right" if words in ENDS else "left", no_wrap=True)
     for name, result in zip(names, results, strict=True):
         for words, curve in result.curves.items():
             if not words.startswith("diagnostics"):
-                cells = (cell(curve[part], words.endswith("accuracy")) for part in ("first", "last"))
+                cells = (_end(curve, part, words.endswith("accuracy")) for part in ENDS)
                 table.add_row(*[name] * named, words, *cells)
     return table
 
 
+def _end(curve: dict[str, Any], part: str, percent: bool) -> str:
+    """Of one measurement alone there is no slope."""
+    return "-" if part == "slope" and curve[part]["mean"] is None else cell(curve[part], percent)
+
+
 def _curve_words(result: Result) -> str:
     first = f"{result.block} tasks" if result.block > 1 else "task"
-    words, rows = f"mean of what was asked in the first and the last {first}", in_number(result.number, result.rows)
+    words = f"mean of what was asked in the first and the last {first}, and in all; slope: change over {SLOPE} tasks"
+    rows = in_number(result.number, result.rows)
     return f"{words}, of {rows}" + f" ± the standard deviation between single {result.rows}" * (result.number > 1)
 
 

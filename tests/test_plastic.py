@@ -1,0 +1,127 @@
+"""A vision transformer that goes on being trained, task after task, and what keeps it plastic."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_vit import SPEC, TINY, after, examples, only, task, tiny  # noqa: F401
+from torch.testing import assert_close
+from torch.utils import _pytree as pytree
+
+from episodes import UserError
+from metacl.evaluation.check import check_learner
+from metacl.learners.vision.plastic import PlasticConfig
+from metacl.learners.vision.plastic_methods import ArrowConfig, L2InitConfig, NaPConfig
+from metacl.learners.vision.plastic_units import ContinualVitConfig
+from metacl.recipes.vision_presets import VISION
+
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 4, "trunk": TINY}
+CONFIG = PlasticConfig(**SHORT)
+METHODS = {name: preset.trained["small"] for name, preset in VISION.items() if issubclass(preset.trained_config, PlasticConfig)}
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def short(name):
+    return replace(METHODS[name](None), **SHORT)
+
+
+def same(a, b):
+    return all(torch.equal(left, right) for left, right in zip(pytree.tree_leaves(a), pytree.tree_leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_learner_owes(name):
+    check_learner(short(name).build(SPEC), SPEC)
+
+
+def test_training_is_plain_adamw():
+    """Two tasks: the optimiser's moments go on, the head is a new one."""
+    learner = replace(CONFIG, epochs=1, batch_size=100).build(SPEC)
+    state = learner.start([3])
+    network = learner._network(only(state).weights)
+    body = torch.optim.AdamW(network.parameters(), CONFIG.rate, weight_decay=0.0)
+    for i, classes in enumerate(([0, 1], [1, 2])):
+        own, data = only(state), examples(classes, i)
+        head = learner._new_head(own)
+        weight, bias = head["weight"].requires_grad_(), head["bias"].requires_grad_()
+        rng = learner.draws(own, "train")
+        order = rng.permutation(len(data))
+        x = learner.trunk.view(data.x[0][order], rng)
+        loss = torch.nn.functional.cross_entropy(network(x) @ weight.T + bias, data.y[0][order])
+        of_head = torch.optim.AdamW([weight, bias], CONFIG.rate, weight_decay=0.0)
+        body.zero_grad()
+        loss.backward()
+        body.step()
+        of_head.step()
+        state = learner.learn(state, data)
+        assert_close(only(state).weights, dict(network.named_parameters()), rtol=1e-3, atol=1e-4)
+        assert_close(only(state).head, {"weight": weight, "bias": bias}, rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_is_kept_where_that_is_asked():
+    """Without training nothing else changes it."""
+    still = {"epochs": 1, "head_rate": 0.0}
+    for keep, expected in ((True, True), (False, False)):
+        learner = replace(CONFIG, **still, keep_head=keep).build(SPEC)
+        first, second = (only(after(learner, *[[0, 1]] * n)).head for n in (1, 2))
+        assert same(first, second) is expected
+
+
+def test_anew_each_task_starts_from_weights_of_its_own():
+    """What was learnt before does not matter, neither weights nor what the optimiser keeps."""
+    learner = replace(CONFIG, anew=True).build(SPEC)
+    states = [after(learner, first) for first in ([0, 1], [2, 3])]
+    assert not same(*states)
+    assert same(*(learner.learn(state, examples([4, 5], 7)) for state in states))
+    plain = [CONFIG.build(SPEC).learn(state, examples([4, 5], 7)) for state in states]
+    assert not same(*plain)
+
+
+def test_seeds_start_from_other_weights():
+    state = CONFIG.build(SPEC).start([0, 1])
+    assert not torch.equal(*state.weights["blocks.0.mlp.fc1.weight"])
+    alike = CONFIG.build(SPEC).start([4, 5], alike=True)
+    assert torch.equal(*alike.weights["blocks.0.mlp.fc1.weight"]) and alike.key.tolist() == [4, 5]
+
+
+def test_what_a_method_was_built_on_is_where_it_started():
+    """Not where its last task ended, though its optimiser is built anew for each."""
+    learner = L2InitConfig(**SHORT, strength=10.0).build(SPEC)
+    start = only(learner.init_state(1))
+    state = only(after(learner, [0, 1], [2, 3]))
+    names = list(start.weights)
+    for i, name in enumerate(names):
+        assert torch.equal(state.kept[f"own.start.{i}"], start.weights[name])
+    far = only(after(CONFIG.build(SPEC), [0, 1], [2, 3]))
+    moved = [sum(float((own.weights[n] - start.weights[n]).square().sum()) for n in names) for own in (state, far)]
+    assert moved[0] < moved[1]
+
+
+def test_nap_keeps_norms_and_answers_with_its_layernorms():
+    learner = NaPConfig(**SHORT).build(SPEC)
+    start, state = only(learner.init_state(1)), only(after(learner, [0, 1]))
+    name = "blocks.1.mlp.fc1.weight"
+    assert not torch.equal(state.weights[name], start.weights[name])
+    assert_close(state.weights[name].norm(), start.weights[name].norm())
+    x = task([0, 1])[0]
+    plain = CONFIG.build(SPEC)
+    assert not torch.allclose(learner.answer_row(state, x[0]), plain.answer_row(state, x[0]))
+
+
+def test_units_are_replaced_as_training_goes_on():
+    """Each step shows the optimiser the hidden units; a high rate replaces them."""
+    learner = ContinualVitConfig(**SHORT, replacement_rate=0.5, maturity=1).build(SPEC)
+    state = only(after(learner, [0, 1]))
+    assert int(state.kept["own.count"]) == 6 and bool((state.kept["own.age.0"] == 0).any())
+
+
+def test_arrow_keeps_its_window_from_task_to_task_or_clears_it():
+    kept, cleared = (ArrowConfig(**SHORT, clear=clear, window=8).build(SPEC) for clear in (False, True))
+    counts = [only(after(learner, [0, 1], [2, 3])).kept["own.blocks.2.attn.count"] for learner in (kept, cleared)]
+    assert list(map(int, counts)) == [8, 6]
+
+
+def test_more_blocks_than_there_are():
+    with pytest.raises(UserError, match=r"learner\.last is 9, but the transformer has 3 blocks"):
+        ArrowConfig(**SHORT, last=9).build(SPEC).init_state(1)
