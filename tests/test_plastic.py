@@ -5,12 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from making import small_pool
 from tiny_vit import SPEC, TINY, after, examples, only, task, tiny  # noqa: F401
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
-from episodes import UserError
+from episodes import Schedule, UserError
+from episodes.tasks.splits import Splits
 from metacl.evaluation.check import check_learner
+from metacl.evaluation.questions import Questions
+from metacl.evaluation.rates import SWEEP, along_stream
+from metacl.learners.protocol import DivergedError
+from metacl.learners.vision import plastic
 from metacl.learners.vision.plastic import PlasticConfig
 from metacl.learners.vision.plastic_methods import ArrowConfig, L2InitConfig, NaPConfig
 from metacl.learners.vision.plastic_units import ContinualVitConfig
@@ -122,6 +128,44 @@ def test_arrow_keeps_its_window_from_task_to_task_or_clears_it():
     assert list(map(int, counts)) == [8, 6]
 
 
+def test_gradients_that_are_not_finite_are_told(monkeypatch):
+    """The loss may be finite while its gradient is not; no step is made then."""
+    learner = ArrowConfig(**SHORT).build(SPEC)
+    state = learner.init_state(1)
+    plain = torch.Tensor.backward
+
+    def backward(value):
+        plain(value)
+        next(part for group in fitted[0].param_groups for part in group["params"]).grad[0] = torch.inf
+
+    fitted: list[Any] = []
+    together = plastic.Together
+    monkeypatch.setattr(plastic, "Together", lambda parts: fitted.append(together(parts)) or fitted[0])
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with pytest.raises(DivergedError, match=r"At the learning rate 0\.001 the gradient of .* is not finite.*no step was made"):
+        learner.learn(state, examples([0, 1]))
+
+
 def test_more_blocks_than_there_are():
     with pytest.raises(UserError, match=r"learner\.last is 9, but the transformer has 3 blocks"):
         ArrowConfig(**SHORT, last=9).build(SPEC).init_state(1)
+
+
+@pytest.mark.parametrize("matrix", [False, True])
+def test_a_rate_is_judged_after_each_task_by_images_that_are_kept_apart(matrix):
+    """Before a task is learnt nothing can be said of it; of what the stream holds out nothing is seen."""
+    pools = (small_pool((12,) * 4, (3, 8, 8)), small_pool((2,) * 4, (3, 8, 8)))
+    stream, seed = Splits("a", *pools, classes=2), 5 + SWEEP
+    asked = Questions(matrix=matrix, forward=True, asked=0, lags=())
+    choice = along_stream(CONFIG.build(stream.spec), (1e-3, 0.1), stream, 5, 3, asked, Schedule())
+    for rate in (1e-3, 0.1):
+        learner = replace(CONFIG, rate=rate).build(stream.spec)
+        state, right, so_far = learner.start([seed]), [], []
+        for i in range(3):
+            train = stream.task(seed, i).train
+            state = learner.learn(state, train[:20])
+            so_far.append(train[20:24])
+            answers = [learner.predict(state, part.x).argmax(-1) == part.y for part in (so_far if matrix else so_far[-1:])]
+            right.append(torch.cat(answers, 1).float().mean())
+        assert choice.scores[f"{rate:g}"] == pytest.approx(float(torch.stack(right[1:]).mean()))
+    assert choice.measure == "accuracy"

@@ -1,20 +1,22 @@
 """One choice of a learning rate for whatever has one: on meta-validation episodes, or along a stream of its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from episodes import EpisodeGenerator, Schedule, SeededStream, Stream, UserError
+from episodes import EpisodeGenerator, Examples, Part, Schedule, SeededStream, Stream, Task, UserError
 from metacl.evaluation.episodes import evaluate, validate
 from metacl.evaluation.follow import follow
-from metacl.evaluation.questions import END, Questions
+from metacl.evaluation.questions import END, Questions, Record
 from metacl.learners.protocol import DivergedError, Learner
 
 SWEEP = 2**32
 """Added to the seed of the stream on which a learning rate is chosen."""
+KEPT_APART = 6
+"""Of so many training examples one is kept apart, where rates of what is learnt in whole tasks are judged."""
 Measured = dict[float, float | None]
 """What each rate was found to be worth; None where learning diverged."""
 Build = Callable[[float], Learner]
@@ -90,23 +92,29 @@ def along_stream(
 ) -> RateChoice:
     """By the mean prequential loss over the second half of the first tasks of another stream, all rates side by side.
 
+    Of what is learnt in whole tasks nothing is known before: these learners are asked after each task, about training examples
+    that are kept apart from it, or where the matrix is asked about those of all tasks so far.
     Every rate has the same stream and the same initial weights. `done` is called after each task.
 
     Raises:
         UserError: nothing was learnt in so few tasks.
     """
     rates = sorted(set(rates))
-    asked = Questions(forward=False, asked=questions.asked or None, lags=(), among=questions.among)
+    whole = learner.whole_tasks and learner.spec.classification
+    if whole:
+        asked = replace(END, forward=not questions.matrix, matrix=questions.matrix, at_end=False, among=questions.among)
+    else:
+        asked = Questions(forward=False, asked=questions.asked or None, lags=(), among=questions.among)
     tasks = min(tasks, stream.most_tasks or tasks)
 
     def losses(rates: Sequence[float]) -> list[float | None]:
         try:
             found, seeds = list[Tensor](), [seed + SWEEP] * len(rates)
             state = learner.start(seeds, rates)
-            source = SeededStream(stream, seeds)
+            source = Apart(SeededStream(stream, seeds)) if whole else SeededStream(stream, seeds)
             for new, record in follow(learner, source, asked, state, 0, tasks, schedule, must_be_finite=False):
                 state = new
-                found.append(record["prequential"]["loss"])
+                found.append(_score(record))
                 done()
         except DivergedError:  # of all rows, or of one, where a learner does not tell them apart
             return [None] if len(rates) == 1 else [loss for rate in rates for loss in losses([rate])]
@@ -117,4 +125,33 @@ def along_stream(
         mean_B = torch.stack(found[tasks // 2 :]).mean(0).tolist()
         return [loss if abs(loss) < float("inf") else None for loss in mean_B]
 
-    return choose(dict(zip(rates, losses(rates), strict=True)), "prequential loss")
+    return choose(dict(zip(rates, losses(rates), strict=True)), "accuracy" if whole else "prequential loss")
+
+
+def _score(record: Record) -> Tensor:
+    """(B,) by which a rate is judged after one task."""
+    if "together" in record:
+        return record["together"]["accuracy"]
+    return record["forward"]["accuracy"] if "forward" in record else record["prequential"]["loss"]
+
+
+class Apart:
+    """A source that holds out a sixth of what another one learns from; of what that one holds out nothing is seen."""
+
+    def __init__(self, source: SeededStream):
+        self.source, self.name, self.spec = source, source.name, source.spec
+        self.most_tasks, self.rows, self.seeds = source.most_tasks, source.rows, source.seeds
+
+    def task(self, index: int) -> Task:
+        """The first examples of the task to learn from, and its last ones. Raises `UserError` where it has one alone."""
+        train = self.source.task(index).train
+        if len(train) < 2:
+            raise UserError(
+                f"Task {index} of {self.name} has one example: none can be kept apart to judge rates by. Leave --rates out."
+            )
+        first = len(train) - max(1, len(train) // KEPT_APART)
+        return Task(_part(train, 0, first), _part(train, first, len(train)))
+
+
+def _part(half: Part | Examples, start: int, end: int) -> Part:
+    return Part(end - start, lambda where: half[start + where.start : start + where.stop : where.step])

@@ -155,7 +155,8 @@ class StreamRunConfig:
     """A name of the table of learners."""
     learner: LearnerConfig
     rates: tuple[float, ...]
-    """Learning rates, of which the best by prequential loss on another stream is taken. None given: the learner's own."""
+    """Learning rates, of which the best on another stream is taken: by prequential loss; of learners that learn whole tasks by
+    accuracy on training examples that are kept apart. None given: the learner's own."""
     run: tyro.conf.Suppress[str | None] = None
     """The folder of the meta-trained learner; None: it is not meta-trained."""
     tasks: int | None = None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from episodes import EpisodeSpec
 from episodes.errors import at_least
+from metacl.learners.protocol import DivergedError
 from metacl.learners.vision.base import VisionLearner
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import detached, fit, trainable
@@ -140,7 +141,11 @@ class Plastic(VisionLearner):
             return F.cross_entropy(head_logits(head, h_ND), y_N[places])
 
         of_head = torch.optim.AdamW(head.values(), config.head_rate * float(state.rate), weight_decay=0.0)
-        fit(Together([body, of_head]), loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
+        both = Together([body, of_head])
+        try:
+            fit(both, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
+        except FloatingPointError as error:
+            raise DivergedError(f"At the learning rate {float(state.rate):g} {error}. Give a lower --learner.rate.") from None
         kept = _copied(tensors_of(body))
         return state._replace(tasks=state.tasks + 1, weights=_weights(network), head=detached(head), kept=kept)
 
