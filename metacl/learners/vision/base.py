@@ -32,7 +32,7 @@ class VisionLearner(Learner):
     constant_state = False
     whole_tasks = True
     has_rate = True
-    trains = False
+    trains = False  # not measured as one network, by curvature too; where it trains, `modules.TrainedTransformer` by module
     counted = 0
     support = 0
 
