@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -227,6 +228,42 @@ def test_measuring_changes_nothing_and_is_in_float32():
     seen = Seen()
     learner.answers_tapped(only(state), queries.x[0], seen)
     assert seen.q.dtype == torch.float32
+
+
+class Layers(NamedTuple):
+    weights: dict[str, torch.Tensor]
+
+
+class Plain:
+    """Two layers of one module, and no attention: what `diagnose_modules` needs, and no more."""
+
+    spec = SPEC
+
+    def answers_tapped(self, state, x, tap=None):
+        h = x.flatten(1).float() / 255
+        for layer in range(2):
+            h = (h @ state.weights[str(layer)].T).relu()
+            if tap is not None:
+                tap(layer, "mlp hidden", h[:, None])
+        return h[:, :6]
+
+    def module_weights(self, state):
+        return {"mlp hidden": state.weights["1"][None]}
+
+    def before_first_task(self, state):
+        return Layers({name: torch.zeros_like(w) for name, w in state.weights.items()})
+
+
+def test_any_learner_with_modules():
+    rng = torch.Generator().manual_seed(0)
+    state = Layers({"0": torch.randn(1, 8, 192, generator=rng), "1": torch.randn(1, 8, 8, generator=rng)})
+    queries = examples([0, 1])
+    found = diagnose_modules(Plain(), state, queries)
+    assert list(found) == [name for name in MEASURES if not name.startswith(("attention", "logit"))]
+    assert found["feature_rank"]["mlp hidden"].shape == (1, 2) and found["weight_rank"]["mlp hidden"].shape == (1, 1)
+    assert found["weight_change"]["mlp hidden"].item() == pytest.approx(state.weights["1"].square().mean().sqrt().item())
+    h = (queries.x[0].flatten(1).float() / 255 @ state.weights["0"][0].T).relu().numpy()
+    assert found["feature_rank"]["mlp hidden"][0, 0].item() == pytest.approx(naive_rank(h), rel=1e-4)
 
 
 def test_learners_without_such_modules():

@@ -97,7 +97,7 @@ def _of_row(learner: Any, state: State, x: Tensor, y: Tensor) -> Measured:
             "weight_change": {module: (w - before[module]).double().square().mean((1, 2)).sqrt() for module, w in now.items()},
         }
     found["gradient_rank"] = gradient_ranks(learner, state, x, y)
-    return {measure: found[measure] for measure in MEASURES}
+    return {measure: found[measure] for measure in MEASURES if measure in found}
 
 
 class Seen:

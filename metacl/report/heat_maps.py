@@ -8,11 +8,11 @@ import numpy as np
 
 from metacl.evaluation.modules import MEASURES
 from metacl.evaluation.result import Result
-from metacl.report.figures import figure, head, lines_of
+from metacl.report.figures import figure, head
 from metacl.report.tables import in_number
 
-COLUMNS, TICKS = 3, 5
-"""Most panels beside each other, and most numbers at an axis."""
+ROW, TICKS = 4, 5
+"""Most panels in a row where one is enough, and most numbers at an axis."""
 
 
 def heat_maps(result: Result, folder: Path, end: str, title: str) -> list[Path]:
@@ -20,25 +20,26 @@ def heat_maps(result: Result, folder: Path, end: str, title: str) -> list[Path]:
     files = []
     for measure, modules in result.modules.items():
         files.append(folder / f"modules-{measure}{end}.png")
+        words = f"{title}: {MEASURES.get(measure, measure)}"
         note = f"mean over {in_number(result.number, result.rows)}; layer 1 is the first after the patches"
-        plot_heat_maps(modules, files[-1], title, MEASURES.get(measure, measure), note)
+        plot_heat_maps(modules, files[-1], words, measure.replace("_", " "), note)
     return files
 
 
-def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: str, words: str, note: str) -> None:
+def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: str, measure: str, note: str) -> None:
     """One measure of all modules on one scale of colours. What is not finite is white.
 
     Arguments:
         modules: by name `tasks`, from 0, and `mean`, for each task a number for each layer.
-        words: the measure.
+        measure: its name, beside the colours.
     """
     values = {module: np.array(own["mean"], dtype=float).T for module, own in modules.items()}
     told = np.concatenate([part.ravel() for part in values.values()])
     told = told[np.isfinite(told)]
     scale = {"vmin": told.min(), "vmax": told.max()} if len(told) else {}
-    columns = min(COLUMNS, len(values))
+    columns = len(values) if len(values) <= ROW else -(-len(values) // 2)
     rows = -(-len(values) // columns)
-    picture = figure(max(4.5, 1.2 + 2.6 * columns), 1.5 + 1.7 * rows)
+    picture = figure(max(5.0, 1.2 + 2.3 * columns), 1.3 + 1.7 * rows)
     every = picture.subplots(rows, columns, squeeze=False)
     for axes in every.flat[len(values) :]:
         axes.set_axis_off()
@@ -53,7 +54,7 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
         if place + columns >= len(values):
             axes.set_xlabel("after task", fontsize="small")
     bar = picture.colorbar(image, ax=every, fraction=0.05, pad=0.02)
-    bar.set_label("\n".join(lines_of(words, 17 * rows)), fontsize="small")
+    bar.set_label(measure, fontsize="small")
     bar.ax.tick_params(labelsize="small")
     head(picture, title, note)
     picture.savefig(path, dpi=150)
