@@ -18,7 +18,8 @@ from metacl.evaluation.follow import DIAGNOSED
 from metacl.evaluation.modules import MEASURES, Seen, active_share, as_matrix, diagnose_modules, rank_share, unit_measures
 from metacl.evaluation.plasticity import diagnose
 from metacl.learners.vision.prefix import PrefixConfig
-from metacl.learners.vision.tuned import TunedConfig
+from metacl.learners.vision.tuned import Tuned, TunedConfig
+from metacl.nets.vit import Added
 
 CONFIG = TunedConfig(rate=3e-3, epochs=2, batch_size=4, trunk=TINY)
 ACTIVATIONS = ["q", "k", "v", "attention out", "mlp hidden", "mlp out", "features"]
@@ -216,6 +217,29 @@ def test_what_is_not_finite_is_told():
     assert found["feature_rank"]["mlp out"].isfinite().tolist() == [[True] * 3, [True, False, False]]
     for measure in set(MEASURES) - {"weight_rank", "weight_change"}:
         assert all(value[0].isfinite().all() and value[1, -1].isnan() for value in found[measure].values()), measure
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_taps_leave_the_answers_as_they_are(blocks):
+    """Whatever a learner adds to its blocks."""
+
+    class Adding(Tuned):
+        def added(self):
+            return [Added(attend=lambda q, k, v: v.mean(-2, keepdim=True).expand_as(v))] * blocks
+
+    learner = Adding(CONFIG, SPEC)
+    state, x = after(learner, [0, 1]), examples([0, 1, 2]).x
+    seen: list[tuple[int, str]] = []
+    tapped = learner.answers_tapped(only(state), x[0], lambda layer, module, part: seen.append((layer, module)))
+    assert_close(tapped, learner.predict(state, x)[0])
+    assert torch.equal(tapped, learner.answers_tapped(only(state), x[0]))
+    assert [place for place in seen if place[1] in ("q", "features")] == [(0, "q"), (1, "q"), (2, "q"), (2, "features")]
+    assert torch.equal(tapped, after_plain(state, x)) == (blocks == 0)
+
+
+def after_plain(state, x):
+    """The answers of the same weights, without anything added."""
+    return CONFIG.build(SPEC).answers_tapped(only(state), x[0])
 
 
 def test_measuring_changes_nothing_and_is_in_float32():

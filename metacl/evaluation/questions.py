@@ -36,8 +36,8 @@ class Questions:
     """Of the held-out examples of each task at most so many are asked. None: all."""
     diagnose_every: int = 0
     """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights; where it is a vision
-    transformer that trains, of its modules layer by layer. That costs a forward pass of at most 100 held-out images, and passes
-    forward and back of as many, for each seed. 0: never."""
+    transformer that trains, of its modules layer by layer. That costs, for each seed, a forward pass of at most 100 held-out
+    images, passes forward and back of as many, and the ranks: together about what training on 200 images does. 0: never."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "", "asked", "diagnose_every")

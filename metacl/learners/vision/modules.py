@@ -1,6 +1,7 @@
 """What learners whose vision transformer trains let be measured of it, module by module and layer by layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,16 +22,20 @@ MATRICES = {"attention out": "attn.proj", "mlp hidden": "mlp.fc1", "mlp out": "m
 class TrainedTransformer(VisionLearner):
     """Base of learners with the transformer's `weights` in their state, beside a `head` and the symbols `seen`.
 
-    A family writes `fresh` and `learn_row`, and `logits` where it has another head. The last three members are what
-    `metacl.evaluation.modules` asks.
+    A family writes `fresh` and `learn_row`; `logits` where it has another head, and `added` where it adds to the blocks. The
+    last three members are what `metacl.evaluation.modules` asks.
     """
+
+    def added(self) -> Sequence[Added]:
+        """What is added to the first blocks in answers, without taps: nothing."""
+        return ()
 
     def logits(self, state: State, h_MD: Tensor) -> Tensor:
         """Logits (M, V) of one row, from the features of the class token. Gradients go through it."""
         return among(head_logits(state.head, h_MD), state.seen)
 
     def answer_row(self, state: State, x_MCHW: Tensor) -> Tensor:
-        return self.logits(state, self.trunk.features(x_MCHW, weights=state.weights))
+        return self.logits(state, self.trunk.features(x_MCHW, lambda part: self.added(), weights=state.weights))
 
     def answers_tapped(self, state: State, x_MCHW: Tensor, tap: Tap | None = None) -> Tensor:
         """Logits (M, V) of one row, in float32 whatever the precision, with gradients to its `weights`.
@@ -39,8 +44,10 @@ class TrainedTransformer(VisionLearner):
             x_MCHW: uint8 images, which pass the transformer at once.
             tap: is handed what `Added.tap` is, layer by layer, and in the end "features" (M, D) of the last layer.
         """
-        depth = self.trunk.shape.depth
-        added = [] if tap is None else [Added(tap=partial(tap, layer)) for layer in range(depth)]
+        depth, added = self.trunk.shape.depth, list(self.added())
+        if tap is not None:
+            whole = [*added, *[Added()] * (depth - len(added))]
+            added = [replace(own, tap=partial(tap, layer)) for layer, own in enumerate(whole)]
         with torch.autocast(x_MCHW.device.type, enabled=False):
             h_MD = functional_call(self.network, dict(state.weights), (self.trunk.view(x_MCHW), added))
             if tap is not None:
