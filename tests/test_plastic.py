@@ -10,9 +10,10 @@ from tiny_vit import SPEC, TINY, after, examples, only, task, tiny  # noqa: F401
 from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
-from episodes import Schedule, UserError
+from episodes import Examples, Schedule, UserError
 from episodes.tasks.splits import Splits
 from metacl.evaluation.check import check_learner
+from metacl.evaluation.modules import diagnose_modules
 from metacl.evaluation.questions import Questions
 from metacl.evaluation.rates import SWEEP, along_stream
 from metacl.learners.protocol import DivergedError
@@ -126,6 +127,16 @@ def test_arrow_keeps_its_window_from_task_to_task_or_clears_it():
     kept, cleared = (ArrowConfig(**SHORT, clear=clear, window=8).build(SPEC) for clear in (False, True))
     counts = [only(after(learner, [0, 1], [2, 3])).kept["own.blocks.2.attn.count"] for learner in (kept, cleared)]
     assert list(map(int, counts)) == [8, 6]
+
+
+def test_its_modules_are_measured_from_the_weights_that_its_seed_started_with():
+    learner = NaPConfig(**SHORT).build(SPEC)
+    state, queries = learner.start([3, 4]), examples([0, 1])
+    queries = Examples(*(part.expand(2, *part.shape[1:]) for part in (queries.x, queries.y, queries.task)))
+    before = diagnose_modules(learner, state, queries)
+    after_one = diagnose_modules(learner, learner.learn(state, queries), queries)
+    assert before["weight_change"]["q"].tolist() == [[0.0] * 3] * 2
+    assert bool((after_one["weight_change"]["mlp out"] > 0).all()) and after_one["gradient_rank"]["k"].shape == (2, 3)
 
 
 def test_gradients_that_are_not_finite_are_told(monkeypatch):

@@ -13,6 +13,7 @@ from metacl.commands.words import stream_in_words
 from metacl.evaluation.cost import compute
 from metacl.evaluation.curves import curves
 from metacl.evaluation.follow import check_length, follow
+from metacl.evaluation.layers import layers, layers_json
 from metacl.evaluation.rates import RateChoice, along_stream, in_words
 from metacl.evaluation.result import (
     Result,
@@ -118,6 +119,7 @@ def _result(
         seconds_a_task=float(np.median([record["seconds"] for record in records])),
         **measured,
         **curve_fields(curves(records, together=scored == "accuracy"), block),
+        modules=layers_json(layers(records)),
     )
 
 

@@ -11,6 +11,7 @@ from episodes import Benchmark, EpisodeGenerator, EpisodeShape, EpisodeSource
 from episodes.catalog import Split
 from metacl.evaluation.curves import Curve, curves
 from metacl.evaluation.follow import followed
+from metacl.evaluation.layers import Layers, joined, layers
 from metacl.evaluation.questions import EPISODES, Questions
 from metacl.evaluation.result import Evaluation, chances, known_matrix, whole_matrix
 from metacl.learners import Learner, state_bytes
@@ -40,7 +41,7 @@ def evaluate(
         questions: what is asked; without the matrix there are no scores of the middle of the stream.
     """
     learner.to(device)
-    matrices, known, extra = list[Tensor](), list[Tensor | None](), list[dict[str, Curve]]()
+    matrices, known, extra, measured = list[Tensor](), list[Tensor | None](), list[dict[str, Curve]](), list[Layers]()
     spec, name = generator.family.spec, "accuracy" if generator.family.spec.classification else "loss"
     for first in range(0, episodes, batch_size):
         numbers = range(first, min(first + batch_size, episodes))
@@ -49,15 +50,17 @@ def evaluate(
         matrices.append(whole_matrix(records, name, len(numbers)))
         known.append(known_matrix(records, len(numbers)))
         extra.append(curves(records))
+        measured.append(layers(records))
         progress(numbers.stop)
-    joined = {name: (extra[0][name][0], np.concatenate([own[name][1] for own in extra], 1)) for name in extra[0]}
+    beside = {name: (extra[0][name][0], np.concatenate([own[name][1] for own in extra], 1)) for name in extra[0]}
     return Evaluation(
         generator.shape,
         torch.cat(matrices),
         spec.classification,
         state_bytes(state),
         generator.address,
-        joined,
+        beside,
+        joined(measured),
         None if known[0] is None else torch.cat([own for own in known if own is not None]),
         generator.classes(range(episodes)),
         chances(records),

@@ -15,6 +15,7 @@ from torch import Tensor
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
 from metacl.evaluation.encoded import encoded_once
 from metacl.evaluation.known import KnownLabels, only, right_among_known
+from metacl.evaluation.modules import diagnose_modules
 from metacl.evaluation.padding import check_padding, latest, rows_alone
 from metacl.evaluation.plasticity import diagnose
 from metacl.evaluation.questions import Questions, Record, Scores
@@ -99,7 +100,7 @@ class _Step:
         if lags := asked.look_back(index):
             self._look_back(record, state, index, lags)
         if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0:
-            record["diagnostics"] = diagnose(self.learner, state, self._held_out(task)[:DIAGNOSED])
+            self._diagnose(record, state, self._held_out(task))
         record["seconds_in_all"] = time.perf_counter() - begun
         return state, record
 
@@ -142,6 +143,11 @@ class _Step:
                 supported[str(lag)] = scores(answers, held_out.y, self.source.spec, self.among_BV)
         if supported:
             record["backward_with_support"] = supported
+
+    def _diagnose(self, record: Record, state: State, held_out: Examples) -> None:
+        record["diagnostics"] = diagnose(self.learner, state, held_out[:DIAGNOSED])
+        if modules := diagnose_modules(self.learner, state, held_out):
+            record["modules"] = modules
 
     def _so_far(self, state: State, index: int) -> tuple[Scores, Scores]:
         """The scores on each task so far, and on their examples together."""

@@ -35,7 +35,9 @@ class Questions:
     most_held_out: int | None = None
     """Of the held-out examples of each task at most so many are asked. None: all."""
     diagnose_every: int = 0
-    """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights. 0: never."""
+    """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights; where it is a vision
+    transformer that trains, of its modules layer by layer. That costs, for each seed, a forward pass of at most 100 held-out
+    images, passes forward and back of as many, and the ranks: together about what training on 200 images does. 0: never."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "", "asked", "diagnose_every")
@@ -79,6 +81,9 @@ class Record(TypedDict, total=False):
     """On the same examples as the matrix, taken together: each (B,), a mean over examples, not over tasks."""
     diagnostics: dict[str, Tensor]
     """Measures of plasticity, each (B,)."""
+    modules: dict[str, dict[str, Tensor]]
+    """Those of each module of each layer, as `metacl.evaluation.modules` defines them, by measure and module (B, layers); of
+    learners with modules alone."""
 
 
 EPISODES = Questions(matrix=True, forward=False, asked=0, lags=(), among="all")

@@ -10,6 +10,7 @@ from torch import Tensor
 from episodes import EpisodeShape
 from metacl.evaluation.curves import Curve, ends, smoothed
 from metacl.evaluation.incremental import incremental_json
+from metacl.evaluation.layers import Layers, layers_json
 from metacl.evaluation.metrics import Estimate, estimates, matrix_json, measured, summary
 from metacl.evaluation.questions import Record
 from metacl.evaluation.resampling import by_class
@@ -59,6 +60,9 @@ class Result:
     """Tasks whose mean is a point of the curves, and the first and last of them."""
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name: tasks, mean and std over rows, and of `first` and `last` block mean and std."""
+    modules: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """What was measured of modules, layer by layer, as `evaluation.modules` defines it; by measure and module `tasks`, and for
+    each of these `mean` and `std` over rows, a number for each layer."""
     state_bytes: int | None = None
     """Bytes of one row's state at the end."""
     rates: dict[str, Any] | None = None
@@ -131,6 +135,8 @@ class Evaluation:
     """The benchmark, meta-split and seed that the episodes are from; they are number 0 and following."""
     curves: dict[str, Curve] = field(default_factory=dict)
     """What else was asked."""
+    layers: Layers = field(default_factory=dict)
+    """What was measured of modules and layers."""
     known_ETT: Tensor | None = None
     """The accuracy among the labels known when each task was learnt; None: it was not asked."""
     class_ET: Tensor | None = None
@@ -159,6 +165,7 @@ class Evaluation:
             chance=self.chance,
             **matrix_measures(self.scores_ETT, self.classification, self.known_ETT, self.class_ET),
             **curve_fields(self.curves, 1),
+            modules=layers_json(self.layers),
             **about,
         )
 

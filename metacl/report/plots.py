@@ -8,6 +8,7 @@ import numpy as np
 
 from metacl.evaluation.result import Result
 from metacl.report.figures import figure, head, lines_of, plain
+from metacl.report.heat_maps import heat_maps
 from metacl.report.tables import classes_of, in_number, told_apart
 
 Panel = Mapping[str, dict[str, Any]]
@@ -40,6 +41,7 @@ def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
         if measured := _diagnostics(result):
             files.append(folder / f"diagnostics{end}.png")
             plot_curves(measured, result.block, files[-1], title, spread_in_words(results))
+        files += heat_maps(result, folder, end, title)
     return files
 
 

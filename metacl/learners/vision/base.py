@@ -23,8 +23,9 @@ UNSEEN = -1e9
 class VisionLearner(Learner):
     """Base of learners on a vision transformer. A family writes `fresh`, `learn_row` and `answer_row`.
 
-    The transformer's weights are no part of the state, but of the learner, and shared by all rows. The state is a NamedTuple
-    with at least `key` and `tasks`. All of it that has grown with the tasks of a row has them on its first axis.
+    The transformer's weights are no part of the state, but of the learner, and shared by all rows; or else they train. The
+    state is a NamedTuple with at least `key` and `tasks`. All of it that has grown with the tasks of a row has them on its
+    first axis.
     """
 
     encodes = False
@@ -32,7 +33,7 @@ class VisionLearner(Learner):
     constant_state = False
     whole_tasks = True
     has_rate = True
-    trains = False
+    trains = False  # as one network, with its curvature, it is not measured; by module where it is a `TrainedTransformer`
     counted = 0
     support = 0
 

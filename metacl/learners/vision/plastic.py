@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.learners.protocol import DivergedError
-from metacl.learners.vision.base import VisionLearner
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import detached, fit, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head
+from metacl.learners.vision.modules import TrainedTransformer
 from metacl.nets.vit import NOTHING, Added, VisionTransformer
 from metacl.optimisers.hidden import Units
 from metacl.optimisers.muon import Together, muon
@@ -109,7 +109,7 @@ class PlasticState(NamedTuple):
     """All that the optimiser of the transformer keeps."""
 
 
-class Plastic(VisionLearner):
+class Plastic(TrainedTransformer):
     """See above."""
 
     config: PlasticConfig
@@ -134,7 +134,7 @@ class Plastic(VisionLearner):
         config.task_begins(body)
         head = trainable(state.head if config.keep_head and int(state.tasks) else self._new_head(state))
         weights = dict(network.named_parameters())
-        added = _watched(config.added(network), body)
+        added = _watched(self.added(), body)
 
         def loss(places: np.ndarray) -> Tensor:
             h_ND = self.trunk(self.trunk.view(x_NCHW[places], rng), added, weights=weights)
@@ -149,10 +149,12 @@ class Plastic(VisionLearner):
         kept = _copied(tensors_of(body))
         return state._replace(tasks=state.tasks + 1, weights=_weights(network), head=detached(head), kept=kept)
 
-    def answer_row(self, state: PlasticState, x_MCHW: Tensor) -> Tensor:
+    def added(self) -> list[Added]:
+        return self.config.added(self.trunk.network)
+
+    def logits(self, state: PlasticState, h_MD: Tensor) -> Tensor:
         """Of the last task."""
-        added = self.config.added(self.trunk.network)
-        return head_logits(state.head, self.trunk.features(x_MCHW, lambda part: added, weights=state.weights))
+        return head_logits(state.head, h_MD)
 
     def _anew(self, state: PlasticState) -> PlasticState:
         """Initial weights: others for each task where the transformer is not pre-trained."""

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from episodes import EpisodeSpec
 from episodes.errors import at_least
-from metacl.learners.vision.base import VisionLearner, among
+from metacl.learners.vision.base import among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, detached, fit, groups, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
+from metacl.learners.vision.modules import TrainedTransformer
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class TunedState(NamedTuple):
     """() how many they are: rows that have fewer than others have zeros behind them."""
 
 
-class Tuned(VisionLearner):
-    """See above. Its weights are not looked at by the measures of plasticity (`trains` is False)."""
+class Tuned(TrainedTransformer):
+    """See above."""
 
     def fresh(self, key: Tensor, rate: Tensor) -> TunedState:
         own = {name: part.detach() for name, part in self.trunk.network.named_parameters()}
@@ -95,10 +96,6 @@ class Tuned(VisionLearner):
             weights, head = self._trained(state, x_NCHW, y_N)
         seen = state.seen | present(y_N, self.spec.symbols)
         return state._replace(tasks=state.tasks + 1, seen=seen, weights=weights, head=head)
-
-    def answer_row(self, state: TunedState, x_MCHW: Tensor) -> Tensor:
-        h_MD = self.trunk.features(x_MCHW, weights=state.weights)
-        return among(head_logits(state.head, h_MD), state.seen)
 
     def _trained(self, state: TunedState, x_NCHW: Tensor, y_N: Tensor) -> tuple[Weights, Weights]:
         """Transformer and head after these images, among whose classes alone they answer meanwhile."""

@@ -1,0 +1,67 @@
+"""What was measured of each module, as layer x task heat maps: a picture for each measure, a panel for each module."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metacl.evaluation.modules import MEASURES
+from metacl.evaluation.result import Result
+from metacl.report.figures import figure, head
+from metacl.report.tables import in_number
+
+ROW, TICKS = 4, 5
+"""Most panels in a row where one is enough, and most numbers at an axis."""
+
+
+def heat_maps(result: Result, folder: Path, end: str, title: str) -> list[Path]:
+    """The pictures of one result, "modules-MEASURE" and `end`; none where no module was measured."""
+    files = []
+    for measure, modules in result.modules.items():
+        files.append(folder / f"modules-{measure}{end}.png")
+        words = f"{title}: {MEASURES.get(measure, measure)}"
+        note = f"mean over {in_number(result.number, result.rows)}; layer 1 is the first after the patches"
+        plot_heat_maps(modules, files[-1], words, measure.replace("_", " "), note)
+    return files
+
+
+def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: str, measure: str, note: str) -> None:
+    """One measure of all modules on one scale of colours. What is not finite is white.
+
+    Arguments:
+        modules: by name `tasks`, from 0, and `mean`, for each task a number for each layer.
+        measure: its name, beside the colours.
+    """
+    values = {module: np.array(own["mean"], dtype=float).T for module, own in modules.items()}
+    told = np.concatenate([part.ravel() for part in values.values()])
+    told = told[np.isfinite(told)]
+    scale = {"vmin": told.min(), "vmax": told.max()} if len(told) else {}
+    columns = len(values) if len(values) <= ROW else -(-len(values) // 2)
+    rows = -(-len(values) // columns)
+    picture = figure(max(5.0, 1.2 + 2.3 * columns), 1.3 + 1.7 * rows)
+    every = picture.subplots(rows, columns, squeeze=False)
+    for axes in every.flat[len(values) :]:
+        axes.set_axis_off()
+    for place, (module, part_LT) in enumerate(values.items()):
+        axes = every.flat[place]
+        image = axes.imshow(part_LT, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest", **scale)
+        axes.set_title(module, fontsize="small")
+        _ticks(axes.xaxis, [task + 1 for task in modules[module]["tasks"]])
+        _ticks(axes.yaxis, ["last"] if len(part_LT) == 1 else range(1, len(part_LT) + 1))
+        if place % columns == 0:
+            axes.set_ylabel("layer", fontsize="small")
+        if place + columns >= len(values):
+            axes.set_xlabel("after task", fontsize="small")
+    bar = picture.colorbar(image, ax=every, fraction=0.05, pad=0.02)
+    bar.set_label(measure, fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    head(picture, title, note)
+    picture.savefig(path, dpi=150)
+
+
+def _ticks(axis: Any, names: Any) -> None:
+    """At most `TICKS` of the names, evenly spread, the first among them."""
+    names = list(names)
+    places = range(0, len(names), -(-len(names) // TICKS))
+    axis.set_ticks(list(places), labels=[str(names[i]) for i in places], fontsize="small")
