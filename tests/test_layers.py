@@ -126,7 +126,10 @@ def test_heat_maps_have_one_scale_and_say_what_they_are(monkeypatch, tmp_path):
     drawn = first.images[0].get_array()
     assert drawn.shape == (3, 12) and drawn.mask[1, 2] and drawn.mask.sum() == 1
     assert (first.get_ylabel(), first.get_xlabel()) == ("layer", "after task")
+    for same, scale in ((0.0, (0.0, 1.0)), (1.0, (0.0, 1.0)), (4.0, (0.0, 4.0)), (-2.0, (-2.0, 1.0))):
+        one = {"tasks": [0, 1], "mean": [[same] * 2] * 2, "std": [[None] * 2] * 2}
+        heat_maps.heat_maps(replace(result, modules={"m": {"q": one, "k": one}}), tmp_path, "", "t")
+        assert {axes.images[0].get_clim() for axes in made[-1].axes[:-1]} == {scale}
     nothing = replace(result, modules={"m": {"q": {"tasks": [0], "mean": [[None]], "std": [[None]]}}})
-    assert heat_maps.heat_maps(nothing, tmp_path, "", "t")[0].is_file() and not heat_maps.heat_maps(
-        replace(result, modules={}), tmp_path, "", "t"
-    )
+    assert heat_maps.heat_maps(nothing, tmp_path, "", "t")[0].is_file()
+    assert not heat_maps.heat_maps(replace(result, modules={}), tmp_path, "", "t")

@@ -34,9 +34,7 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
         measure: its name, beside the colours.
     """
     values = {module: np.array(own["mean"], dtype=float).T for module, own in modules.items()}
-    told = np.concatenate([part.ravel() for part in values.values()])
-    told = told[np.isfinite(told)]
-    scale = {"vmin": told.min(), "vmax": told.max()} if len(told) else {}
+    least, most = _scale(np.concatenate([part.ravel() for part in values.values()]))
     columns = len(values) if len(values) <= ROW else -(-len(values) // 2)
     rows = -(-len(values) // columns)
     picture = figure(max(5.0, 1.2 + 2.3 * columns), 1.3 + 1.7 * rows)
@@ -45,7 +43,7 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
         axes.set_axis_off()
     for place, (module, part_LT) in enumerate(values.items()):
         axes = every.flat[place]
-        image = axes.imshow(part_LT, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest", **scale)
+        image = axes.imshow(part_LT, "viridis", origin="lower", aspect="auto", interpolation="nearest", vmin=least, vmax=most)
         axes.set_title(module, fontsize="small")
         _ticks(axes.xaxis, [task + 1 for task in modules[module]["tasks"]])
         _ticks(axes.yaxis, ["last"] if len(part_LT) == 1 else range(1, len(part_LT) + 1))
@@ -58,6 +56,13 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
     bar.ax.tick_params(labelsize="small")
     head(picture, title, note)
     picture.savefig(path, dpi=150)
+
+
+def _scale(values: np.ndarray) -> tuple[float, float]:
+    """The least and the largest of what is finite; where all of it is the same, from 0 or below to 1 or above."""
+    told = [0.0, *values[np.isfinite(values)], 1.0]
+    own = told[1:-1]
+    return (min(own), max(own)) if len(set(own)) > 1 else (min(told), max(told))
 
 
 def _ticks(axis: Any, names: Any) -> None:
