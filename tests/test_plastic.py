@@ -129,9 +129,10 @@ def test_arrow_keeps_its_window_from_task_to_task_or_clears_it():
     assert list(map(int, counts)) == [8, 6]
 
 
-def test_its_modules_are_measured_from_the_weights_that_its_seed_started_with():
+@pytest.mark.parametrize("alike", [False, True])
+def test_its_modules_are_measured_from_the_weights_that_it_started_with(alike):
     learner = NaPConfig(**SHORT).build(SPEC)
-    state, queries = learner.start([3, 4]), examples([0, 1])
+    state, queries = learner.start([3, 4], alike=alike), examples([0, 1])
     queries = Examples(*(part.expand(2, *part.shape[1:]) for part in (queries.x, queries.y, queries.task)))
     before = diagnose_modules(learner, state, queries)
     after_one = diagnose_modules(learner, learner.learn(state, queries), queries)

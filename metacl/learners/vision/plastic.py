@@ -103,6 +103,8 @@ class PlasticState(NamedTuple):
     """() int64, tasks so far."""
     weights: Weights
     """Of the transformer."""
+    began: Tensor
+    """() the seed of its initial weights."""
     head: Weights
     """Of the last task."""
     kept: dict[str, Tensor]
@@ -123,7 +125,7 @@ class Plastic(TrainedTransformer):
         network = self._network(self.trunk.initial(int(key)))
         optimiser = self.config.optimiser(network, float(rate), int(key))
         head = no_head(self.spec.symbols, self.trunk.shape.width, torch.zeros_like(rate))
-        return PlasticState(key, rate, torch.zeros_like(key), _weights(network), head, _copied(tensors_of(optimiser)))
+        return PlasticState(key, rate, torch.zeros_like(key), _weights(network), key, head, _copied(tensors_of(optimiser)))
 
     def learn_row(self, state: PlasticState, x_NCHW: Tensor, y_N: Tensor) -> PlasticState:
         config, rng = self.config, self.draws(state, "train")
@@ -155,6 +157,9 @@ class Plastic(TrainedTransformer):
     def logits(self, state: PlasticState, h_MD: Tensor) -> Tensor:
         """Of the last task."""
         return head_logits(state.head, h_MD)
+
+    def before_first_task(self, state: PlasticState) -> PlasticState:
+        return self.fresh(state.began, state.rate)
 
     def _anew(self, state: PlasticState) -> PlasticState:
         """Initial weights: others for each task where the transformer is not pre-trained."""
