@@ -46,6 +46,25 @@ def test_a_dense_solve(number):
     assert_close(own.gram[: own.count, : own.count], fresh, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("damping", [1.0, 0.01, 1e-4])
+def test_relative_damping_against_a_dense_solve(damping):
+    """With products in float32 and, where damping is small, in float64; also of a gradient in another order of memory."""
+    parts = [nn.Parameter(torch.zeros(4, 5, 3, 3).to(memory_format=torch.channels_last)), nn.Parameter(torch.zeros(44))]
+    arrow = Arrow(torch.optim.SGD(parts, 1.0), {"all": parts}, 7, damping=damping)
+    assert arrow.windows["all"].rough == (damping >= 0.01)
+    rows = gradients(9, 224) + gradients(1, 224, seed=1)
+    for row in rows:
+        parts[0].grad, parts[1].grad = torch.empty_like(parts[0]).copy_(row[:180].view(4, 5, 3, 3)), row[180:].clone()
+        arrow.step()
+    latest = rows[-7:].double()
+    C = latest.T @ latest / 7
+    alpha = damping * float(C.trace()) / 7
+    expected = alpha * torch.linalg.solve(alpha * torch.eye(224, dtype=torch.float64) + C, latest[-1])
+    found = torch.cat([part.grad.flatten() for part in parts]).double()
+    assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert parts[0].grad.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_closed_forms():
     g = gradients(1)[0]
     part, arrow = single(beta=0.0, damping=0.5)

@@ -248,6 +248,22 @@ def test_spectral_is_its_penalty(power):
     assert_close(part.grad.norm(), (2 * power * (sigma**power - 1) * sigma ** (power - 1)).abs())
 
 
+def test_spectral_begins_near_the_largest_singular_value():
+    """With one iteration at the first step; and it gets away from a matrix of zeros."""
+    parts = [nn.Parameter(torch.randn(30, 20, generator=torch.Generator().manual_seed(0))), nn.Parameter(torch.zeros(4, 3))]
+    optimiser = Spectral(torch.optim.SGD(parts, 0.0), 1.0, power=1)
+    parts[0].grad, parts[1].grad = torch.zeros(30, 20), torch.zeros(4, 3)
+    optimiser.step()
+    sigma = torch.linalg.matrix_norm(parts[0].detach(), 2)
+    assert float(parts[0].grad.norm()) == pytest.approx(2 * float(sigma - 1), rel=0.05)
+    parts[1].data.copy_(torch.arange(12.0).view(4, 3))
+    for _ in range(5):
+        parts[1].grad.zero_()
+        optimiser.step()
+    expected = 2 * float(torch.linalg.matrix_norm(parts[1].detach(), 2) - 1)
+    assert float(parts[1].grad.norm()) == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_parseval_is_its_penalty(scale):
     def exact(model):

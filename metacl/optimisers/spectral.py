@@ -31,8 +31,7 @@ class Spectral(Around):
     Arguments:
         strength: of the penalty of each matrix.
         power: k.
-        iterations: of the power iteration, at each step. Its vectors go on from one step to the next, from the largest singular
-            value at construction on.
+        iterations: of the power iteration, at each step. Its vectors go on from one step to the next; 20 are made at first.
         weights: the matrices; None: all of `weights_of`.
 
     Raises:
@@ -52,20 +51,34 @@ class Spectral(Around):
         super().__init__(base)
         self.strength, self.power, self.iterations = strength, power, iterations
         self.weights = weights_of(self, weights)
-        self.own = {f"left.{i}": torch.linalg.svd(part.detach().flatten(1))[0][:, 0].clone() for i, part in self.weights}
+        self.own = {f"left.{i}": _start(part.detach().flatten(1)) for i, part in self.weights}
 
     def before(self) -> None:
         for i, part in self.weights:
             if part.grad is None:
                 continue
-            W, u = part.flatten(1), self.own[f"left.{i}"]
-            for _ in range(self.iterations):
-                v = F.normalize(u @ W, dim=0)
-                u = F.normalize(W @ v, dim=0)
-            self.own[f"left.{i}"].copy_(u)
+            W, left = part.flatten(1), self.own[f"left.{i}"]
+            u, v = _iterated(W, left, self.iterations)
+            left.copy_(torch.where(u.any(), u, left))  # of a matrix of zeros nothing is found
             sigma = u @ (W @ v)
             slope = 2 * self.power * (sigma**self.power - 1) * sigma ** (self.power - 1)
             part.grad.add_(torch.outer(self.strength * slope * u, v).view(part.shape))
+
+
+def _start(W: Tensor) -> Tensor:
+    """From the longest row, which cannot miss all singular vectors; a matrix of zeros has any vector."""
+    longest = W.square().sum(1).argmax()
+    if not bool(W[longest].any()):
+        return F.one_hot(longest, len(W)).to(W)
+    return _iterated(W, F.normalize(W @ W[longest], dim=0), 20)[0]
+
+
+def _iterated(W: Tensor, u: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """The left and the right vector after so many power iterations."""
+    for _ in range(iterations):
+        v = F.normalize(u @ W, dim=0)
+        u = F.normalize(W @ v, dim=0)
+    return u, v
 
 
 class Parseval(Around):
