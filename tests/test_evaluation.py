@@ -267,13 +267,13 @@ def test_every_spread_is_that_of_a_sample():
 
 
 def test_the_slope_of_a_curve_is_that_of_a_line_through_it():
-    """Of each row, over 100 tasks; also where not every task was asked."""
-    task_T = np.array([3, 5, 9])
-    values_TB = np.random.default_rng(0).normal(size=(3, 2))
+    """Of each row, over 100 tasks; also where not every task was asked. Of few measurements there is none."""
+    task_T, rng = np.arange(3, 25, 2), np.random.default_rng(0)
+    values_TB = rng.normal(size=(11, 2))
     np.testing.assert_allclose(slope((task_T, values_TB)), 100 * np.polyfit(task_T, values_TB, 1)[0])
-    found = ends((np.arange(4), np.array([[0.1, 0.2], [0.2, 0.2], [0.3, 0.2], [0.4, 0.2]])), 1)["slope"]
-    assert found == {"mean": pytest.approx(5.0), "std": pytest.approx(50**0.5)}
-    assert ends((np.array([0]), np.array([[1.0]])), 1)["slope"] == {"mean": None, "std": None}
+    line = (np.arange(10), np.stack([np.arange(10) / 10, np.full(10, 0.2)], 1))
+    assert ends(line, 1)["slope"] == {"mean": pytest.approx(5.0), "std": pytest.approx(50**0.5)}
+    assert ends((task_T[:9], values_TB[:9]), 1)["slope"] == {"mean": None, "std": None}
 
 
 def test_curves_are_smoothed_row_by_row():

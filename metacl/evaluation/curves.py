@@ -40,6 +40,8 @@ def curves(records: Iterable[Record | dict[str, Any]], together: bool = False) -
 
 SLOPE = 100
 """Tasks over which a slope is told."""
+FEW = 10
+"""Of fewer measurements there is none."""
 
 
 def ends(curve: Curve, block: int) -> dict[str, Any]:
@@ -53,10 +55,12 @@ def ends(curve: Curve, block: int) -> dict[str, Any]:
 
 
 def slope(curve: Curve) -> np.ndarray:
-    """(B,) by how much a line through all measurements (least squares) rises over 100 tasks; NaN of a single one."""
+    """(B,) by how much a line through all measurements (least squares) rises over 100 tasks; NaN where there are few."""
     task_T, values_TB = curve
+    if len(task_T) < FEW:
+        return np.full(values_TB.shape[1], np.nan)
     apart_T = task_T - task_T.mean()
-    return SLOPE * (apart_T @ values_TB) / (apart_T @ apart_T) if len(task_T) > 1 else np.full(values_TB.shape[1], np.nan)
+    return SLOPE * (apart_T @ values_TB) / (apart_T @ apart_T)
 
 
 def smoothed(curve: Curve, block: int) -> dict[str, list[Any]]:

@@ -114,7 +114,7 @@ def curve_table(results: Sequence[Result], title: str) -> Table:
 
 
 def _end(curve: dict[str, Any], part: str, percent: bool) -> str:
-    """Of one measurement alone there is no slope."""
+    """Of few measurements there is no slope."""
     return "-" if part == "slope" and curve[part]["mean"] is None else cell(curve[part], percent)
 
 
