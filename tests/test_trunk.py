@@ -1,0 +1,72 @@
+"""The vision transformer of a learner: where its weights are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import png
+from safetensors.torch import save_file
+
+from episodes import DataConfig
+from metacl.cli import evaluate_main
+from metacl.commands.parse_evaluate import parse_evaluate
+from metacl.commands.places import located
+from metacl.learners.vision.trunk import TrunkConfig
+from metacl.nets.vit import VisionTransformer, VitConfig
+
+FEW = ["--episodes", "1", "--tasks", "1", "--shots", "2", "--queries", "1"]
+QUICK = ["--learner.epochs", "1", "--rates", "0.001", "--learner.trunk.side", "8"]
+
+
+def vit(folder: Path, seed: int = 0) -> Path:
+    """A folder with the weights of a small transformer."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    save_file(VisionTransformer(VitConfig(8, 4, 24, 1, 2, 48)).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": 2}))
+    return folder
+
+
+@pytest.fixture
+def colours(tmp_path, cache) -> str:
+    """Ten classes of four images."""
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (tmp_path / "colours" / f"c{label}").mkdir(parents=True)
+        for i in range(4):
+            x = rng.integers(0, 200, 3) + rng.integers(0, 50, (8, 8, 3))
+            (tmp_path / "colours" / f"c{label}" / f"{i}.png").write_bytes(png(x.astype(np.uint8)))
+    return str(tmp_path / "colours")
+
+
+def backbone_of(*words: str) -> str:
+    (config,) = parse_evaluate([*words]).configs
+    trunk: TrunkConfig = vars(config.learner)["trunk"]
+    return trunk.backbone
+
+
+def test_weights_are_named_from_the_root(tmp_path, monkeypatch):
+    """A path is whole in a configuration; a name stays a name, also where a folder is called so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "vit-b16", "vit-tiny-32"):
+        (tmp_path / name).mkdir()
+    for named, found in (("mine", str(tmp_path / "mine")), ("vit-b16", "vit-b16"), ("vit-tiny-32", "vit-tiny-32")):
+        for source in ("split-cifar100", "glyphs"):
+            assert backbone_of(source, "vit-finetune", "--learner.trunk.backbone", named) == found
+        assert backbone_of("split-cifar100", "vit-finetune", "--learner.trunk.backbone", "nowhere") == "nowhere"
+    assert located(DataConfig(features="vit-b16")).features == "vit-b16"
+    assert located(DataConfig(features="mine")).features == str(tmp_path / "mine")
+
+
+def test_an_evaluation_is_gone_on_with_from_another_folder(cli, colours, tmp_path, monkeypatch):
+    vit(tmp_path / "mine")
+    words = ["colours", "vit-finetune", *FEW, *QUICK, "--learner.trunk.backbone", "mine", "--out", "followed"]
+    status, text = cli(evaluate_main, *words)
+    assert status == 0, text
+    (tmp_path / "followed" / "metrics.jsonl").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, text = cli(evaluate_main, "--resume", str(tmp_path / "followed"))
+    assert status == 0, text
