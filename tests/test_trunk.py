@@ -10,6 +10,7 @@ from making import png
 from safetensors.torch import save_file
 
 from episodes import DataConfig
+from episodes.data.backbones.known import backbone_of
 from metacl.cli import evaluate_main
 from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.commands.places import located
@@ -41,7 +42,7 @@ def colours(tmp_path, cache) -> str:
     return str(tmp_path / "colours")
 
 
-def backbone_of(*words: str) -> str:
+def trunk_of(*words: str) -> str:
     (config,) = parse_evaluate([*words]).configs
     trunk: TrunkConfig = vars(config.learner)["trunk"]
     return trunk.backbone
@@ -54,8 +55,8 @@ def test_weights_are_named_from_the_root(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     for named, found in (("mine", str(tmp_path / "mine")), ("vit-b16", "vit-b16"), ("vit-tiny-32", "vit-tiny-32")):
         for source in ("split-cifar100", "glyphs"):
-            assert backbone_of(source, "vit-finetune", "--learner.trunk.backbone", named) == found
-        assert backbone_of("split-cifar100", "vit-finetune", "--learner.trunk.backbone", "nowhere") == "nowhere"
+            assert trunk_of(source, "vit-finetune", "--learner.trunk.backbone", named) == found
+        assert trunk_of("split-cifar100", "vit-finetune", "--learner.trunk.backbone", "nowhere") == "nowhere"
     assert located(DataConfig(features="vit-b16")).features == "vit-b16"
     assert located(DataConfig(features="mine")).features == str(tmp_path / "mine")
 
@@ -70,3 +71,22 @@ def test_an_evaluation_is_gone_on_with_from_another_folder(cli, colours, tmp_pat
     monkeypatch.chdir(tmp_path / "elsewhere")
     status, text = cli(evaluate_main, "--resume", str(tmp_path / "followed"))
     assert status == 0, text
+
+
+def test_an_evaluation_remembers_the_weights(cli, colours, tmp_path):
+    """They stand in its configuration, not in what it is called, and no others of the same name pass for them."""
+    vit(tmp_path / "mine")
+    words = ["colours", "vit-finetune", *FEW, *QUICK, "--learner.trunk.backbone", "mine"]
+    assert cli(evaluate_main, *words, "--out", "followed")[0] == 0
+    trunk = json.loads(Path("followed/config.json").read_text())["learner"]["trunk"]
+    assert trunk["weights"] == backbone_of("mine").digest
+    (result,) = json.loads(Path("followed/results.json").read_text())["results"]
+    assert "trunk.backbone" in result["learner"] and "weights" not in result["learner"]
+    vit(tmp_path / "mine", seed=1)
+    status, text = cli(evaluate_main, "--resume", "followed")
+    assert status and f"weights of {tmp_path}/mine are not those that the evaluation was begun with" in text
+    assert cli(evaluate_main, *words, "--out", "anew")[0] == 0
+
+
+def test_a_transformer_without_weights_has_none_to_remember():
+    assert TrunkConfig("vit-tiny-32").remembering().weights is None

@@ -1,13 +1,14 @@
 """The frozen vision transformer of a learner: which one, at what size its images are, and what it makes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from tyro.conf import Suppress
 
 from episodes import EpisodeSpec, UserError
 from episodes.data.backbones.vit_files import HUB, vit_files
@@ -38,6 +39,8 @@ class TrunkConfig:
     """In training half of the images are shown mirrored."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
+    weights: Suppress[str | None] = field(default=None, compare=False)
+    """SHA-256 of the weights, which an evaluation remembers. None: any."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.trunk.", "side")
@@ -45,16 +48,30 @@ class TrunkConfig:
             raise UserError(f"learner.trunk.area is a part of an image, above 0 and at most 1, not {self.area:g}.")
 
     def load(self) -> VisionTransformer:
-        """The transformer, frozen. Raises `UserError` where there is none of that name, or its files cannot be read."""
+        """The transformer, frozen.
+
+        Raises:
+            UserError: there is none of that name, its files cannot be read, or they have not the weights that are remembered.
+        """
         if self.backbone in UNTRAINED:
             with torch.random.fork_rng(devices=[]):
                 torch.random.default_generator.manual_seed(0)
                 return VisionTransformer(UNTRAINED[self.backbone]).eval().requires_grad_(False)
         if files := vit_files(self.backbone):
+            if self.weights not in (None, digest := files.digest()):
+                raise UserError(
+                    f"The weights of {self.backbone} are not those that the evaluation was begun with (their SHA-256 is "
+                    f"{digest}, then {self.weights}). Put the old ones back where they were, or start anew."
+                )
             return files.load()
         raise UserError(
             f"{unknown('backbone', self.backbone, [*HUB, *UNTRAINED])} Or give the folder or the safetensors file of one."
         )
+
+    def remembering(self) -> "TrunkConfig":
+        """With the hash of the weights, so that no others pass for them; as it is where there are none. Raises as `load`."""
+        files = None if self.backbone in UNTRAINED else vit_files(self.backbone)
+        return self if files is None else replace(self, weights=files.digest())
 
 
 class Trunk:
