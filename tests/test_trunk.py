@@ -1,4 +1,4 @@
-"""The vision transformer of a learner: where its weights are."""
+"""The vision transformer of a learner: where its weights are, and in which precision it is."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,16 @@ import pytest
 import torch
 from making import png
 from safetensors.torch import save_file
+from tiny_vit import SPEC, TINY, tiny  # noqa: F401
 
 from episodes import DataConfig
 from episodes.data.backbones.known import backbone_of
 from metacl.cli import evaluate_main
 from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.commands.places import located
+from metacl.learners.precision import fast_bf16
 from metacl.learners.vision.trunk import TrunkConfig
+from metacl.learners.vision.tuned import TunedConfig
 from metacl.nets.vit import VisionTransformer, VitConfig
 
 FEW = ["--episodes", "1", "--tasks", "1", "--shots", "2", "--queries", "1"]
@@ -90,3 +93,28 @@ def test_an_evaluation_remembers_the_weights(cli, colours, tmp_path):
 
 def test_a_transformer_without_weights_has_none_to_remember():
     assert TrunkConfig("vit-tiny-32").remembering().weights is None
+
+
+@pytest.mark.usefixtures("tiny")
+def test_precision_is_that_of_the_device(monkeypatch):
+    """A learner on the processor of a machine with a GPU has the precision that pays on the processor, and on the GPU then."""
+    learner = TunedConfig(trunk=TINY).build(SPEC)
+    learner.trunk.config = TrunkConfig("vit-tiny-32")
+    for fast in ("cpu", "cuda"):
+        monkeypatch.setattr("metacl.learners.vision.trunk.fast_bf16", lambda device, fast=fast: device == fast)
+        assert learner.trunk.bf16 is (fast == "cpu")
+    assert learner.to("meta").trunk.device.type == "meta" and not learner.trunk.bf16
+    learner.trunk.config = TrunkConfig("vit-tiny-32", precision="bf16")
+    assert learner.trunk.bf16
+
+
+def test_bf16_pays_by_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for processor in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda own=processor: own)
+        for card in (True, False):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda own=card, including_emulation=True: own)
+            assert [fast_bf16(device) for device in ("cpu", "cuda", "mps")] == [processor, card, False]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not fast_bf16("cuda")

@@ -99,7 +99,6 @@ class Trunk:
                 f"{max(1, round(self.side / size)) * size}."
             )
         self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
 
     def __call__(
         self,
@@ -117,6 +116,12 @@ class Trunk:
     def autocast(self) -> torch.autocast:
         """Mixed precision where it is asked. Casts are not kept: trained weights would be seen as they were at first."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether mixed precision is asked, on the device where the transformer is now."""
+        asked = self.config.precision
+        return asked == "bf16" or (asked == "auto" and fast_bf16(self.device.type))
 
     @property
     def device(self) -> torch.device:
