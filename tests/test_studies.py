@@ -16,6 +16,7 @@ from studies import (
     learner_runs,
     learners,
     mechanisms,
+    omniglot,
     plateau,
     probes,
     recipes,
@@ -24,7 +25,7 @@ from studies import (
     transfer,
 )
 from studies.cells import Cell, Command
-from studies.words import BENCHMARKS
+from studies.words import BENCHMARKS, raw
 from test_backbones import script
 from test_features import Small
 
@@ -226,6 +227,15 @@ def test_learners_on_other_data(tmp_path, here, monkeypatch):
         found = json.loads((tmp_path / f"{learner}.json").read_text())
         assert cell.kept() and len(found["tests"]["glyphs"]) == (2 if learner == "pn" else 1)
     assert [words[0] for words in here] == ["train.py", "evaluate.py", "evaluate.py"] and "--data.size" in here[2]
+
+
+def test_of_omniglot_all_is_asked_at_all_lengths():
+    """As its words say: the commands leave the matrix in place, and the raw figures come from it."""
+    for name in omniglot.LEARNERS:
+        found = raw(f"omniglot/{omniglot.file_of(name)}")["tests"]
+        assert {test["tasks"] for test in found} == {omniglot.TRAINED, *omniglot.OTHERS}
+        assert all({"final", "forgetting"} <= test["measures"].keys() for test in found)
+    assert not any("matrix" in words or "end" in words for words in omniglot.TESTS.values())
 
 
 @pytest.fixture
