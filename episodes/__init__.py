@@ -13,10 +13,11 @@ from episodes.errors import UserError
 from episodes.generator import EpisodeGenerator
 from episodes.schedule import Schedule, ScheduleConfig, StreamSchedule
 from episodes.scheduled import scheduled
+from episodes.source import Part, Source, Task
 from episodes.stream import EpisodeSource, SeededStream, Stream, shared_images, side_by_side
 from episodes.stream_catalog import STREAMS, NamedStream, StreamConfig, completed_stream
 from episodes.synthetic import usual_shape
-from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples, Part, Source, Task
+from episodes.types import Episode, EpisodeShape, EpisodeSpec, Examples
 
 __all__ = [
     "BENCHMARKS",

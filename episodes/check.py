@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from episodes.errors import UserError
+from episodes.source import Task
 from episodes.stream import Stream
-from episodes.types import EpisodeSpec, Examples, Task
+from episodes.types import EpisodeSpec, Examples
 
 TASKS = 3
 """Tasks of a stream that are looked at, or all where it has fewer."""

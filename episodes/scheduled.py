@@ -13,8 +13,9 @@ import torch
 from episodes.errors import UserError
 from episodes.rng import random_numbers, stream_numbers
 from episodes.schedule import StreamSchedule
+from episodes.source import Part, Task
 from episodes.stream import Stream, shared_images
-from episodes.types import Examples, Part, Task
+from episodes.types import Examples
 
 VERSION = 1
 """Of what a schedule draws, a part of the fingerprint of every scheduled stream."""

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 
 from episodes.errors import UserError
-from episodes.types import Episode, EpisodeSpec, Examples, Part, Task
+from episodes.source import Part, Task
+from episodes.types import Episode, EpisodeSpec, Examples
 
 
 class Stream(Protocol):

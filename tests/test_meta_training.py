@@ -372,8 +372,9 @@ def test_precision_is_chosen_by_name(monkeypatch):
         return make_accelerator(precision).mixed_precision
 
     assert (chosen("fp32"), chosen("bf16")) == ("no", "bf16")
+    own = make_accelerator("fp32").device.type
     for fast, expected in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr("metacl.training.meta_training.fast_bf16", lambda fast=fast: fast)
+        monkeypatch.setattr("metacl.training.meta_training.fast_bf16", lambda device, fast=fast: fast and device == own)
         assert chosen("auto") == expected
     AcceleratorState._reset_state(True)
 

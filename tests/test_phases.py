@@ -14,7 +14,7 @@ from metacl.evaluation.follow import follow, followed
 from metacl.evaluation.known import KnownLabels
 from metacl.evaluation.padding import latest
 from metacl.evaluation.questions import EVERYTHING, Questions
-from metacl.learners.protocol import task_parts
+from metacl.learners.distributed import task_parts
 
 DIGESTS = {
     "glyphs": "520e4f637d4b7d64/7189ce2743394b48",

@@ -10,21 +10,25 @@ import pytest
 import run as runner
 import tyro
 from accelerate.state import AcceleratorState
+from datasets import Image, Value
+from making import hf_folder, labelled_folder, noise, png
 from studies import (
     cells,
     features,
     learner_runs,
     learners,
     mechanisms,
+    omniglot,
     plateau,
     probes,
     recipes,
     stream_groups,
     streams,
     transfer,
+    vision,
 )
 from studies.cells import Cell, Command
-from studies.words import BENCHMARKS
+from studies.words import BENCHMARKS, raw
 from test_backbones import script
 from test_features import Small
 
@@ -80,6 +84,8 @@ def one_of_each(study: str) -> list[Cell]:
     if study == "probes":
         wanted = ("recall-softmax-0", "tracking-delta-0", "tracking-delta-negative-0")
         return [cell for cell in every if cell.name in wanted]
+    if study == "vision":
+        return [cell for cell in every if cell.name.startswith("cifar100-") and cell.name.endswith("-0")]
     first = (*(f"sine-5/{learner}/0" for learner in learner_runs.LEARNERS["sine"]), "omniglot-5/pn/0", "omniglot-5/gemcl/0")
     return [cell for cell in every if study != "learners" or cell.name in first]
 
@@ -226,6 +232,37 @@ def test_learners_on_other_data(tmp_path, here, monkeypatch):
         found = json.loads((tmp_path / f"{learner}.json").read_text())
         assert cell.kept() and len(found["tests"]["glyphs"]) == (2 if learner == "pn" else 1)
     assert [words[0] for words in here] == ["train.py", "evaluate.py", "evaluate.py"] and "--data.size" in here[2]
+
+
+def test_what_is_meta_trained_over_the_features_of_a_stream(tmp_path, here, monkeypatch):
+    """On another data set, and its paths are not kept."""
+    script(Small(), tmp_path / "net.pt")
+    labelled_folder(tmp_path / "mnist", 10, 4)
+    images = {"img": [png(noise(i)) for i in range(100, 140)], "fine_label": [i % 20 for i in range(40)]}
+    hf_folder(tmp_path / "met", {"img": Image(), "fine_label": Value("int64")}, train=images, test=images)
+    monkeypatch.setattr(vision, "BACKBONE", "net.pt")
+    monkeypatch.setattr(vision, "FOLDER", tmp_path / "vision")
+    monkeypatch.setattr("studies.words.BENCHMARKS", tmp_path)
+    monkeypatch.setattr(vision, "STREAMS", {"short": vision.Stream("split-cifar100", "met", 2, 2, 4, "mnist")})
+    shape = "--episodes.tasks 2 --episodes.shots 2 --episodes.queries 1 --batch-size 2 --learner.width 8"
+    steps = "--steps 2 --validation.every 1 --validation.episodes 2 --recipe features"
+    monkeypatch.setattr(vision, "META_TRAINING", f"{shape} {steps}")
+    cell = vision.cell("short", "pn", 1, tmp_path)
+    cells.make(cell, tmp_path / "runs")
+    assert cell.kept() and [words[0] for words in here] == ["train.py", "evaluate.py"]
+    (found,) = vision.runs("short", "pn")
+    assert found["meta_training"]["configuration"]["data"]["name"] == "mnist" and found["configuration"]["run"] is None
+    assert str(tmp_path) not in json.dumps({name: found[name] for name in ("configuration", "meta_training")})
+    assert vision.results("short").splitlines()[2].startswith("| pn | ")
+
+
+def test_of_omniglot_all_is_asked_at_all_lengths():
+    """As its words say: the commands leave the matrix in place, and the raw figures come from it."""
+    for name in omniglot.LEARNERS:
+        found = raw(f"omniglot/{omniglot.file_of(name)}")["tests"]
+        assert {test["tasks"] for test in found} == {omniglot.TRAINED, *omniglot.OTHERS}
+        assert all({"final", "forgetting"} <= test["measures"].keys() for test in found)
+    assert not any("matrix" in words or "end" in words for words in omniglot.TESTS.values())
 
 
 @pytest.fixture

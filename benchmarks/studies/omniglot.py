@@ -21,7 +21,8 @@ LEARNERS = {
 SEEDS = ("0", "1", "2")
 TRAINED, OTHERS = 20, (5, 40)
 OPTIONS = f"--episodes.tasks {TRAINED} --steps 600 --validation.every 100"
-TESTS = {"trained": f"--tasks {TRAINED} --episodes 1024", "others": f"--tasks {OTHERS[0]} {OTHERS[1]} --episodes 256 --at-end"}
+TESTS = {"trained": f"--tasks {TRAINED} --episodes 1024", "others": f"--tasks {OTHERS[0]} {OTHERS[1]} --episodes 256"}
+"""The meta-tests. At every length all tasks so far are asked after each task; the tables show the end."""
 
 
 def cells(data: Path) -> list[Cell]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def digest_of(*parts) -> str:
             while block := opened.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Hex digest (SHA-256) of a file."""
+    about = path.stat()
+    return _sha256(path.resolve(), about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, time: int) -> str:
+    """Hex digest of a file, found out once in a process for each of its states."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def path_of(array: Any) -> Path | None:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from episodes.data.arrays import Names, as_inputs, as_labels, as_targets, check_kind, checked_labels
 from episodes.data.digests import digest_of, fingerprint_of, path_of
+from episodes.data.gathering import by_class
 from episodes.data.identity import identity
-from episodes.data.memory import must_fit
 from episodes.errors import UserError
-from episodes.progress import progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +195,7 @@ def gathered(
     source: str,
     targets: np.ndarray | None = None,
 ) -> ClassPool:
-    """As `grouped`, of pairs: an image and its id. Each goes straight to its place: the images exist once in memory.
+    """As `grouped`, of pairs: an image and its id.
 
     Arguments:
         images: None stands for one that is left out.
@@ -205,27 +204,8 @@ def gathered(
         UserError: as `grouped`; the images do not fit into the memory that is free.
     """
     labels = checked_labels(labels, names, source)
-    order = np.argsort(labels, kind="stable")
-    places = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels))
-    store, ids, kept = np.empty((0, 0)), np.empty(len(labels), dtype=np.uint64), np.ones(len(labels), dtype=bool)
-    for place, one in zip(places, progress(images, len(labels), f"reading {source}"), strict=True):
-        if one is None:
-            kept[place] = False
-            continue
-        image, known = one
-        if not len(store):  # the first image tells the shape
-            check_kind(image.dtype, image.ndim + 1, source)
-            must_fit(len(labels), image, source)
-            store = np.empty((len(labels), *image.shape), dtype=image.dtype)
-        if image.dtype != store.dtype or image.shape != store.shape[1:]:
-            raise UserError(f"{source}: an image is {_what(image)}, and the first was {_what(store[0])}. All must be alike.")
-        if store.ndim == 2 and not np.isfinite(image).all():
-            raise UserError(f"{source}: a vector has numbers that are not finite (NaN or infinite). Leave it out, or mend it.")
-        store[place], ids[place] = image, known
-    told = None if targets is None else targets[order[kept]]
-    if not kept.all():
-        store, ids, labels = store[kept], ids[kept], labels[order[kept]]
+    store, ids, came = by_class(labels, images, source)
+    labels, told = labels[came], None if targets is None else targets[came]
     counts = np.bincount(labels, minlength=len(names))
     there = tuple(name for name, count in zip(names, counts, strict=True) if count)
     counts = counts[counts > 0].astype(np.int64)
@@ -234,10 +214,6 @@ def gathered(
     if told is not None:
         fingerprint = digest_of(fingerprint.encode(), np.ascontiguousarray(told))
     return ClassPool(store, starts, counts, there, source, fingerprint, ids, told)
-
-
-def _what(image: np.ndarray) -> str:
-    return f"{image.dtype} of shape {image.shape}"
 
 
 def _content(about: dict, *arrays: np.ndarray | None) -> str:

@@ -12,9 +12,10 @@ from episodes.data.identity import images_in_both
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, note
 from episodes.rng import stream_numbers
+from episodes.source import Task
 from episodes.tasks.parts import ImageStreamConfig
 from episodes.tasks.splits import mixed, same_classes
-from episodes.types import EpisodeSpec, Task
+from episodes.types import EpisodeSpec
 
 OWN = {own.hub: own for own in (CIFAR100, MNIST, TINY_IMAGENET, GLYPHS)}
 """Data sets whose columns are known, by name; of others they are found."""

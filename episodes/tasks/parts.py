@@ -11,7 +11,8 @@ from tyro.conf import Suppress
 from episodes.data.config import DataConfig
 from episodes.data.halves import HubImages
 from episodes.data.pool import ClassPool
-from episodes.types import Examples, Part
+from episodes.source import Part
+from episodes.types import Examples
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from episodes.data.identity import images_twice
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, at_least
 from episodes.rng import stream_numbers
+from episodes.source import Task
 from episodes.tasks.parts import ImageStreamConfig, labelled, part_of, task_index
-from episodes.types import EpisodeSpec, Examples, Task
+from episodes.types import EpisodeSpec, Examples
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from tyro.conf import Suppress
 
 from episodes.errors import at_least
 from episodes.rng import stream_numbers
+from episodes.source import Part, Task
 from episodes.tasks.family import Draw
-from episodes.types import EpisodeShape, EpisodeSpec, Examples, Part, Task
+from episodes.types import EpisodeShape, EpisodeSpec, Examples
 
 
 @dataclass(frozen=True)

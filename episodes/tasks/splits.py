@@ -10,8 +10,9 @@ from episodes.data.identity import images_in_both
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, at_least, note
 from episodes.rng import stream_numbers
+from episodes.source import Part, Task
 from episodes.tasks.parts import ImageStreamConfig, labelled, part_of, task_index
-from episodes.types import EpisodeSpec, Examples, Part, Task
+from episodes.types import EpisodeSpec, Examples
 
 
 @dataclass(frozen=True)

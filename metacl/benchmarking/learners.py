@@ -101,7 +101,7 @@ def configured(name: str, options: LearnersOptions) -> TrainConfig:
 
 def measure_learner(config: TrainConfig, generator: EpisodeGenerator, options: LearnersOptions) -> list[Row]:
     """The training step, beside it the drawing of its episodes; then learning and predicting."""
-    device, precisions = options.torch_device(), list(dict.fromkeys(map(_resolve, options.precision)))
+    device, precisions = options.torch_device(), _precisions(options)
     episode = generator.batch(range(config.batch_size)).to(device)
     textbook = _textbook_cases(config, generator, episode)
     steps = [case for precision in precisions for case in _step_cases(config, generator, episode, precision)]
@@ -224,8 +224,10 @@ def _labels(config: TrainConfig, name: str, form: str) -> dict[str, str | int]:
     return {"learner": config.learner_name, "pass": name, "form": form}
 
 
-def _resolve(precision: str) -> str:
-    return ("bf16" if fast_bf16() else "fp32") if precision == "auto" else precision
+def _precisions(options: LearnersOptions) -> list[str]:
+    """Those that are asked, each once."""
+    auto = "bf16" if fast_bf16(options.torch_device().type) else "fp32"
+    return list(dict.fromkeys(auto if asked == "auto" else asked for asked in options.precision))
 
 
 def _drawing_shares(name: str, rows: list[Row]) -> dict[str, float]:

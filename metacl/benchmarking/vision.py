@@ -51,7 +51,7 @@ def vision(options: VisionOptions) -> Result:
     """Measures each row, with the time of its matrix products alone beside it."""
     device, precision = options.torch_device(), options.precision
     if precision == "auto":
-        precision = "bf16" if fast_bf16() else "fp32"
+        precision = "bf16" if fast_bf16(device.type) else "fp32"
     spec = EpisodeSpec("image", (3, 32, 32), "cross_entropy", symbols=2)
     trunk = Trunk(TrunkConfig(options.backbone, options.side), spec)
     network, shape = trunk.network.to(device), trunk.shape

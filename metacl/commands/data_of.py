@@ -1,4 +1,5 @@
-"""The data of a run at its start: the size that its images turned out to have, and what has to be said of them."""
+"""The data of a run at its start: the size that its images turned out to have, the weights that make features of them, and
+what has to be said of them."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from episodes import (
 )
 from episodes.data.features import remembering
 from episodes.data.pool import ClassPool
+from metacl.learners import LearnerConfig
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
 from metacl.report.display import say
 from metacl.runs.folder import Run
@@ -31,14 +33,20 @@ def found_data(data: DataConfig, benchmark: Benchmark) -> DataConfig:
     return completed(data, spec.x_shape) if spec.x_kind == "image" else remembering(data)
 
 
+def found_learner(learner: LearnerConfig) -> LearnerConfig:
+    """The configuration with the weights of the learner's vision transformer, where it has one."""
+    return replace(learner, trunk=learner.trunk.remembering()) if hasattr(learner, "trunk") else learner
+
+
 def found(configs: list[FollowConfig]) -> list[FollowConfig]:
-    """The configurations of an evaluation with the size and channels of the images. Says once what has to be said of the data.
+    """The configurations of an evaluation with the size and channels of the images, and the weights of vision transformers.
+    Says once what has to be said of the data.
 
     Raises:
-        UserError: the data cannot be read.
+        UserError: the data, or weights, cannot be read.
     """
     done, notes = list[FollowConfig](), dict[str, None]()
-    for config in configs:
+    for config in (replace(config, learner=found_learner(config.learner)) for config in configs):
         if isinstance(config, EpisodesConfig):
             benchmark = load_benchmark(config.data, config.vocabulary)
             done.append(replace(config, data=found_data(config.data, benchmark)))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import tyro
 
 from episodes import BENCHMARKS, STREAMS, DataConfig, UserError
-from metacl.commands.places import located, located_sets
+from metacl.commands.places import located, located_sets, located_trunk
 from metacl.recipes.presets import LEARNERS
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ def plain(kind: type[T], offered: Any) -> T:
     values = {part.name: getattr(offered, part.name) for part in fields(offered)}
     if "data" in values:
         values["data"] = located(values["data"])
+    if "learner" in values:
+        values["learner"] = located_trunk(values["learner"])
     stream: Any = values.get("stream")
     if hasattr(stream, "data"):
         values["stream"] = replace(stream, data=located(stream.data), **located_sets(stream))

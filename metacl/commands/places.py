@@ -1,4 +1,4 @@
-"""Where data are: named from the root, so that a run can be gone on with from any folder, or put elsewhere since."""
+"""Where data and weights are: named from the root, so that a run can be gone on with from any folder, or put elsewhere."""
 
 import os
 from dataclasses import fields, replace
@@ -6,8 +6,9 @@ from typing import Any
 
 from episodes import BENCHMARKS, DataConfig, UserError
 from episodes.benchmarks.several import named_place
-from episodes.data.backbones.known import BACKBONES
+from episodes.data.backbones.known import NAMES
 from episodes.data.places import user_path
+from metacl.learners.vision.trunk import UNTRAINED
 
 
 def located(data: DataConfig) -> DataConfig:
@@ -17,8 +18,8 @@ def located(data: DataConfig) -> DataConfig:
     for name in ("path", *(("source",) if data.source not in BENCHMARKS else ())) if named else ("name",):
         if values[name] and user_path(values[name]).exists():
             values[name] = os.path.abspath(user_path(values[name]))
-    if values["features"] and values["features"] not in BACKBONES and user_path(values["features"]).exists():
-        values["features"] = os.path.abspath(user_path(values["features"]))
+    if values["features"]:
+        values["features"] = _located_backbone(values["features"])
     if values["split"] and user_path(values["split"]).is_file():
         values["split"] = os.path.abspath(user_path(values["split"]))
     values["also"] = tuple(map(_located_word, values["also"]))
@@ -30,6 +31,18 @@ def located_sets(stream: Any) -> dict[str, Any]:
     if not hasattr(stream, "sets"):
         return {}
     return {"sets": tuple(os.path.abspath(user_path(name)) if user_path(name).exists() else name for name in stream.sets)}
+
+
+def located_trunk(learner: Any) -> Any:
+    """The same of a learner on a vision transformer, whose weights may be in a folder or a file. Others as they are."""
+    if not hasattr(learner, "trunk"):
+        return learner
+    return replace(learner, trunk=replace(learner.trunk, backbone=_located_backbone(learner.trunk.backbone, *UNTRAINED)))
+
+
+def _located_backbone(name: str, *names: str) -> str:
+    """The whole path, where it is none of the known names nor of `names`, and there is such a folder or file."""
+    return os.path.abspath(user_path(name)) if name not in (*NAMES, *names) and user_path(name).exists() else name
 
 
 def _located_word(word: str) -> str:

@@ -1,15 +1,16 @@
 """The protocol: a continual learner is a state machine. It learns (state in, state out) and predicts (state read only)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSpec, Examples, Part, UserError
+from metacl.learners.distributed import Distributed, distributed_loss
 from metacl.learners.inputs import check_examples, check_inputs, check_support
-from metacl.learners.losses import MetaLoss, query_loss, query_score
+from metacl.learners.losses import MetaLoss, query_loss
 
 State = Any
 """A tree (NamedTuple, dict, list, tuple) of tensors whose first axis is B: what learning changes, and no more. Modules that
@@ -19,9 +20,6 @@ Told = Callable[[Examples, Tensor], None]
 """Is handed examples of a task, and their predictions (B, n, ...) from before they were learnt."""
 AT_ONCE = 4_000
 """Examples of a task that are fetched at a time."""
-
-Distributed = Literal["random", "every"] | None
-"""When the meta-loss asks a query: once after a `random` task from its own on, after `every` such task, or at the end."""
 
 
 class DivergedError(UserError):
@@ -202,7 +200,7 @@ class Learner(nn.Module):
         """The loss on the queries, in eval mode always after the whole stream. All inputs are encoded in one batch."""
         z_stream, z_query = self.encode_episode(episode)
         if self.distributed and self.training:
-            return self._distributed_loss(episode, z_stream, z_query)
+            return distributed_loss(self, episode, z_stream, z_query)
         state = self.learn_features(self.init_state(len(z_stream)), z_stream, episode.stream)
         return self.query_loss(self.predict_features(state, z_query), episode.queries.y, episode.queries.valid)
 
@@ -238,46 +236,10 @@ class Learner(nn.Module):
             z = own.new_zeros(*valid.shape, *own.shape[1:]).masked_scatter(_over(valid, own), own)
         return z[:, : len(episode.stream)], z[:, len(episode.stream) :]
 
-    def _distributed_loss(self, episode: Episode, z_stream: Tensor, z_query: Tensor) -> MetaLoss:
-        """Queries are asked at the end of the phase of their own task or of later ones.
-
-        `random`: each once, the task drawn uniformly (CL-Seq's distributed meta-loss). `every`: each after every such task, so
-        that earlier tasks are asked about after every task (as in automated continual learning, Irie 2023). The metric
-        `forgetting` compares what is asked right after its task with what is asked later.
-        """
-        parts, own_M = list(task_parts(episode)), episode.queries.task[0].cpu()
-        asked_TM = torch.arange(len(parts))[:, None] >= own_M
-        if self.distributed == "random":
-            drawn_M = own_M + (torch.rand(len(own_M)) * (len(parts) - own_M)).long()
-            asked_TM = torch.arange(len(parts))[:, None] == drawn_M
-        state, predictions = self.init_state(len(z_stream)), []
-        for part, asked_M in zip(parts, asked_TM, strict=True):
-            state = self.learn_features(state, z_stream[:, part], episode.stream[part])
-            if asked_M.any():
-                predictions.append(self.predict_features(state, z_query[:, asked_M]))
-        after_A, query_A = asked_TM.nonzero().unbind(1)
-        prediction, target, valid = torch.cat(predictions, dim=1), episode.queries.y[:, query_A], episode.queries.valid
-        valid = None if valid is None else valid[:, query_A]
-        loss = self.query_loss(prediction, target, valid)
-        score_BA = query_score(prediction.detach(), target, self.spec)
-        late_BA = (after_A > own_M[query_A]).to(score_BA.device).expand_as(score_BA)
-        score_BA = score_BA if valid is None else score_BA.where(valid, torch.nan)
-        lost = (score_BA[~late_BA].nanmean() - score_BA[late_BA].nanmean()).nan_to_num()
-        loss.metrics["forgetting"] = lost if self.spec.classification else -lost
-        return loss
-
 
 def _over(valid_BN: Tensor, own: Tensor) -> Tensor:
     """Which numbers of the features (B, N, ...) belong to valid examples."""
     return valid_BN.reshape(*valid_BN.shape, *[1] * (own.ndim - 1)).expand(*valid_BN.shape, *own.shape[1:])
-
-
-def task_parts(episode: Episode) -> Iterator[slice]:
-    """The phases of the stream, one after another; the same in every episode of the batch."""
-    start = 0
-    for end in episode.phases():
-        yield slice(start, end)
-        start = end
 
 
 def state_bytes(state: State) -> int:

@@ -12,12 +12,14 @@ from episodes import Episode, EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
 from metacl.attention import ATTENTION
 from metacl.attention.backends import BACKENDS
+from metacl.learners.auxiliary import auxiliary_loss
 from metacl.learners.blocks import Block, sinusoids
+from metacl.learners.distributed import Distributed
 from metacl.learners.likeness import Likeness
 from metacl.learners.losses import MetaLoss
 from metacl.learners.matching import start_matching
 from metacl.learners.paired import Target
-from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.protocol import Learner
 from metacl.learners.symbols import SYMBOLS
 from metacl.nets.encoders import EncoderConfig, VectorEncoder, build_encoder
 
@@ -179,7 +181,8 @@ class SequenceLearner(Learner):
         state, stream_inputs = self._learn(self.init_state(len(z_stream)), z_stream, episode.stream)
         prediction, query_inputs = self._predict(state, z_query)
         result = self.query_loss(prediction, episode.queries.y, episode.queries.valid)
-        auxiliary = self._auxiliary_loss(stream_inputs, query_inputs, episode)
+        layers = [block.attention for block in self._blocks()]
+        auxiliary = auxiliary_loss(layers, stream_inputs, query_inputs, episode)
         return MetaLoss(result.loss + auxiliary, result.metrics | {"auxiliary": auxiliary.detach()})
 
     def tokens(self, z_BNE: Tensor, y: Tensor) -> Tensor:
@@ -239,21 +242,3 @@ class SequenceLearner(Learner):
             return tokens_BND
         code_BNE = sinusoids(place_BN, self.part).to(tokens_BND.dtype)
         return tokens_BND + nn.functional.pad(code_BNE, (0, self.config.width - self.part))
-
-    def _auxiliary_loss(self, stream_inputs: list[Tensor], query_inputs: list[Tensor], episode: Episode) -> Tensor:
-        """-log of the share of attention that a query pays to its own task: mean over half of the heads, sum over layers.
-
-        CL-Seq uses it against the plateau before in-context learning.
-        """
-        repeat = 1 if self.config.layout == "paired" else 2
-        stream, own_half = episode.stream, (self.config.heads + 1) // 2
-        task_BN = stream.task.repeat_interleave(repeat, dim=1)
-        valid_BN = None if stream.valid is None else stream.valid.repeat_interleave(repeat, dim=1)
-        losses = []
-        for block, x_BND, x_BMD in zip(self._blocks(), stream_inputs, query_inputs, strict=True):
-            mass_BHMT = block.attention.task_mass(x_BMD, x_BND, task_BN, own_half, valid_BN)
-            own_BHM1 = mass_BHMT.gather(-1, episode.queries.task[:, None, :, None].expand(-1, mass_BHMT.shape[1], -1, 1))
-            loss_BHM = -own_BHM1[..., 0].float().clamp_min(1e-9).log()
-            asked_BM = episode.queries.valid
-            losses.append(loss_BHM.mean() if asked_BM is None else loss_BHM.movedim(1, 2)[asked_BM].mean())
-        return torch.stack(losses).sum()

@@ -219,9 +219,9 @@ def title(
 
 
 def _changes(before: Any, after: Any, prefix: str = "") -> Sequence[tuple[str, Any]]:
-    """The options in which two configurations differ, and their values in the second."""
+    """The options in which two configurations differ, and their values in the second; what is only remembered is none."""
     found: list[tuple[str, Any]] = []
-    for part in fields(before):
+    for part in (part for part in fields(before) if part.compare):
         old, new = getattr(before, part.name), getattr(after, part.name)
         if is_dataclass(old):
             found += _changes(old, new, f"{prefix}{part.name}.")

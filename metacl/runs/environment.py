@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "fast_bf16": fast_bf16(),
+        "fast_bf16": fast_bf16("cuda" if torch.cuda.is_available() else "cpu"),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
@@ -240,8 +240,9 @@ def make_accelerator(precision: str) -> Accelerator:
     """The device and its precision: `auto` takes bf16 where it is fast. Without a GPU the processes of `torchrun` are one run
     too."""
     AcceleratorState._reset_state()  # one process may meta-train several runs, each in its own precision
-    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.accelerator.is_available())
+    cpu = not torch.accelerator.is_available()
+    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16(PartialState(cpu=cpu).device.type))
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu)
 
 
 def _step_seed(seed: int, step: int) -> int:

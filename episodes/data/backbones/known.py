@@ -3,15 +3,16 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from episodes.data.backbones.efficientnet import LiteFeatures
-from episodes.data.backbones.vit_files import HUB, VitFiles, vit_files
+from episodes.data.backbones.vit_files import HUB, vit_files
+from episodes.data.digests import digest_of_file
 from episodes.data.places import user_path
 from episodes.data.reading import LARGEST_SIZE, cause
 from episodes.errors import UserError, unknown
@@ -87,7 +88,7 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
         return Backbone(name, known.sha256, side or known.side, partial(_pinned, name))
     path = user_path(name)
     if vit := vit_files(name):
-        return Backbone(path.name, _digest_of_vit(vit), side or vit.config().image_size, vit.load)
+        return Backbone(path.name, vit.digest(), side or vit.config().image_size, vit.load)
     if not path.is_file():
         wrong = unknown("backbone", name, NAMES)
         raise UserError(
@@ -99,26 +100,6 @@ def backbone_of(name: str, side: int | None = None) -> Backbone:
         side = side or next(iter(BACKBONES.values())).side
         return Backbone(path.name, digest, side, partial(_from_safetensors, path))
     return Backbone(path.name, digest, side, partial(_from_torchscript, path))
-
-
-def _digest_of_vit(vit: VitFiles) -> str:
-    """That of the weights; where the files beside them change what they mean (heads, normalisation), of both."""
-    digest, shape = digest_of_file(vit.weights), vit.config()
-    alone = replace(vit, about={}).config()
-    return digest if shape == alone else hashlib.sha256(f"{digest} {shape}".encode()).hexdigest()
-
-
-def digest_of_file(path: Path) -> str:
-    """Hex digest (SHA-256) of a file."""
-    about = path.stat()
-    return _sha256(path.resolve(), about.st_size, about.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, time: int) -> str:
-    """Hex digest of a file, found out once in a process for each of its states."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pinned(name: str) -> nn.Module:

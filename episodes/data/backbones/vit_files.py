@@ -1,7 +1,8 @@
 """Where the weights of a vision transformer are: a folder or file, or the Hugging Face hub."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from episodes.data.backbones.vit import VisionTransformer, VitConfig
 from episodes.data.backbones.vit_weights import config_of, network_of, own_names
+from episodes.data.digests import digest_of_file
 from episodes.data.places import readable, user_path
 from episodes.data.reading import cause
 from episodes.errors import UserError
@@ -54,6 +56,13 @@ class VitFiles:
             raise self._unreadable(error) from error
         except ValueError as error:
             raise self._strange(error) from error
+
+    def digest(self) -> str:
+        """Hex digest (SHA-256) of the weights; where the files beside them change what they mean (heads, normalisation), of
+        both. Raises `UserError` as `load`."""
+        digest, shape = digest_of_file(self.weights), self.config()
+        alone = replace(self, about={}).config()
+        return digest if shape == alone else hashlib.sha256(f"{digest} {shape}".encode()).hexdigest()
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"{self.weights} cannot be read as safetensors ({cause(error)}). Write it again.")

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from episodes import Examples, UserError
 from episodes.errors import above_zero, at_least
-from metacl.learners.protocol import Distributed
+from metacl.learners.distributed import Distributed
 
 Fast = dict[str, Tensor]
 """The fast weights by name, each (B, *shape)."""

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import above_zero, at_least
+from metacl.learners.distributed import Distributed
 from metacl.learners.gradient.inner_loop import Fast, check_finite, initial_fast
 from metacl.learners.inputs import check_symbols
 from metacl.learners.losses import mean_loss
-from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.protocol import Learner
 from metacl.nets.encoders import EncoderConfig, build_encoder
 from metacl.nets.fast import PredictionNetwork, mlp, predict_batch
 

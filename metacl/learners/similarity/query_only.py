@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.distributed import Distributed
+from metacl.learners.protocol import Learner
 from metacl.learners.similarity.pairwise import PairNetwork, ScoreConfig, pair_scores, read_out
 from metacl.learners.similarity.supports import Support, add
 from metacl.learners.symbols import symbol_codes

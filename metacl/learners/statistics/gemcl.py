@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.distributed import Distributed
+from metacl.learners.protocol import Learner
 from metacl.learners.statistics.running import UNSEEN, ClassMoments, add_to_moments, no_moments, seen_symbols
 from metacl.nets.encoders import EncoderConfig, build_encoder
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from episodes import EpisodeSpec, Examples, UserError
 from episodes.errors import at_least
-from metacl.learners.protocol import Distributed, Learner
+from metacl.learners.distributed import Distributed
+from metacl.learners.protocol import Learner
 from metacl.learners.statistics.running import UNSEEN, ClassMeans, add_to_means, no_means
 from metacl.nets.encoders import EncoderConfig, build_encoder
 

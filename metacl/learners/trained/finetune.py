@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 from torch.utils import _pytree as pytree
 
 from episodes import EpisodeSpec, Examples
@@ -25,8 +25,8 @@ from episodes.errors import above_zero, at_least
 from metacl.learners.losses import example_losses
 from metacl.learners.lots import lots, reservoir_places, shuffled
 from metacl.learners.protocol import DivergedError, Learner
-from metacl.learners.trained.adam import adam_
 from metacl.learners.trained.online import check_rates
+from metacl.learners.trained.weighted_step import weighted_step_
 from metacl.nets.encoders import EncoderConfig
 from metacl.nets.scratch import Network, Weights
 
@@ -145,7 +145,7 @@ class Finetune(Learner):
 
     def predict_features(self, state: FinetuneState, z_BMD: Tensor) -> Tensor:
         with torch.autocast(z_BMD.device.type, enabled=False):
-            answers_BMF = vmap(lambda w, x: functional_call(self.network, w, x))(state.weights, self._scaled(z_BMD))
+            answers_BMF = vmap(self._answers)(state.weights, z_BMD)
         return self.shaped(answers_BMF)
 
     def _learn_in_order(self, state: FinetuneState, x: Tensor, y: Tensor, valid_BN: Tensor) -> FinetuneState:
@@ -157,7 +157,7 @@ class Finetune(Learner):
             if self.config.mode == "replay":
                 parts.append(self._replayed(state, valid_BN[:, n]))
             batch = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-            good.append(self._step(state.weights, state.moments, state.rate, seen_B, *batch))
+            good.append(weighted_step_(self._loss, state.weights, state.moments, state.rate, seen_B, *batch))
             if self.config.mode == "replay":
                 self._keep(state, x[:, n], y[:, n], valid_BN[:, n])
             seen_B += valid_BN[:, n]
@@ -195,52 +195,22 @@ class Finetune(Learner):
             for first in range(0, most, self.config.batch_size):
                 index = order_BN[:, first : min(first + self.config.batch_size, most)]
                 use = torch.arange(first, first + index.shape[1], device=x.device) < seen_B[:, None]
-                good.append(self._step(fresh, moments, state.rate, steps_B, x[row, index], y[row, index], use))
+                some = x[row, index], y[row, index], use
+                good.append(weighted_step_(self._loss, fresh, moments, state.rate, steps_B, *some))
                 steps_B += use.any(1)
         new = FinetuneState(fresh, (), state.rate, seen_B, x, y, kept_BN, state.drawn)
         self._check(new, good)
         return new
 
-    def _step(
-        self,
-        weights: Weights,
-        moments: tuple[Weights, ...],
-        rate_B: Tensor,
-        before_B: Tensor,
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor,
-    ) -> Tensor:
-        """One step on n examples, in place; an episode in which none has a weight stays as it is.
-
-        Arguments:
-            before_B: steps that each episode has taken.
-            weight: (B, n), of each example in the loss.
-
-        Returns:
-            (B,) whether the losses are finite.
-        """
-        gradients, loss_B = vmap(grad_and_value(self._loss))(weights, self._scaled(x), y, weight)
-        idle = (~weight.any(1)).nonzero()[:, 0]
-        before = [{name: w[idle] for name, w in part.items()} for part in [weights, *moments]] if len(idle) else []
-        if moments:
-            adam_(weights, moments, gradients, before_B + 1, rate_B)
-        else:
-            for name, gradient in gradients.items():
-                weights[name] -= rate_B.view(-1, *[1] * (gradient.ndim - 1)) * gradient
-        for part, old in zip([weights, *moments], before, strict=False):
-            for name, rows in old.items():
-                part[name][idle] = rows
-        return loss_B.isfinite()
-
     def _loss(self, weights: Weights, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Mean over the examples of one episode, each with its weight."""
-        loss = example_losses(functional_call(self.network, weights, x), y, self.spec)
+        loss = example_losses(self._answers(weights, x), y, self.spec)
         return (loss * weight).sum() / weight.sum().clamp_min(1)
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _answers(self, weights: Weights, x: Tensor) -> Tensor:
+        """(n, outputs) of one network, on n inputs as they come."""
         x = x.to(self.network.answer.weight.dtype)
-        return x / 127.5 - 1 if self.spec.x_kind == "image" else x.flatten(2)
+        return functional_call(self.network, weights, x / 127.5 - 1 if self.spec.x_kind == "image" else x.flatten(1))
 
     def _check(self, state: FinetuneState, good: list[Tensor]) -> None:
         bad = (~torch.stack(good)).any(1).nonzero() if good else torch.zeros(0)

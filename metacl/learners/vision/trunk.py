@@ -1,13 +1,14 @@
 """The frozen vision transformer of a learner: which one, at what size its images are, and what it makes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from tyro.conf import Suppress
 
 from episodes import EpisodeSpec, UserError
 from episodes.data.backbones.vit_files import HUB, vit_files
@@ -38,6 +39,8 @@ class TrunkConfig:
     """In training half of the images are shown mirrored."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16`: mixed precision. `auto`: bf16 where the device multiplies it fast, else fp32."""
+    weights: Suppress[str | None] = field(default=None, compare=False)
+    """SHA-256 of the weights, which an evaluation remembers. None: any."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "learner.trunk.", "side")
@@ -45,14 +48,28 @@ class TrunkConfig:
             raise UserError(f"learner.trunk.area is a part of an image, above 0 and at most 1, not {self.area:g}.")
 
     def load(self) -> VisionTransformer:
-        """The transformer, frozen. Raises `UserError` where there is none of that name, or its files cannot be read."""
+        """The transformer, frozen.
+
+        Raises:
+            UserError: there is none of that name, its files cannot be read, or they have not the weights that are remembered.
+        """
         if self.backbone in UNTRAINED:
             return drawn(UNTRAINED[self.backbone], 0)
         if files := vit_files(self.backbone):
+            if self.weights not in (None, digest := files.digest()):
+                raise UserError(
+                    f"The weights of {self.backbone} are not those that the evaluation was begun with (their SHA-256 is "
+                    f"{digest}, then {self.weights}). Put the old ones back where they were, or start anew."
+                )
             return files.load()
         raise UserError(
             f"{unknown('backbone', self.backbone, [*HUB, *UNTRAINED])} Or give the folder or the safetensors file of one."
         )
+
+    def remembering(self) -> "TrunkConfig":
+        """With the hash of the weights, so that no others pass for them; as it is where there are none. Raises as `load`."""
+        files = None if self.backbone in UNTRAINED else vit_files(self.backbone)
+        return self if files is None else replace(self, weights=files.digest())
 
 
 class Trunk:
@@ -80,7 +97,6 @@ class Trunk:
                 f"{max(1, round(self.side / size)) * size}."
             )
         self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Weights to train from: those of this transformer, or of one that is not trained other ones for each seed."""
@@ -104,6 +120,12 @@ class Trunk:
     def autocast(self) -> torch.autocast:
         """Mixed precision where it is asked. Casts are not kept: trained weights would be seen as they were at first."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether mixed precision is asked, on the device where the transformer is now."""
+        asked = self.config.precision
+        return asked == "bf16" or (asked == "auto" and fast_bf16(self.device.type))
 
     @property
     def device(self) -> torch.device:
