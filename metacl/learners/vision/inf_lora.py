@@ -20,7 +20,7 @@ from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, groups, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
-from metacl.learners.vision.pairs import beside, merged
+from metacl.learners.vision.pairs import beside, merged, pair_shape
 from metacl.learners.vision.second_moments import second_moments
 
 NOTHING = 1e-12
@@ -82,10 +82,7 @@ class InfLora(VisionLearner):
 
     def __init__(self, config: InfLoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
-        shape = self.trunk.shape
-        if config.rank > shape.width:
-            raise UserError(f"learner.rank {config.rank} is more than the width of the transformer, {shape.width}.")
-        self.pair_shape = (shape.depth, 2, 2, config.rank, shape.width)
+        self.pair_shape = pair_shape(self.trunk.shape, config.rank)
 
     def fresh(self, key: Tensor, rate: Tensor) -> InfLoraState:
         V, (P, _, _, _, D), device = self.spec.symbols, self.pair_shape, key.device

@@ -22,7 +22,7 @@ from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, trainable
 from metacl.learners.vision.identity import head_logits, no_head, present
-from metacl.learners.vision.pairs import beside, merged, new_pair
+from metacl.learners.vision.pairs import beside, merged, new_pair, pair_shape
 from metacl.learners.vision.second_moments import principal, second_moments
 from metacl.learners.vision.triplet import augmented_triplet_loss
 from metacl.optimisers.projected import ProjectedAdam
@@ -108,10 +108,7 @@ class Lora(VisionLearner):
 
     def __init__(self, config: LoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
-        shape = self.trunk.shape
-        if config.rank > shape.width:
-            raise UserError(f"learner.rank {config.rank} is more than the width of the transformer, {shape.width}.")
-        self.pair_shape = (shape.depth, 2, 2, config.rank, shape.width)
+        self.pair_shape = pair_shape(self.trunk.shape, config.rank)
 
     def fresh(self, key: Tensor, rate: Tensor) -> LoraState:
         V, D, device = self.spec.symbols, self.trunk.shape.width, key.device
