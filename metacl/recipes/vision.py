@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
+from metacl.learners.vision.adam_nscl import AdamNsclConfig
 from metacl.learners.vision.coda import CodaConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
 from metacl.learners.vision.inf_lora import InfLoraConfig
@@ -79,6 +80,11 @@ def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
 
 def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
     return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}
+
+
+def adam_nscl() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """The published setting is of a ResNet; `paper` has the batch and epochs of the others."""
+    return {"small": small(AdamNsclConfig()), "paper": paper(AdamNsclConfig())}
 
 
 def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:
