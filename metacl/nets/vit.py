@@ -1,4 +1,4 @@
-"""What methods add to a vision transformer whose weights stay as they are: prefixes, a gate on their scores, low-rank weights.
+"""What methods add to a vision transformer whose weights stay as they are: prefixes, low-rank weights, adapters.
 
 The transformer itself is `episodes.data.backbones.vit`, which frozen features are made with too.
 Letters: B images, N tokens, H heads, E width of a head, L tokens of a prefix, D width, R rank.
@@ -14,7 +14,18 @@ from torch import Tensor
 
 from episodes.data.backbones.vit import Added, VisionTransformer, VitConfig
 
-__all__ = ["ACTIVATIONS", "Added", "Gate", "VisionTransformer", "VitConfig", "gate", "low_rank", "prefix_attention", "prefixed"]
+__all__ = [
+    "ACTIVATIONS",
+    "Added",
+    "Gate",
+    "VisionTransformer",
+    "VitConfig",
+    "bottleneck",
+    "gate",
+    "low_rank",
+    "prefix_attention",
+    "prefixed",
+]
 
 Gate = Callable[[Tensor], Tensor]
 """On the scores of a prefix (B, H, N, L)."""
@@ -79,3 +90,8 @@ def low_rank(pairs: Mapping[Literal["q", "k", "v"], tuple[Tensor, Tensor]]) -> A
         return torch.cat(parts, -1)
 
     return Added(qkv=qkv)
+
+
+def bottleneck(down_RD: Tensor, down_R: Tensor, up_DR: Tensor, up_D: Tensor, scale: float) -> Added:
+    """An adapter beside the feed-forward half (AdaptFormer, Chen et al. 2022): scale * (up relu(down h + bias) + bias)."""
+    return Added(beside=lambda h_BND: scale * F.linear(F.relu(F.linear(h_BND, down_RD, down_R)), up_DR, up_D))

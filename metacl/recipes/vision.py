@@ -13,6 +13,7 @@ from typing import Any, Literal
 from metacl.learners import LearnerConfig
 from metacl.learners.vision.adam_nscl import AdamNsclConfig
 from metacl.learners.vision.coda import CodaConfig
+from metacl.learners.vision.ease import EaseConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
 from metacl.learners.vision.inf_lora import InfLoraConfig
 from metacl.learners.vision.l2p import L2PConfig
@@ -26,6 +27,7 @@ from metacl.recipes.settings import Settings
 LIGHT = TrunkConfig("dinov2-small", 98)
 BASE = TrunkConfig("vit-b16", area=0.08)
 RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
+ADAPTER_RATES = (0.025, 0.01, 0.05)
 PROMPT_RATES = (0.0025, 0.001, 0.01)
 """Rates to choose from along episodes; the first of HiDe-Prompt and NoRGa, the last of the other methods of prompts."""
 
@@ -85,6 +87,11 @@ def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
 def adam_nscl() -> dict[str, Callable[[Settings], LearnerConfig]]:
     """The published setting is of a ResNet; `paper` has the batch and epochs of the others."""
     return {"small": small(AdamNsclConfig()), "paper": paper(AdamNsclConfig())}
+
+
+def ease() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """In `small` the bottleneck is as narrow, for its transformer, as in the paper."""
+    return {"small": small(EaseConfig(), rank=32), "paper": paper(EaseConfig())}
 
 
 def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:

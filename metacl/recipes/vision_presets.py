@@ -30,6 +30,7 @@ VISION: dict[str, Preset] = {
         "weights of attention, in the null space of the inputs of earlier tasks", vision.adam_nscl(), vision.TUNING_RATES
     ),
     "inf-lora": _vision("low-rank weights that leave the inputs of earlier tasks alone", vision.inf_lora(), vision.LORA_RATES),
+    "ease": _vision("an adapter for each task, prototypes in the space of each", vision.ease(), vision.ADAPTER_RATES),
     "lora-drs": _vision(
         "low-rank weights in the space that subtracting old ones leaves",
         vision.lora(space="subtracted", triplet=0.05),

@@ -56,6 +56,8 @@ class Added:
     """From the normalised tokens (B, N, D) to what is added to their queries, keys and values (B, N, 3 D): low-rank weights."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """In place of softmax attention: queries, keys and values (B, H, N, E) -> (B, H, N, E). Prefixes."""
+    beside: Callable[[Tensor], Tensor] | None = None
+    """From the tokens (B, N, D) that come to the feed-forward half, not normalised, to what is added beside it: adapters."""
     tap: Callable[[str, Tensor], None] | None = None
     """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs
     of the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
@@ -127,7 +129,8 @@ class Block(nn.Module):
 
     def forward(self, h_BND: Tensor, added: Added = NOTHING) -> Tensor:
         h_BND = h_BND + self.ls1(self.attn(self.norm1(h_BND), added))
-        return h_BND + self.ls2(self.mlp(self.norm2(h_BND), added))
+        more = 0 if added.beside is None else added.beside(h_BND)
+        return h_BND + self.ls2(self.mlp(self.norm2(h_BND), added)) + more
 
 
 class VisionTransformer(nn.Module):
