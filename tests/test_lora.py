@@ -224,7 +224,7 @@ def test_odd_tasks():
     state = after(learner, [0], [1, 2])
     state = learner.learn(learner.learn(state, examples([3], 4, number=1)), examples([1], 5))
     row = only(state)
-    assert_close(row.prototypes[1], learner.features(row, examples([1], 5).x[0]).mean(0))
+    assert_close(row.prototypes[1], learner.features_row(row, examples([1], 5).x[0]).mean(0))
     assert row.seen.tolist() == [True] * 4 + [False] * 2
     assert bool(learner.predict(state, examples([0, 1, 2, 3]).x).isfinite().all())
 

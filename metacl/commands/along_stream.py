@@ -18,6 +18,7 @@ from metacl.evaluation.result import (
     Result,
     chances,
     curve_fields,
+    drift_fields,
     incremental_fields,
     known_matrix,
     matrix_measures,
@@ -74,7 +75,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     with bar(words) as progress, stops_noted() as signals:
         shown, index = progress.add_task("", total=tasks, completed=first, now="tasks"), first
         try:
-            steps = follow(learner, source, config.questions, state, first, tasks, config.arrival)
+            steps = follow(learner, source, config.questions, state, first, tasks, config.arrival, kept=run.features)
             for state, record in steps:
                 index = record["task"] + 1
                 run.log(dict(record))
@@ -117,6 +118,7 @@ def _result(
         compute=cost,
         seconds_a_task=float(np.median([record["seconds"] for record in records])),
         **measured,
+        **drift_fields(records),
         **curve_fields(curves(records, together=scored == "accuracy"), block),
     )
 

@@ -84,6 +84,8 @@ class AdamNsclState(NamedTuple):
 class AdamNscl(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
+    has_features = True
+
     def fresh(self, key: Tensor, rate: Tensor) -> AdamNsclState:
         shape, V, device = self.trunk.shape, self.spec.symbols, key.device
         names = [layer.format(i) for i in range(shape.depth) for layer in LAYERS.values()]

@@ -80,6 +80,8 @@ class InfLoraState(NamedTuple):
 class InfLora(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
+    has_features = True
+
     def __init__(self, config: InfLoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
         self.pair_shape = pair_shape(self.trunk.shape, config.rank)
@@ -107,8 +109,10 @@ class InfLora(VisionLearner):
         return InfLoraState(state.key, state.rate, state.tasks + 1, seen, pairs, head, known)
 
     def answer_row(self, state: InfLoraState, x_MCHW: Tensor) -> Tensor:
-        h_MD = self.trunk.features(x_MCHW, weights=merged(self.trunk, state.pairs))
-        return among(head_logits(state.head, h_MD), state.seen)
+        return among(head_logits(state.head, self.features_row(state, x_MCHW)), state.seen)
+
+    def features_row(self, state: InfLoraState, x_NCHW: Tensor) -> Tensor:
+        return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))
 
     def _trained(self, state: InfLoraState, x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Weights]:
         """The pair (P, 2, 2, R, D) of these images, and the head."""

@@ -106,6 +106,8 @@ class LoraState(NamedTuple):
 class Lora(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
+    has_features = True
+
     def __init__(self, config: LoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
         self.pair_shape = pair_shape(self.trunk.shape, config.rank)
@@ -139,11 +141,10 @@ class Lora(VisionLearner):
 
     def answer_row(self, state: LoraState, x_MCHW: Tensor) -> Tensor:
         """Cosine similarities to the mean of each class."""
-        h_MD = F.normalize(self.features(state, x_MCHW), dim=-1)
+        h_MD = F.normalize(self.features_row(state, x_MCHW), dim=-1)
         return among(h_MD @ F.normalize(state.prototypes, dim=-1).T, state.seen)
 
-    def features(self, state: LoraState, x_NCHW: Tensor) -> Tensor:
-        """(N, D) of one row, as it is now."""
+    def features_row(self, state: LoraState, x_NCHW: Tensor) -> Tensor:
         return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))
 
     def projections(self, state: LoraState, x_NCHW: Tensor) -> Tensor | None:
@@ -194,7 +195,7 @@ class Lora(VisionLearner):
 
     def _means(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
         """The prototypes, those of the classes of these images taken anew."""
-        h_ND, new = self.features(state, x_NCHW), state.prototypes.clone()
+        h_ND, new = self.features_row(state, x_NCHW), state.prototypes.clone()
         for c in y_N.unique().tolist():
             new[c] = h_ND[y_N == c].mean(0)
         return new

@@ -69,6 +69,8 @@ class TunedState(NamedTuple):
 class Tuned(VisionLearner):
     """See above. Its weights are not looked at by the measures of plasticity (`trains` is False)."""
 
+    has_features = True
+
     def fresh(self, key: Tensor, rate: Tensor) -> TunedState:
         own = {name: part.detach() for name, part in self.trunk.network.named_parameters()}
         V = self.spec.symbols
@@ -97,8 +99,10 @@ class Tuned(VisionLearner):
         return state._replace(tasks=state.tasks + 1, seen=seen, weights=weights, head=head)
 
     def answer_row(self, state: TunedState, x_MCHW: Tensor) -> Tensor:
-        h_MD = self.trunk.features(x_MCHW, weights=state.weights)
-        return among(head_logits(state.head, h_MD), state.seen)
+        return among(head_logits(state.head, self.features_row(state, x_MCHW)), state.seen)
+
+    def features_row(self, state: TunedState, x_NCHW: Tensor) -> Tensor:
+        return self.trunk.features(x_NCHW, weights=state.weights)
 
     def _trained(self, state: TunedState, x_NCHW: Tensor, y_N: Tensor) -> tuple[Weights, Weights]:
         """Transformer and head after these images, among whose classes alone they answer meanwhile."""
