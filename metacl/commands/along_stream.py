@@ -69,7 +69,7 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     words = f"{learner_in_words(config)} on {stream_in_words(config.stream, config.schedule)}"
     tasks = config.length(stream.most_tasks)
     if first:
-        say(f"{first} tasks are done.")
+        say(f"{first} tasks are done." + f" Task {first + 1} is learnt from its beginning." * (first < tasks))
     say(f"{words}, {tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
     source = SeededStream(stream, config.seeds)
     with bar(words) as progress, stops_noted() as signals:
@@ -86,7 +86,10 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
                     say(f"Stopped and saved after task {index}. Go on with: python evaluate.py --resume {whole}")
                     raise SystemExit(exit_status(signals[0]))
         except KeyboardInterrupt:
-            say(f"Stopped in task {index + 1}. Go on from the last checkpoint with: python evaluate.py --resume {whole}")
+            say(
+                f"Stopped in task {index + 1}, of which nothing is kept: it will be learnt from its beginning. "
+                f"Go on from the last checkpoint with: python evaluate.py --resume {whole}"
+            )
             raise
     return state
 

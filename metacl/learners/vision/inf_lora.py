@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import at_least
+from episodes.errors import at_least, note
 from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, groups, trainable
@@ -120,6 +120,12 @@ class InfLora(VisionLearner):
         weights = merged(self.trunk, state.pairs)
         moments = second_moments(self.trunk, x_NCHW, weights)
         a_PRD = torch.stack([designed(*both, config.rank) for both in zip(state.known, moments, strict=True)])
+        if missing := int((~a_PRD.any(-1)).sum()):
+            note(
+                f"Of {config.rank * len(a_PRD)} directions that pairs were to have in {len(a_PRD)} blocks, the inputs of this "
+                f"task have {missing} too few beside those of earlier ones: these stay empty. Give more images, or a lower "
+                "--learner.rank."
+            )
         a_P2RD = a_PRD[:, None].expand(-1, 2, -1, -1)
         parts = trainable({str(i): torch.zeros_like(own) for i, own in enumerate(a_P2RD)})
         head, some_V = trainable(state.head), present(y_N, self.spec.symbols)
@@ -136,11 +142,16 @@ class InfLora(VisionLearner):
 
 
 def designed(known_DD: Tensor, moment_DD: Tensor, rank: int) -> Tensor:
-    """(R, D): the leading directions of the second moments without those of earlier inputs, divided by the root of three."""
+    """(R, D): the leading directions of the second moments without those of earlier inputs, divided by the root of three.
+
+    Where there are fewer than R, as with fewer tokens or when all is known, the others are zeros: the published code fills them
+    up with any directions, which may be those of earlier inputs.
+    """
     moment_DD = moment_DD.double()
     rest_DD = moment_DD - known_DD.double() @ moment_DD
-    left_DD = torch.linalg.eigh(rest_DD @ rest_DD.T).eigenvectors.flip(1)
-    return (left_DD[:, :rank].T / 3**0.5).float()
+    value_D, left_DD = torch.linalg.eigh(rest_DD @ rest_DD.T)
+    there_D = value_D > NOTHING * moment_DD.square().sum()
+    return ((left_DD * there_D).flip(1)[:, :rank].T / 3**0.5).float()
 
 
 def remembered(known_DD: Tensor, moment_DD: Tensor, share: float) -> Tensor:
