@@ -8,6 +8,7 @@ as if to forget them; the images of the new task pass this transformer once; and
 comes into its attention are those in which the new pair may move. What paper and code disagree on is an option.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -103,6 +104,16 @@ class LoraState(NamedTuple):
     """() how many they are."""
 
 
+class Training(NamedTuple):
+    """What is trained on a task, and how."""
+
+    parts: dict[str, Tensor]
+    """Of each block, such as "0 A" and "0 B": (2, R, D), for keys and values; B as its transpose."""
+    optimiser: ProjectedAdam
+    loss: Callable[[np.ndarray], Tensor]
+    """Of the images at some places."""
+
+
 class Lora(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
@@ -161,9 +172,9 @@ class Lora(VisionLearner):
             found.append(own / basis_Dk.shape[1] ** 0.5 if config.normalise or config.shrink else own)
         return torch.stack(found)
 
-    def _trained(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
-        """The pair (P, 2, 2, R, D) of these images."""
-        config, rng, rate = self.config, self.draws(state, "train"), float(state.rate)
+    def prepared(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor, rng: np.random.Generator) -> Training:
+        """A new pair of these images before its first step."""
+        config, rate = self.config, float(state.rate)
         right = self.projections(state, x_NCHW)
         new = new_pair(self.pair_shape, rng).to(state.prototypes)
         parts = trainable({f"{i} {'AB'[j]}": new[i, :, j] for i in range(len(new)) for j in range(2)})
@@ -190,8 +201,15 @@ class Lora(VisionLearner):
             for name in "AB"
         ]
         optimiser = ProjectedAdam([*groups, {"params": list(head.values()), "lr": config.head_rate * rate}], rate)
+        return Training(parts, optimiser, loss)
+
+    def _trained(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
+        """The pair (P, 2, 2, R, D) of these images."""
+        config, rng = self.config, self.draws(state, "train")
+        parts, optimiser, loss = self.prepared(state, x_NCHW, y_N, rng)
         fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
-        return torch.stack([torch.stack([parts[f"{i} {name}"].detach() for name in "AB"], 1) for i in range(len(new))])
+        blocks = range(self.pair_shape[0])
+        return torch.stack([torch.stack([parts[f"{i} {name}"].detach() for name in "AB"], 1) for i in blocks])
 
     def _means(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
         """The prototypes, those of the classes of these images taken anew."""
