@@ -14,6 +14,7 @@ from studies import (
     episodes,
     features,
     learners,
+    lora,
     mechanisms,
     omniglot,
     plateau,
@@ -30,7 +31,8 @@ from metacl.recipes.presets import LEARNERS
 
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | probes.TABLES
 TABLES |= claims.TABLES | features.TABLES | omniglot.TABLES | speed.TABLES | streams.TABLES | transfer.TABLES | vision.TABLES
-PICTURES = learners.PICTURES | mechanisms.PICTURES | plateau.PICTURES | probes.PICTURES | streams.PICTURES
+TABLES |= lora.TABLES
+PICTURES = learners.PICTURES | lora.PICTURES | mechanisms.PICTURES | plateau.PICTURES | probes.PICTURES | streams.PICTURES
 LISTS = {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
 """What stands in the README."""
 PAGES = sorted(BENCHMARKS.rglob("*.md"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import features, learner_runs, mechanisms, omniglot, plateau, probes, recipes, streams, transfer, vision
+from studies import features, learner_runs, lora, mechanisms, omniglot, plateau, probes, recipes, streams, transfer, vision
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
@@ -25,6 +25,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "features": features.cells,
     "learners": learner_runs.cells,
     "length": mechanisms.long_cells,
+    "lora": lora.cells,
     "mechanisms": mechanisms.cells,
     "omniglot": omniglot.cells,
     "plateau": plateau.cells,
@@ -46,6 +47,7 @@ class Arguments:
             "features",
             "learners",
             "length",
+            "lora",
             "mechanisms",
             "omniglot",
             "plateau",

@@ -243,10 +243,11 @@ def test_episodes(tmp_path, capsys):
 
 
 def test_vision(tmp_path, capsys):
-    """Prefixes on a frozen transformer keep less than the training of all its weights."""
+    """Prefixes on a frozen transformer keep less than the training of all its weights; a step of either LoRA is measured."""
     run(capsys, "vision vit-tiny-32 --side 8 --batch-size 4 --repeats 2 --precision fp32 --out", str(tmp_path / "out"))
-    result = check_written(tmp_path / "out", "vision", rows=3, plot=False)
-    forward, prefixes, whole = result["rows"]
+    result = check_written(tmp_path / "out", "vision", rows=5, plot=False)
+    forward, prefixes, whole, *steps = result["rows"]
+    assert [row["form"] for row in steps] == ["a step of lora-sequential", "a step of lora-drs"]
     assert forward["peak_bytes"] < prefixes["peak_bytes"] < whole["peak_bytes"]
     assert all(row["images_per_second"] > 0 for row in result["rows"])
 

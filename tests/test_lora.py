@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from episodes import UserError
+from episodes.errors import Notice
 from metacl.evaluation.check import check_learner
 from metacl.learners.vision.fitting import fit
 from metacl.learners.vision.inf_lora import InfLoraConfig, remembered
@@ -200,6 +202,8 @@ def test_what_is_kept_and_what_is_refused():
         replace(LORA, rank=25).build(SPEC)
     with pytest.raises(UserError, match=r"learner\.shrink means nothing where gradients are projected"):
         replace(LORA, shrink=True, project="gradient")
+    with pytest.raises(UserError, match=r"learner\.rank 25 is more than the width of the transformer, 24"):
+        InfLoraConfig(rank=25, trunk=TINY).build(SPEC)
     for share in (0.0, 1.5):
         with pytest.raises(UserError, match=r"learner\.share is above 0 and at most 1"):
             replace(LORA, share=share)
@@ -224,9 +228,23 @@ def test_odd_tasks():
     state = after(learner, [0], [1, 2])
     state = learner.learn(learner.learn(state, examples([3], 4, number=1)), examples([1], 5))
     row = only(state)
-    assert_close(row.prototypes[1], learner.features(row, examples([1], 5).x[0]).mean(0))
+    assert_close(row.prototypes[1], learner.features_row(row, examples([1], 5).x[0]).mean(0))
     assert row.seen.tolist() == [True] * 4 + [False] * 2
     assert bool(learner.predict(state, examples([0, 1, 2, 3]).x).isfinite().all())
+
+
+@pytest.mark.parametrize("images", [1, 12])
+def test_inf_lora_fills_no_direction_up_that_its_images_do_not_have(images):
+    """Five tokens an image; and when all is known nothing is left to be learnt, and what was learnt stays."""
+    learner = replace(INF, rank=8).build(SPEC)
+    with pytest.warns(Notice, match=r"Of 24 directions .* have 9 too few") if images == 1 else nullcontext():
+        state = learner.learn(learner.init_state(1), examples([0], number=images))
+    used = only(state).pairs[0, :, 0, 0].any(-1).sum(1)
+    assert used.tolist() == [5 if images == 1 else 8] * 3
+    known = state._replace(known=torch.eye(24).expand_as(state.known))
+    with pytest.warns(Notice, match="have 24 too few"):
+        after_all = learner.learn(known, examples([1], 1))
+    assert not after_all.pairs[0, 1].any()
 
 
 INF = InfLoraConfig(epochs=2, batch_size=4, rank=2, rate=0.01, tasks=3, trunk=TINY)

@@ -17,6 +17,7 @@ from studies import (
     features,
     learner_runs,
     learners,
+    lora,
     mechanisms,
     omniglot,
     plateau,
@@ -81,6 +82,8 @@ def one_of_each(study: str) -> list[Cell]:
     every = runner.STUDIES[study](Path("data"))
     if study in ("mechanisms", "length"):
         return [cell for cell in every if cell.name.endswith("-0")]
+    if study == "lora":
+        return [cell for cell in every if cell.name.startswith("cifar100-10/") and cell.name.endswith("/0")]
     if study == "probes":
         wanted = ("recall-softmax-0", "tracking-delta-0", "tracking-delta-negative-0")
         return [cell for cell in every if cell.name in wanted]
@@ -104,7 +107,7 @@ def test_cells_are_command_lines(study, tmp_path):
             assert all(config.learner_name in command.words or config.run for config in read(command))
 
 
-@pytest.mark.parametrize("study", sorted(runner.STUDIES.keys() - {"probes", "mechanisms", "length", "vision"}))
+@pytest.mark.parametrize("study", sorted(runner.STUDIES.keys() - {"probes", "mechanisms", "length", "vision", "lora"}))
 def test_what_is_there_is_known(study):
     """But for what the page of the streams says was not run, and for the studies whose pages show what was."""
     missing = [cell.name.rsplit("/", 1)[-1] for cell in runner.STUDIES[study](Path("data")) if not cell.kept()]
@@ -263,6 +266,29 @@ def test_of_omniglot_all_is_asked_at_all_lengths():
         assert {test["tasks"] for test in found} == {omniglot.TRAINED, *omniglot.OTHERS}
         assert all({"final", "forgetting"} <= test["measures"].keys() for test in found)
     assert not any("matrix" in words or "end" in words for words in omniglot.TESTS.values())
+
+
+def test_the_grid_of_lora_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(lora, "FOLDER", tmp_path)
+    none = lora.arm("none", "", False)
+    for method, moved in ((lora.DRS, 0.1), (none, 0.4), ("ease", None)):
+        for seed in (0, 1):
+            incremental = {name: {"mean": 0.5 + seed / 10} for name in ("FA", "CA")}
+            matrix = [[None] * 3, [moved, None, None], [moved, 3 * (moved or 0), None]]
+            about = {"incremental": incremental, "drift": {} if moved is None else {"relative": matrix}}
+            (tmp_path / f"cifar100-10-{method}-{seed}.json").write_text(json.dumps(about))
+    rows = lora.grid("cifar100-10").splitlines()[2:]
+    assert rows[0] == "| all directions | - | without | 55.0 ± 7.1 | 55.0 ± 7.1 | 80.0 ± 0.0 |"
+    assert rows[1].startswith("| old pairs subtracted | normalised | with |") and rows[1].endswith("| 20.0 ± 0.0 |")
+    assert rows[2] == "| ease |  |  | 55.0 ± 7.1 | 55.0 ± 7.1 | - |"
+    assert lora.lengths().splitlines()[2:] == ["| LoRA-DRS | 55.0 ± 7.1 | - | - |", "| LoRA | 55.0 ± 7.1 | - | - |"]
+    lora.draw(tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").is_file()
+
+
+def test_the_grid_of_lora_is_whole():
+    assert len(lora.GRID) == 2 + 3 * 3 * 2 and len(set(lora.GRID.values())) == 20
+    assert "ease" in lora.methods("cifar100-10") and "ease" not in lora.methods("cifar100-50")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Learners on a pre-trained vision transformer along class-incremental streams, and baselines on its frozen features."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Stream:
     """The data set with other classes, on which what is meta-trained is meta-trained."""
 
 
+KEPT = ("incremental", "matrix", "state_bytes", "seconds_a_task")
 STREAMS = {
     "cifar100": Stream("split-cifar100", "cifar100", 10, 20, 100, "tiny-imagenet"),
     "tiny-imagenet": Stream("incremental-tiny-imagenet", "tiny-imagenet", 20, 10, 50, "cifar100"),
@@ -96,8 +97,8 @@ def name_of(stream: str, method: str, seed: int) -> str:
     return f"{stream}-{method.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}-{seed}"
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    """What is kept of a run."""
+def figures(folder: Path, kept: Sequence[str] = KEPT) -> dict[str, Any]:
+    """What is kept of a run; of its result, what `kept` names."""
     following, result = Following.open(folder), results_of(folder)[0]
     config = to_json(following.config)
     config["stream"]["data"]["path"] = config["run"] = None
@@ -105,7 +106,6 @@ def figures(folder: Path) -> dict[str, Any]:
         config["learner"]["trunk"]["backbone"] = BACKBONE
     else:
         config["stream"]["data"]["features"] = BACKBONE
-    kept = ("incremental", "matrix", "state_bytes", "seconds_a_task")
     return {"configuration": config, "environment": environment_of(folder)} | {name: result[name] for name in kept}
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -15,6 +16,8 @@ from episodes.errors import at_least
 from metacl.benchmarking.measure import Case, Result, calls, measure, progress
 from metacl.benchmarking.options import Options, provenance
 from metacl.learners.precision import fast_bf16
+from metacl.learners.vision.lora import LoraConfig
+from metacl.learners.vision.pairs import new_pair
 from metacl.learners.vision.trunk import Trunk, TrunkConfig
 from metacl.nets.vit import VisionTransformer, prefixed
 
@@ -25,7 +28,8 @@ Backbone = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BACKBONE"
 class VisionOptions(Options):
     """How fast a vision transformer passes images forward and backward, where its weights stay and where they are trained.
 
-    Rows: forward; forward and backward of prefixes, of the frozen transformer's; and of all its weights.
+    Rows: forward; forward and backward of prefixes, of the frozen transformer's; and of all its weights; and a whole step of
+    low-rank weights in a second task, by `lora-sequential` and by `lora-drs`, which is to take at most 1.25 times as long.
     Example: python benchmark.py vision vit-tiny-32 --batch-size 8
     """
 
@@ -64,6 +68,8 @@ def vision(options: VisionOptions) -> Result:
         "prefixes, forward and backward": partial(_prefixes, network, x_NCHW, prefix, autocast),
         "all weights, forward and backward": partial(_all_weights, network, x_NCHW, autocast),
     }
+    for name, about in {"lora-sequential": LoraConfig(), "lora-drs": LoraConfig(space="subtracted", triplet=0.05)}.items():
+        work[f"a step of {name}"] = _lora_step(replace(about, trunk=trunk.config), trunk, options.batch_size, precision)
     cases = [Case({"form": form}, call, options.batch_size, counted=call) for form, call in work.items()]
     with progress("vision", sum(case.units for case in cases) * calls(options.repeats)) as tick:
         rows = measure(cases, options.repeats, device, tick)
@@ -84,6 +90,27 @@ def _prefixes(network: VisionTransformer, x_NCHW: Tensor, prefix: Tensor, autoca
     with autocast():
         loss = network(x_NCHW, prefixed(leaf)).float().square().mean()
     return torch.autograd.grad(loss, leaf)[0]
+
+
+def _lora_step(config: LoraConfig, trunk: Trunk, number: int, precision: str) -> Callable[[], object]:
+    """A step on `number` images of a second task. What is found out once for each task is not in it."""
+    config = replace(config, trunk=replace(config.trunk, precision="bf16" if precision == "bf16" else "fp32"))
+    learner = config.build(EpisodeSpec("image", (3, 32, 32), "cross_entropy", symbols=20))
+    learner.trunk.network.to(trunk.device)
+    rng, device = np.random.default_rng(0), trunk.device
+    x_NCHW = torch.from_numpy(rng.integers(0, 256, (number, 3, 32, 32), dtype=np.uint8)).to(device)
+    y_N, state = torch.arange(number, device=device) % 10, learner.fresh(*torch.zeros(2, device=device))
+    pairs = new_pair(learner.pair_shape, rng).to(device)[None]
+    seen = torch.arange(20, device=device) >= 10
+    state = state._replace(tasks=state.tasks + 1, pairs=pairs, seen=seen, prototypes=torch.randn_like(state.prototypes))
+    training = learner.prepared(state._replace(rate=torch.tensor(config.rate)), x_NCHW, y_N, rng)
+
+    def step() -> None:
+        training.optimiser.zero_grad()
+        training.loss(np.arange(number)).backward()
+        training.optimiser.step()
+
+    return step
 
 
 def _all_weights(network: VisionTransformer, x_NCHW: Tensor, autocast: Autocast) -> object:

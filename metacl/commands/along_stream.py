@@ -19,6 +19,7 @@ from metacl.evaluation.result import (
     Result,
     chances,
     curve_fields,
+    drift_fields,
     incremental_fields,
     known_matrix,
     matrix_measures,
@@ -69,13 +70,13 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
     words = f"{learner_in_words(config)} on {stream_in_words(config.stream, config.schedule)}"
     tasks = config.length(stream.most_tasks)
     if first:
-        say(f"{first} tasks are done.")
+        say(f"{first} tasks are done." + f" Task {first + 1} is learnt from its beginning." * (first < tasks))
     say(f"{words}, {tasks} tasks, seeds {', '.join(map(str, config.seeds))}, in {run.folder}")
     source = SeededStream(stream, config.seeds)
     with bar(words) as progress, stops_noted() as signals:
         shown, index = progress.add_task("", total=tasks, completed=first, now="tasks"), first
         try:
-            steps = follow(learner, source, config.questions, state, first, tasks, config.arrival)
+            steps = follow(learner, source, config.questions, state, first, tasks, config.arrival, kept=run.features)
             for state, record in steps:
                 index = record["task"] + 1
                 run.log(dict(record))
@@ -86,7 +87,10 @@ def _follow(run: Following, config: StreamRunConfig, learner: Learner, stream: S
                     say(f"Stopped and saved after task {index}. Go on with: python evaluate.py --resume {whole}")
                     raise SystemExit(exit_status(signals[0]))
         except KeyboardInterrupt:
-            say(f"Stopped in task {index + 1}. Go on from the last checkpoint with: python evaluate.py --resume {whole}")
+            say(
+                f"Stopped in task {index + 1}, of which nothing is kept: it will be learnt from its beginning. "
+                f"Go on from the last checkpoint with: python evaluate.py --resume {whole}"
+            )
             raise
     return state
 
@@ -118,6 +122,7 @@ def _result(
         compute=cost,
         seconds_a_task=float(np.median([record["seconds"] for record in records])),
         **measured,
+        **drift_fields(records),
         **curve_fields(curves(records, together=scored == "accuracy"), block),
         modules=layers_json(layers(records)),
     )

@@ -37,6 +37,7 @@ def check_learner(learner: Learner, spec: EpisodeSpec, seed: int = 0) -> None:
         _check_start(learner)
         _check_blocks(learner, state, episode)
         _check_support(learner, state, episode)
+        _check_features(learner, state, episode)
     _check_meta_loss(learner, episode)
     _check_follow(learner, episode)
     _check_mixed(learner, mixed(episode))
@@ -86,6 +87,15 @@ def _check_queries(learner: Learner, state: State, episode: Episode) -> None:
     together = learner.predict(state, x)
     _same(together[:, :1], learner.predict(state, x[:, :1]), "A prediction depends on the other queries")
     _same(together.flip(1), learner.predict(state, x.flip(1)), "A prediction depends on the order of the queries")
+
+
+def _check_features(learner: Learner, state: State, episode: Episode) -> None:
+    if not learner.has_features:
+        return
+    state, x = learner.learn(state, episode.stream), episode.queries.x
+    together = learner.features(state, x)
+    assert together.ndim == 3 and together.shape[:2] == x.shape[:2], "Features are not (B, M, D)"
+    _same(together[:, :1], learner.features(state, x[:, :1]), "A feature depends on the other queries")
 
 
 def _check_padding(learner: Learner, state: State, episode: Episode) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from metacl.evaluation.metrics import deviation
 from metacl.evaluation.questions import Record
@@ -13,7 +14,8 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def curves(records: Iterable[Record | dict[str, Any]], together: bool = False) -> dict[str, Curve]:
-    """By name: "prequential accuracy", "forward loss", "backward 5 loss", "backward 5 with support loss", "diagnostics X".
+    """By name: "prequential accuracy", "forward loss", "backward 5 loss", "backward 5 with support loss", "drift
+    relative" (the mean over earlier tasks), "diagnostics X".
 
     Arguments:
         together: where the matrix was asked "all so far accuracy" too, on the examples of all tasks so far.
@@ -34,6 +36,7 @@ def curves(records: Iterable[Record | dict[str, Any]], together: bool = False) -
         for part, words in (("backward", "backward {}"), ("backward_with_support", "backward {} with support")):
             for lag, found in record.get(part, {}).items():
                 add(words.format(lag), index, found)
+        add("drift", index, {name: numbers(rows).mean(1) for name, rows in record.get("drift", {}).items()})
         add("diagnostics", index, record.get("diagnostics", {}))
     return {name: (np.array([t for t, _ in rows]), np.array([row for _, row in rows])) for name, rows in points.items()}
 
@@ -79,6 +82,11 @@ def in_block(task_T: np.ndarray, block: int) -> int:
     """How many measurements fall into a block of tasks: one at least."""
     gap = int(task_T[1] - task_T[0]) if len(task_T) > 1 else 1
     return min(max(1, block // gap), len(task_T))
+
+
+def numbers(values: Any) -> np.ndarray:
+    """What a record has, as it is in memory or in a file, where NaN is null."""
+    return np.array(values.tolist() if isinstance(values, Tensor) else values, dtype=float)
 
 
 def number(value: float) -> float | None:

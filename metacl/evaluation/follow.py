@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
+from metacl.evaluation.drift import Drift, Kept
 from metacl.evaluation.encoded import encoded_once
 from metacl.evaluation.known import KnownLabels, only, right_among_known
 from metacl.evaluation.modules import diagnose_modules
@@ -36,6 +37,7 @@ def follow(
     tasks: int | None = None,
     schedule: Schedule | None = None,
     must_be_finite: bool = True,
+    kept: Kept | None = None,
 ) -> Iterator[tuple[State, Record]]:
     """The state after each task, and the record of what was asked.
 
@@ -46,10 +48,12 @@ def follow(
         first, tasks: the tasks first, ..., tasks - 1 are followed; None: all that the source has.
         schedule: how examples arrive; None: one by one.
         must_be_finite: answers that are not are an error; False: they are recorded as they are.
+        kept: where drift is asked, of each task before `first` the features of its held-out examples just after it; those of
+            the tasks that are followed are put there. None: in memory.
 
     Raises:
         DivergedError: what a learner predicts is not finite any more.
-        UserError: the source has fewer tasks.
+        UserError: the source has fewer tasks; or drift is asked of a learner that does not change its features.
     """
     check_length(source, tasks)
     last = source.most_tasks if tasks is None else tasks
@@ -59,7 +63,8 @@ def follow(
     if isinstance(source, EpisodeSource):
         check_padding(source, questions)
         learner, source = encoded_once(learner, source)
-    step = _Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite)
+    drift = Drift(learner, {} if kept is None else kept) if questions.drift else None
+    step = _Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite, drift)
     state = learner.init_state(source.rows) if state is None else state
     for index in range(first, last):
         state, record = step(state, index)
@@ -75,9 +80,19 @@ def followed(learner: Learner, source: Source, questions: Questions, **options: 
 class _Step:
     """What happens around one task."""
 
-    def __init__(self, learner: Learner, source: Source, questions: Questions, block: int, tasks: int, must_be_finite: bool):
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        questions: Questions,
+        block: int,
+        tasks: int,
+        must_be_finite: bool,
+        drift: Drift | None,
+    ):
         self.learner, self.source, self.questions, self.block, self.tasks = learner, source, questions, block, tasks
         self.device, self.must_be_finite, self.known = device_of(learner), must_be_finite, KnownLabels(source)
+        self.drift = drift
         self.among_BV: Tensor | None = None
 
     def __call__(self, state: State, index: int) -> tuple[State, Record]:
@@ -99,6 +114,10 @@ class _Step:
             self._check(record, index)
         if lags := asked.look_back(index):
             self._look_back(record, state, index, lags)
+        if self.drift is not None:
+            moved = self.drift(state, [self._held_out(self._task(i)) for i in range(index + 1)])
+            if moved:
+                record["drift"] = moved
         if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0:
             self._diagnose(record, state, self._held_out(task))
         record["seconds_in_all"] = time.perf_counter() - begun

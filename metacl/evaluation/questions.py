@@ -34,6 +34,9 @@ class Questions:
     papers on classes that arrive task after task; or `all` that the learner knows. Losses are of answers as they are."""
     most_held_out: int | None = None
     """Of the held-out examples of each task at most so many are asked. None: all."""
+    drift: bool = False
+    """After each task, ask how far the features of held-out examples of earlier tasks have moved since just after their task;
+    of learners that change their features."""
     diagnose_every: int = 0
     """Tasks between two measurements of plasticity (ranks, units, norms) of learners that train weights; where it is a vision
     transformer that trains, of its modules layer by layer. That costs, for each seed, a forward pass of at most 100 held-out
@@ -47,8 +50,11 @@ class Questions:
 
     def must_ask(self) -> None:
         """Raises `UserError` where nothing at all is asked."""
-        if not (self.matrix or self.forward or self.at_end or self.lags or self.diagnose_every) and self.asked == 0:
-            raise UserError("No question is asked: give --matrix, --forward, --at-end, --asked or --lags.")
+        if (
+            not (self.matrix or self.forward or self.at_end or self.lags or self.drift or self.diagnose_every)
+            and self.asked == 0
+        ):
+            raise UserError("No question is asked: give --matrix, --forward, --at-end, --asked, --lags or --drift.")
 
     def look_back(self, index: int) -> tuple[int, ...]:
         """The lags that are due after task `index`."""
@@ -79,6 +85,10 @@ class Record(TypedDict, total=False):
     every task, `accuracy_known` too: each task's accuracy among the labels that were known when it was learnt."""
     together: Scores
     """On the same examples as the matrix, taken together: each (B,), a mean over examples, not over tasks."""
+    drift: dict[str, Tensor]
+    """How far the features of the held-out examples of each earlier task are from where they were just after that task, each
+    (B, earlier tasks): `distance`, the mean of |f_t(x) - f_i(x)|, and `relative`, the mean of that over |f_i(x)|. After the
+    first task there is nothing to tell."""
     diagnostics: dict[str, Tensor]
     """Measures of plasticity, each (B,)."""
     modules: dict[str, dict[str, Tensor]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeShape
-from metacl.evaluation.curves import Curve, ends, smoothed
+from metacl.evaluation.curves import Curve, ends, number, numbers, smoothed
 from metacl.evaluation.incremental import incremental_json
 from metacl.evaluation.layers import Layers, layers_json
 from metacl.evaluation.metrics import Estimate, estimates, matrix_json, measured, summary
@@ -52,6 +52,9 @@ class Result:
     defined in `evaluation.incremental`, in the same form as `measures`."""
     among: Literal["seen", "all"] | None = None
     """Labels from which answers were taken: those seen so far, or all. None: it was not noted; all."""
+    drift: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    """Along a stream, where it was asked: how far the features of task i (column) have moved from just after it to after task t
+    (row), mean over rows: `distance`, and `relative` to their length. None where i is not before t."""
     positions: dict[str, list[dict[str, float | None]]] = field(default_factory=dict)
     """From the matrix, for each task: the score just after it, and after the last; in the same form."""
     chance: list[float | None] | None = None
@@ -193,6 +196,16 @@ def incremental_fields(records: Sequence[Record | dict[str, Any]], scores_RTT: T
         return {}
     rows = [torch.as_tensor(record["together"]["accuracy"]).cpu() for record in records]
     return incremental_json(scores_RTT, torch.stack(rows, 1))
+
+
+def drift_fields(records: Sequence[Record | dict[str, Any]]) -> dict[str, Any]:
+    """`drift` of a result; nothing where it was not asked."""
+    found: dict[str, list[list[float | None]]] = {}
+    for t, record in enumerate(records):
+        for name, rows in record.get("drift", {}).items():
+            matrix = found.setdefault(name, [[None] * len(records) for _ in records])
+            matrix[t][:t] = [number(value) for value in numbers(rows).mean(0)]
+    return {"drift": found} if found else {}
 
 
 def chances(records: Sequence[Record | dict[str, Any]]) -> list[float | None] | None:

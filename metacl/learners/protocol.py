@@ -70,6 +70,8 @@ class Learner(nn.Module):
     counted = 1_000
     """Examples over which multiply-adds are averaged, or the whole blocks in them: some methods do not learn from every block.
     0: they are not counted, where learning a task is a long computation."""
+    has_features = False
+    """`features` can be asked: learning changes them, so that those of old examples may move."""
     support = 100
     """Labelled examples that are enough for `predict_with`. 0: it has no use for any, and is not asked with them."""
 
@@ -182,6 +184,10 @@ class Learner(nn.Module):
             first = task if asked is None else task[place_N < asked]
             told(first, self.predict(state, first.x))
         return self.learn(state, task)
+
+    def features(self, state: State, x: Tensor) -> Tensor:
+        """(B, M, *x_shape) -> (B, M, D): what answers are read off from, of learners in which learning changes it."""
+        raise NotImplementedError
 
     def task_ends(self, state: State) -> State:
         """The state after the last example of a task, for learners that are told where tasks end. The default: no change."""

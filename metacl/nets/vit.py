@@ -1,4 +1,4 @@
-"""What methods add to a vision transformer without new parts in it: prefixes, a gate on their scores, low-rank weights, a norm.
+"""What methods add to a vision transformer: prefixes, a gate on their scores, low-rank weights, adapters, a norm.
 
 The transformer itself is `episodes.data.backbones.vit`, which frozen features are made with too.
 Letters: B images, N tokens, H heads, E width of a head, L tokens of a prefix, D width, R rank.
@@ -22,6 +22,7 @@ __all__ = [
     "Gate",
     "VisionTransformer",
     "VitConfig",
+    "bottleneck",
     "gate",
     "low_rank",
     "normalised",
@@ -111,3 +112,8 @@ def normalised(depth: int, added: Sequence[Added] = ()) -> list[Added]:
 
 def _norm(hidden: Tensor) -> Tensor:
     return F.layer_norm(hidden, hidden.shape[-1:])
+
+
+def bottleneck(down_RD: Tensor, down_R: Tensor, up_DR: Tensor, up_D: Tensor, scale: float) -> Added:
+    """An adapter beside the feed-forward half (AdaptFormer, Chen et al. 2022): scale * (up relu(down h + bias) + bias)."""
+    return Added(beside=lambda h_BND: scale * F.linear(F.relu(F.linear(h_BND, down_RD, down_R)), up_DR, up_D))

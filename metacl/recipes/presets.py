@@ -40,6 +40,7 @@ from metacl.recipes.vision_presets import VISION
 T = TypeVar("T")
 ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SGD = (1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1)
+BAYES_RATES = (0.1, 0.03, 0.3, 1.0)
 WIDTHS = (0.01, 0.1, 1.0, 10.0)
 """Learning rates of which the best is taken along episodes; for kernels, inverse squared widths."""
 
@@ -148,6 +149,7 @@ LEARNERS: dict[str, Preset] = {
     "cbp": _trained("bp that replaces the least useful units", settings.continual),
     "redo": _trained("bp that replaces dormant units", settings.redo),
     "ewc": _trained("bp with weights held where old tasks need them", settings.ewc),
+    "badam": _trained("bp with weights held by how certain they are: BAdam", settings.badam, BAYES_RATES),
     "er": _trained("bp with examples of a reservoir", settings.replay),
     "der": _trained("bp that gives old examples the answers of then", settings.dark_replay),
     "derpp": _trained("der with labels of old examples too: DER++", lambda s: settings.dark_replay(s, labels=0.5)),

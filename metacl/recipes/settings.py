@@ -14,6 +14,7 @@ from metacl.learners.similarity.kernels import KernelConfig
 from metacl.learners.similarity.online_query_only import OnlineQueryOnlyConfig
 from metacl.learners.similarity.pairwise import ScoreConfig
 from metacl.learners.trained.backprop import BackpropConfig
+from metacl.learners.trained.badam import BadamConfig
 from metacl.learners.trained.ewc import EWCConfig
 from metacl.learners.trained.finetune import FinetuneConfig
 from metacl.learners.trained.online_maml import OnlineMAMLConfig
@@ -159,6 +160,10 @@ def continual(s: Settings) -> ContinualConfig:
 
 def ewc(s: Settings) -> EWCConfig:
     return EWCConfig(**_shared(s))
+
+
+def badam(s: Settings) -> BadamConfig:
+    return BadamConfig(**_shared(s))
 
 
 def redo(s: Settings) -> RedoConfig:

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from metacl.learners import LearnerConfig
+from metacl.learners.vision.adam_nscl import AdamNsclConfig
 from metacl.learners.vision.coda import CodaConfig
+from metacl.learners.vision.ease import EaseConfig
 from metacl.learners.vision.hide import AlignmentConfig, HidePromptConfig
 from metacl.learners.vision.inf_lora import InfLoraConfig
 from metacl.learners.vision.l2p import L2PConfig
@@ -28,6 +30,7 @@ BASE = TrunkConfig("vit-b16", area=0.08)
 FROM_NOTHING = TrunkConfig("vit-micro-32", area=1.0, precision="fp32")
 RATES, TUNING_RATES, LORA_RATES = (0.015, 0.005, 0.05), (5e-5, 1e-5, 2e-4), (5e-4, 2e-4, 2e-3)
 PLASTIC_RATES = (1e-3, 3e-4, 3e-3)
+ADAPTER_RATES = (0.025, 0.01, 0.05)
 PROMPT_RATES = (0.0025, 0.001, 0.01)
 """Rates to choose from along episodes; the first of HiDe-Prompt and NoRGa, the last of the other methods of prompts."""
 
@@ -82,6 +85,16 @@ def lora(**options: Any) -> dict[str, Callable[[Settings], LearnerConfig]]:
 
 def inf_lora() -> dict[str, Callable[[Settings], LearnerConfig]]:
     return {"small": small(InfLoraConfig()), "paper": paper(InfLoraConfig())}
+
+
+def adam_nscl() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """The published setting is of a ResNet; `paper` has the batch and epochs of the others."""
+    return {"small": small(AdamNsclConfig()), "paper": paper(AdamNsclConfig())}
+
+
+def ease() -> dict[str, Callable[[Settings], LearnerConfig]]:
+    """In `small` the bottleneck is as narrow, for its transformer, as in the paper."""
+    return {"small": small(EaseConfig(), rank=32), "paper": paper(EaseConfig())}
 
 
 def prompts(learner: LearnerConfig) -> dict[str, Callable[[Settings], LearnerConfig]]:

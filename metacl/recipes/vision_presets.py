@@ -42,7 +42,11 @@ VISION: dict[str, Preset] = {
     ),
     "lora-sequential": _vision("low-rank weights for each task, all added up", vision.lora(), vision.LORA_RATES),
     "lora-joint": _vision("low-rank weights for all images so far", vision.lora(joint=True), vision.LORA_RATES),
+    "adam-nscl": _vision(
+        "weights of attention, in the null space of the inputs of earlier tasks", vision.adam_nscl(), vision.TUNING_RATES
+    ),
     "inf-lora": _vision("low-rank weights that leave the inputs of earlier tasks alone", vision.inf_lora(), vision.LORA_RATES),
+    "ease": _vision("an adapter for each task, prototypes in the space of each", vision.ease(), vision.ADAPTER_RATES),
     "lora-drs": _vision(
         "low-rank weights in the space that subtracting old ones leaves",
         vision.lora(space="subtracted", triplet=0.05),

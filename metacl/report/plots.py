@@ -33,11 +33,14 @@ def _of_one(results: Sequence[Result], folder: Path, title: str) -> list[Path]:
             files += [folder / f"positions-{about}.png", folder / f"matrix-{about}.png"]
             plot_positions({"": result}, files[-2], words)
             plot_matrix(result, files[-1], words)
-        scores = {name: curve for name, curve in result.curves.items() if not name.startswith("diagnostics")}
+        scores = {name: curve for name, curve in result.curves.items() if not name.startswith(("diagnostics", "drift"))}
         for measure in dict.fromkeys(name.rsplit(" ", 1)[1] for name in scores):
             own = {name.removesuffix(f" {measure}"): curve for name, curve in scores.items() if name.endswith(f" {measure}")}
             files.append(folder / f"{measure}{end}.png")
             plot_curves({measure: own}, result.block, files[-1], title, spread_in_words(results), result.chance)
+        if moved := _drift(result):
+            files.append(folder / f"drift{end}.png")
+            plot_curves(moved, result.block, files[-1], title, spread_in_words(results))
         if measured := _diagnostics(result):
             files.append(folder / f"diagnostics{end}.png")
             plot_curves(measured, result.block, files[-1], title, spread_in_words(results))
@@ -59,6 +62,14 @@ def _of_several(results: Sequence[Result], folder: Path, title: str) -> list[Pat
         chance = max((result.chance or [] for result in results), key=len)
         plot_curves(panels, results[0].block, files[-1], title, spread_in_words(results), chance)
     return files
+
+
+DRIFT = {"drift distance": "distance that features of old tasks have moved", "drift relative": "the same, in their own lengths"}
+
+
+def _drift(result: Result) -> dict[str, Panel]:
+    """A panel for each measure of how far the features of earlier tasks have moved."""
+    return {words: {"": result.curves[name]} for name, words in DRIFT.items() if name in result.curves}
 
 
 def _diagnostics(result: Result) -> dict[str, Panel]:

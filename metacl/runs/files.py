@@ -55,14 +55,14 @@ def add_line(path: Path, record: dict[str, Any]) -> None:
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """All of them, or none."""
-    _write(path, b"".join(_line(record) for record in records))
+    write_whole(path, b"".join(_line(record) for record in records))
 
 
 def write_json(path: Path, values: Any) -> None:
     """Dictionaries get a digest, by which `read_json` knows them to be as they were written."""
     if isinstance(values, dict):
         values = values | {DIGEST: _digest(values)}
-    _write(path, (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -106,7 +106,8 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """All of a file, or nothing."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     to_disk(part)

@@ -1,6 +1,7 @@
 """An evaluation on disk: the folder of a learner that follows episodes or a stream.
 
 config.json  environment.json  rates.json  metrics.jsonl  checkpoints/ (along a stream)  results.json  pictures
+features/ (where drift is asked: of each task, those of its held-out examples just after it)
 
 A line of metrics.jsonl is a task of the stream, or the result of one length and seed of episodes: what is there is not done
 again.
@@ -22,6 +23,7 @@ from metacl.learners.state import load_state, save_state
 from metacl.recipes.config import FollowConfig
 from metacl.recipes.files import follow_config
 from metacl.runs.checkpoints import Checkpoints
+from metacl.runs.features import FeatureFiles
 from metacl.runs.files import MEMBERS, add_line, must_be_new, read_json, read_lines, write_json, write_lines
 from metacl.runs.folder import begin, read_config
 
@@ -53,6 +55,10 @@ class Following:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints")
+
+    @property
+    def features(self) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features")
 
     def environment(self) -> dict[str, Any]:
         return read_json(self.folder / "environment.json")
@@ -115,7 +121,8 @@ def clear(folder: Path, names: Sequence[str]) -> None:
     for place in (folder, *(folder / name for name in names)):
         for name in (MEMBERS, "config.json", "metrics.jsonl", "rates.json"):
             (place / name).unlink(missing_ok=True)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        for name in ("checkpoints", "features"):
+            shutil.rmtree(place / name, ignore_errors=True)
 
 
 def plain(value: Any) -> Any:

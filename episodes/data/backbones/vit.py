@@ -58,6 +58,8 @@ class Added:
     """In place of softmax attention: queries, keys and values (B, H, N, E) -> (B, H, N, E). Prefixes."""
     before_gelu: Callable[[Tensor], Tensor] | None = None
     """On what goes into the GELU of the feed-forward layers (B, N, hidden): a LayerNorm there."""
+    beside: Callable[[Tensor], Tensor] | None = None
+    """From the tokens (B, N, D) that come to the feed-forward half, not normalised, to what is added beside it: adapters."""
     tap: Callable[[str, Tensor], None] | None = None
     """Is handed tensors by name: the tokens that `qkv` takes ("attention in"), queries, keys, values ("q", "k", "v"), outputs
     of the heads before ("heads") and after the projection ("attention out"), and of the feed-forward layers what comes in
@@ -130,7 +132,8 @@ class Block(nn.Module):
 
     def forward(self, h_BND: Tensor, added: Added = NOTHING) -> Tensor:
         h_BND = h_BND + self.ls1(self.attn(self.norm1(h_BND), added))
-        return h_BND + self.ls2(self.mlp(self.norm2(h_BND), added))
+        more = 0 if added.beside is None else added.beside(h_BND)
+        return h_BND + self.ls2(self.mlp(self.norm2(h_BND), added)) + more
 
 
 class VisionTransformer(nn.Module):

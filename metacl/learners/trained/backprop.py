@@ -71,6 +71,7 @@ class Backprop(OnlineLearner):
 
     config: BackpropConfig
     network: OnlineNetwork
+    has_features = True
 
     def __init__(self, config: BackpropConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
@@ -93,6 +94,12 @@ class Backprop(OnlineLearner):
     def hidden(self, state: OnlineState, x: Tensor) -> list[Tensor]:
         """Activations (B, N, W) of each hidden layer; each place of an image counts as an example."""
         return [over_examples(h) for h in self.network(state.weights, x)[1]]
+
+    @torch.no_grad()
+    def features(self, state: OnlineState, x: Tensor) -> Tensor:
+        """The last hidden layer, flat."""
+        check_inputs(x, self.spec)
+        return self.network(state.weights, x)[1][-1].flatten(2)
 
     def apart(self, asked: int) -> bool:
         return self.config.one

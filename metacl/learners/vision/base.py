@@ -21,7 +21,8 @@ UNSEEN = -1e9
 
 
 class VisionLearner(Learner):
-    """Base of learners on a vision transformer. A family writes `fresh`, `learn_row` and `answer_row`.
+    """Base of learners on a vision transformer. A family writes `fresh`, `learn_row` and `answer_row`; and `features_row`,
+    where learning changes the features of an image, with `has_features` set.
 
     The transformer's weights are no part of the state, but of the learner, and shared by all rows; or else they train. The
     state is a NamedTuple with at least `key` and `tasks`. All of it that has grown with the tasks of a row has them on its
@@ -64,6 +65,10 @@ class VisionLearner(Learner):
         """Logits (M, V) of one row, after one task or more."""
         raise NotImplementedError
 
+    def features_row(self, state: State, x_MCHW: Tensor) -> Tensor:
+        """Features (M, D) of one row, after any number of tasks."""
+        raise NotImplementedError
+
     # What all of them do
 
     def encode(self, x: Tensor) -> Tensor:
@@ -97,6 +102,12 @@ class VisionLearner(Learner):
     def predict_features(self, state: State, z_BMD: Tensor) -> Tensor:
         with torch.autocast(z_BMD.device.type, enabled=False):
             return torch.stack([self._answer(row(state, b), x_MCHW) for b, x_MCHW in enumerate(z_BMD)])
+
+    @torch.no_grad()
+    def features(self, state: State, x: Tensor) -> Tensor:
+        check_inputs(x, self.spec)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.stack([self.features_row(row(state, b), x_MCHW) for b, x_MCHW in enumerate(x)])
 
     def _answer(self, state: State, x_MCHW: Tensor) -> Tensor:
         """`answer_row`, or before the first task zeros."""

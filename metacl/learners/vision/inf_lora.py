@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodes import EpisodeSpec, UserError
-from episodes.errors import at_least
+from episodes.errors import at_least, note
 from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, groups, trainable
 from metacl.learners.vision.identity import Weights, head_logits, no_head, present
-from metacl.learners.vision.pairs import beside, merged
+from metacl.learners.vision.pairs import beside, merged, pair_shape
 from metacl.learners.vision.second_moments import second_moments
 
 NOTHING = 1e-12
@@ -80,12 +80,11 @@ class InfLoraState(NamedTuple):
 class InfLora(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
+    has_features = True
+
     def __init__(self, config: InfLoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
-        shape = self.trunk.shape
-        if config.rank > shape.width:
-            raise UserError(f"learner.rank {config.rank} is more than the width of the transformer, {shape.width}.")
-        self.pair_shape = (shape.depth, 2, 2, config.rank, shape.width)
+        self.pair_shape = pair_shape(self.trunk.shape, config.rank)
 
     def fresh(self, key: Tensor, rate: Tensor) -> InfLoraState:
         V, (P, _, _, _, D), device = self.spec.symbols, self.pair_shape, key.device
@@ -110,8 +109,10 @@ class InfLora(VisionLearner):
         return InfLoraState(state.key, state.rate, state.tasks + 1, seen, pairs, head, known)
 
     def answer_row(self, state: InfLoraState, x_MCHW: Tensor) -> Tensor:
-        h_MD = self.trunk.features(x_MCHW, weights=merged(self.trunk, state.pairs))
-        return among(head_logits(state.head, h_MD), state.seen)
+        return among(head_logits(state.head, self.features_row(state, x_MCHW)), state.seen)
+
+    def features_row(self, state: InfLoraState, x_NCHW: Tensor) -> Tensor:
+        return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))
 
     def _trained(self, state: InfLoraState, x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Weights]:
         """The pair (P, 2, 2, R, D) of these images, and the head."""
@@ -119,6 +120,12 @@ class InfLora(VisionLearner):
         weights = merged(self.trunk, state.pairs)
         moments = second_moments(self.trunk, x_NCHW, weights)
         a_PRD = torch.stack([designed(*both, config.rank) for both in zip(state.known, moments, strict=True)])
+        if missing := int((~a_PRD.any(-1)).sum()):
+            note(
+                f"Of {config.rank * len(a_PRD)} directions that pairs were to have in {len(a_PRD)} blocks, the inputs of this "
+                f"task have {missing} too few beside those of earlier ones: these stay empty. Give more images, or a lower "
+                "--learner.rank."
+            )
         a_P2RD = a_PRD[:, None].expand(-1, 2, -1, -1)
         parts = trainable({str(i): torch.zeros_like(own) for i, own in enumerate(a_P2RD)})
         head, some_V = trainable(state.head), present(y_N, self.spec.symbols)
@@ -135,11 +142,16 @@ class InfLora(VisionLearner):
 
 
 def designed(known_DD: Tensor, moment_DD: Tensor, rank: int) -> Tensor:
-    """(R, D): the leading directions of the second moments without those of earlier inputs, divided by the root of three."""
+    """(R, D): the leading directions of the second moments without those of earlier inputs, divided by the root of three.
+
+    Where there are fewer than R, as with fewer tokens or when all is known, the others are zeros: the published code fills them
+    up with any directions, which may be those of earlier inputs.
+    """
     moment_DD = moment_DD.double()
     rest_DD = moment_DD - known_DD.double() @ moment_DD
-    left_DD = torch.linalg.eigh(rest_DD @ rest_DD.T).eigenvectors.flip(1)
-    return (left_DD[:, :rank].T / 3**0.5).float()
+    value_D, left_DD = torch.linalg.eigh(rest_DD @ rest_DD.T)
+    there_D = value_D > NOTHING * moment_DD.square().sum()
+    return ((left_DD * there_D).flip(1)[:, :rank].T / 3**0.5).float()
 
 
 def remembered(known_DD: Tensor, moment_DD: Tensor, share: float) -> Tensor:

@@ -8,6 +8,7 @@ as if to forget them; the images of the new task pass this transformer once; and
 comes into its attention are those in which the new pair may move. What paper and code disagree on is an option.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from metacl.learners.vision.base import VisionLearner, among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import Schedule, fit, trainable
 from metacl.learners.vision.identity import head_logits, no_head, present
-from metacl.learners.vision.pairs import beside, merged, new_pair
+from metacl.learners.vision.pairs import beside, merged, new_pair, pair_shape
 from metacl.learners.vision.second_moments import principal, second_moments
 from metacl.learners.vision.triplet import augmented_triplet_loss
 from metacl.optimisers.projected import ProjectedAdam
@@ -103,15 +104,24 @@ class LoraState(NamedTuple):
     """() how many they are."""
 
 
+class Training(NamedTuple):
+    """What is trained on a task, and how."""
+
+    parts: dict[str, Tensor]
+    """Of each block, such as "0 A" and "0 B": (2, R, D), for keys and values; B as its transpose."""
+    optimiser: ProjectedAdam
+    loss: Callable[[np.ndarray], Tensor]
+    """Of the images at some places."""
+
+
 class Lora(VisionLearner):
     """See above. It need not be told which task a query is of."""
 
+    has_features = True
+
     def __init__(self, config: LoraConfig, spec: EpisodeSpec):
         super().__init__(config, spec)
-        shape = self.trunk.shape
-        if config.rank > shape.width:
-            raise UserError(f"learner.rank {config.rank} is more than the width of the transformer, {shape.width}.")
-        self.pair_shape = (shape.depth, 2, 2, config.rank, shape.width)
+        self.pair_shape = pair_shape(self.trunk.shape, config.rank)
 
     def fresh(self, key: Tensor, rate: Tensor) -> LoraState:
         V, D, device = self.spec.symbols, self.trunk.shape.width, key.device
@@ -142,11 +152,10 @@ class Lora(VisionLearner):
 
     def answer_row(self, state: LoraState, x_MCHW: Tensor) -> Tensor:
         """Cosine similarities to the mean of each class."""
-        h_MD = F.normalize(self.features(state, x_MCHW), dim=-1)
+        h_MD = F.normalize(self.features_row(state, x_MCHW), dim=-1)
         return among(h_MD @ F.normalize(state.prototypes, dim=-1).T, state.seen)
 
-    def features(self, state: LoraState, x_NCHW: Tensor) -> Tensor:
-        """(N, D) of one row, as it is now."""
+    def features_row(self, state: LoraState, x_NCHW: Tensor) -> Tensor:
         return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))
 
     def projections(self, state: LoraState, x_NCHW: Tensor) -> Tensor | None:
@@ -163,9 +172,9 @@ class Lora(VisionLearner):
             found.append(own / basis_Dk.shape[1] ** 0.5 if config.normalise or config.shrink else own)
         return torch.stack(found)
 
-    def _trained(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
-        """The pair (P, 2, 2, R, D) of these images."""
-        config, rng, rate = self.config, self.draws(state, "train"), float(state.rate)
+    def prepared(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor, rng: np.random.Generator) -> Training:
+        """A new pair of these images before its first step."""
+        config, rate = self.config, float(state.rate)
         right = self.projections(state, x_NCHW)
         new = new_pair(self.pair_shape, rng).to(state.prototypes)
         parts = trainable({f"{i} {'AB'[j]}": new[i, :, j] for i in range(len(new)) for j in range(2)})
@@ -192,12 +201,19 @@ class Lora(VisionLearner):
             for name in "AB"
         ]
         optimiser = ProjectedAdam([*groups, {"params": list(head.values()), "lr": config.head_rate * rate}], rate)
+        return Training(parts, optimiser, loss)
+
+    def _trained(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
+        """The pair (P, 2, 2, R, D) of these images."""
+        config, rng = self.config, self.draws(state, "train")
+        parts, optimiser, loss = self.prepared(state, x_NCHW, y_N, rng)
         fit(optimiser, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
-        return torch.stack([torch.stack([parts[f"{i} {name}"].detach() for name in "AB"], 1) for i in range(len(new))])
+        blocks = range(self.pair_shape[0])
+        return torch.stack([torch.stack([parts[f"{i} {name}"].detach() for name in "AB"], 1) for i in blocks])
 
     def _means(self, state: LoraState, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
         """The prototypes, those of the classes of these images taken anew."""
-        h_ND, new = self.features(state, x_NCHW), state.prototypes.clone()
+        h_ND, new = self.features_row(state, x_NCHW), state.prototypes.clone()
         for c in y_N.unique().tolist():
             new[c] = h_ND[y_N == c].mean(0)
         return new

@@ -26,6 +26,8 @@ class TrainedTransformer(VisionLearner):
     last three members are what `metacl.evaluation.modules` asks.
     """
 
+    has_features = True
+
     def added(self) -> Sequence[Added]:
         """What is added to the first blocks in answers, without taps: nothing."""
         return ()
@@ -35,7 +37,10 @@ class TrainedTransformer(VisionLearner):
         return among(head_logits(state.head, h_MD), state.seen)
 
     def answer_row(self, state: State, x_MCHW: Tensor) -> Tensor:
-        return self.logits(state, self.trunk.features(x_MCHW, lambda part: self.added(), weights=state.weights))
+        return self.logits(state, self.features_row(state, x_MCHW))
+
+    def features_row(self, state: State, x_MCHW: Tensor) -> Tensor:
+        return self.trunk.features(x_MCHW, lambda part: self.added(), weights=state.weights)
 
     def answers_tapped(self, state: State, x_MCHW: Tensor, tap: Tap | None = None) -> Tensor:
         """Logits (M, V) of one row, in float32 whatever the precision, with gradients to its `weights`.

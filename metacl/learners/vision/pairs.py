@@ -4,12 +4,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from episodes import UserError
 from metacl.learners.vision.trunk import Trunk
-from metacl.nets.vit import Added, low_rank
+from metacl.nets.vit import Added, VitConfig, low_rank
 
 SPREAD = 0.01
 """Deviation of the one number that is not zero in each column of a new B."""
 QKV = "blocks.{}.attn.qkv.weight"
+
+
+def pair_shape(shape: VitConfig, rank: int) -> tuple[int, int, int, int, int]:
+    """(P, 2, 2, R, D): what a task adds, for each block, for keys and values, A and the transpose of B.
+
+    Raises:
+        UserError: the rank is more than the width.
+    """
+    if rank > shape.width:
+        raise UserError(f"learner.rank {rank} is more than the width of the transformer, {shape.width}.")
+    return shape.depth, 2, 2, rank, shape.width
 
 
 def merged(trunk: Trunk, pairs: Tensor, sign: float = 1.0) -> dict[str, Tensor]:
