@@ -17,6 +17,7 @@ from studies import (
     lora,
     mechanisms,
     omniglot,
+    plasticity,
     plateau,
     probes,
     recipes,
@@ -31,7 +32,7 @@ from metacl.recipes.presets import LEARNERS
 
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | probes.TABLES
 TABLES |= claims.TABLES | features.TABLES | omniglot.TABLES | speed.TABLES | streams.TABLES | transfer.TABLES | vision.TABLES
-TABLES |= lora.TABLES
+TABLES |= lora.TABLES | plasticity.TABLES
 PICTURES = learners.PICTURES | lora.PICTURES | mechanisms.PICTURES | plateau.PICTURES | probes.PICTURES | streams.PICTURES
 LISTS = {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
 """What stands in the README."""

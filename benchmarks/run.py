@@ -15,7 +15,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from studies import features, learner_runs, lora, mechanisms, omniglot, plateau, probes, recipes, streams, transfer, vision
+from studies import (
+    features,
+    learner_runs,
+    lora,
+    mechanisms,
+    omniglot,
+    plasticity,
+    plateau,
+    probes,
+    recipes,
+    streams,
+    transfer,
+    vision,
+)
 from studies.cells import Cell, FailedError, make
 
 from episodes import UserError
@@ -28,6 +41,7 @@ STUDIES: dict[str, Callable[[Path], list[Cell]]] = {
     "lora": lora.cells,
     "mechanisms": mechanisms.cells,
     "omniglot": omniglot.cells,
+    "plasticity": plasticity.cells,
     "plateau": plateau.cells,
     "probes": probes.cells,
     "recipes": recipes.cells,
@@ -50,6 +64,7 @@ class Arguments:
             "lora",
             "mechanisms",
             "omniglot",
+            "plasticity",
             "plateau",
             "probes",
             "recipes",

@@ -1,0 +1,205 @@
+"""Whether a vision transformer that is trained on, task after task, still learns the last tasks as well as the first.
+
+Each method has the same number of trials on another stream: three learning rates times two settings of its own. Those of a
+setting are made by `--rates`; which setting is a method's own is decided by the score of its best rate there.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metacl.evaluation.curves import curves, ends, smoothed
+from metacl.evaluation.metrics import deviation
+from metacl.recipes.files import to_json
+from metacl.report.figures import figure
+from metacl.runs.following import Following
+from studies.cells import Cell, Command, environment_of, results_of
+from studies.streams import packed
+from studies.words import BENCHMARKS, raw, spread, table
+
+FOLDER = BENCHMARKS / "plasticity"
+BASE = "vit-bp"
+SEEDS = "0 1 2 3 4"
+T_95 = 2.776
+"""Student's t of 95 % with one degree of freedom less than there are seeds."""
+ASKED = "--asked 0 --lags --most-held-out 250 --diagnose-every 30 --rates 0.0003 0.001 0.003 --sweep-tasks 15"
+REUSED = "online-cifar100 --stream.classes 5 --stream.images 40 --tasks 60"
+STREAMS = {
+    "reused": REUSED,
+    "gradual": f"{REUSED} --schedule.blur 0.5",
+    "permuted": "label-permuted-cifar100 --stream.images 60 --stream.unseen --stream.held-out 200 --tasks 60"
+    " --learner.keep-head",
+}
+"""Five classes drawn again and again; the same with blurred boundaries; ten digits under other labels, with one head."""
+IMAGES = {"reused": "cifar100", "gradual": "cifar100", "permuted": "mnist"}
+METHODS: dict[str, tuple[str, ...]] = {
+    "vit-bp": ("", "--learner.weight-decay 0.1"),
+    "vit-anew": ("", "--learner.weight-decay 0.1"),
+    "vit-arrow": ("", "--learner.damping 0.1"),
+    "vit-trac": ("", "--learner.weight-decay 0.1"),
+    "vit-nap": ("", "--learner.weight-decay 0.1"),
+    "vit-l2": ("", "--learner.strength 1e-4"),
+    "vit-l2-init": ("", "--learner.strength 1e-4"),
+    "vit-shrink-perturb": ("", "--learner.shrink 1e-4 --learner.perturb 1e-3"),
+    "vit-spectral": ("", "--learner.strength 1e-4"),
+    "vit-parseval": ("", "--learner.strength 1e-3"),
+    "vit-cbp": ("", "--learner.replacement-rate 1e-3"),
+    "vit-redo": ("", "--learner.threshold 0.3"),
+    "vit-snr": ("", "--learner.share 0.01"),
+    "vit-muon": ("", "--learner.weight-decay 0.1"),
+}
+"""A method -> two settings of its own."""
+CONTROLS = {
+    "clipped gradients": "vit-bp --learner.clip 1",
+    "grafting": "vit-arrow --learner.scale gradient",
+    "window 4": "vit-arrow --learner.window 4",
+    "window 32": "vit-arrow --learner.window 32",
+    "first block": "vit-arrow --learner.last 1",
+    "all blocks": "vit-arrow --learner.last 4",
+    "feed-forward parts": "vit-arrow --learner.module mlp",
+    "literal formula, SGD": "vit-arrow --learner.base sgd --learner.momentum 0 --learner.scale raw",
+    "window cleared": "vit-arrow --learner.clear",
+}
+"""What else is tried of ARROW and its base on the first stream, each with the same rates."""
+LAST = (("feature_rank", "v"), ("feature_rank", "mlp out"), ("dormant_0.1", "mlp hidden"), ("logit_std", "attention"))
+"""What the page tells of the last block, by measure and module."""
+
+
+def cells(data: Path) -> list[Cell]:
+    """Of each stream the base, a new network each time and ARROW first."""
+    found = [
+        cell(stream, f"{method}-{i}", f"{method} {own}", data)
+        for stream in STREAMS
+        for i in range(2)
+        for method, settings in METHODS.items()
+        for own in settings[i : i + 1]
+    ]
+    return found + [cell("reused", name.replace(", ", "-").replace(" ", "-"), words, data) for name, words in CONTROLS.items()]
+
+
+def cell(stream: str, name: str, learner: str, data: Path) -> Cell:
+    file = FOLDER / f"{stream}-{name}.json"
+    (source, *options), (learner, *own) = STREAMS[stream].split(), learner.split()
+    words = [source, learner, *options, *own, *ASKED.split(), "--seeds", *SEEDS.split()]
+    where = "--stream.data.path" if IMAGES[stream] == "cifar100" else "--stream.data.name"
+    words += [where, str(data / IMAGES[stream]), "--save-every", "20"]
+
+    def commands(folder: Path) -> list[Command]:
+        return [Command("evaluate.py", words, folder / "run")]
+
+    def keep(folder: Path) -> None:
+        FOLDER.mkdir(exist_ok=True)
+        file.write_text(json.dumps(figures(folder / "run")) + "\n")
+
+    return Cell(file.stem, commands, file.exists, keep)
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What is kept of a run: the accuracy just after each task, of each seed; and what the modules are like at the end."""
+    following, result = Following.open(folder), results_of(folder)[0]
+    config = to_json(following.config)
+    config["stream"]["data"] |= {"path": None, "name": Path(config["stream"]["data"]["name"]).name}
+    config["learner"]["rate"] = result["rates"]["rate"]
+    return {
+        "configuration": config,
+        "environment": environment_of(folder),
+        "rates": result["rates"]["scores"],
+        "seconds_a_task": result["seconds_a_task"],
+        "state_bytes": result["state_bytes"],
+        "modules": {
+            measure: {name: own["mean"][-1] for name, own in named.items()} for measure, named in result["modules"].items()
+        },
+        "accuracy": packed(curves(following.records())["forward accuracy"]),
+    }
+
+
+def at_end(modules: dict[str, Any]) -> dict[str, list[float | None]]:
+    """Means over seeds of each layer, by module."""
+    return {name: own["mean"][-1] for name, own in modules.items()}
+
+
+def run(stream: str, name: str) -> dict[str, Any] | None:
+    """What is there of a cell."""
+    file = FOLDER / f"{stream}-{name}.json"
+    return raw(f"plasticity/{file.name}") if file.exists() else None
+
+
+def chosen(stream: str, method: str) -> dict[str, Any] | None:
+    """Of the settings that were tried that with the best score on the other stream; None: none was."""
+    found = [own for i in range(2) if (own := run(stream, f"{method}-{i}"))]
+    return max(found, key=lambda own: max(score for score in own["rates"].values() if score is not None), default=None)
+
+
+def accuracy(found: dict[str, Any]) -> np.ndarray:
+    """(T, B) in per cent."""
+    return 100 * np.array(found["accuracy"]["seeds"]).T
+
+
+def results(stream: str) -> str:
+    """AAT, its first and last quarter, and its slope, in %; the difference to the base with its 95 % interval over seeds."""
+    found = {method: own for method in METHODS if (own := chosen(stream, method))}
+    lines = []
+    for method in sorted(found, key=lambda name: -float(accuracy(found[name]).mean())):
+        values_TB = accuracy(found[method])
+        told = ends((np.arange(len(values_TB)), values_TB), len(values_TB) // 4)
+        cells = [_told(told[part]) for part in ("all", "first", "last", "slope")]
+        lines.append([method, *cells, "-" if method == BASE else _more(values_TB, accuracy(found[BASE]))])
+    return table(["method", "AAT", "first quarter", "last quarter", "slope", f"more than {BASE}"], lines)
+
+
+def controls() -> str:
+    """The same of what else was tried, beside ARROW as it is and its base."""
+    names = {"vit-bp": "vit-bp-0", "vit-arrow": "vit-arrow-0"}
+    names |= {name: name.replace(", ", "-").replace(" ", "-") for name in CONTROLS}
+    lines = []
+    for name, file in names.items():
+        if found := run("reused", file):
+            values_TB = accuracy(found)
+            rate, base = found["configuration"]["learner"]["rate"], run("reused", "vit-bp-0")
+            more = "-" if name == BASE or base is None else _more(values_TB, accuracy(base))
+            lines.append([name, f"{rate:g}", spread(values_TB.mean(0).tolist()), more])
+    return table(["", "rate", "AAT", f"more than {BASE}"], lines)
+
+
+def modules(stream: str = "reused") -> str:
+    """What the modules of the last block are like after the last task, means over seeds."""
+    lines = []
+    for method in METHODS:
+        if found := chosen(stream, method):
+            told = [found["modules"][measure][module][-1] for measure, module in LAST]
+            lines.append([method, *(f"{value:.2f}" for value in told)])
+    return table(["method", *(f"{module}: {measure.replace('_', ' ')}" for measure, module in LAST)], lines)
+
+
+def draw(path: Path) -> None:
+    """Accuracy just after each task, a mean over ten tasks and all seeds."""
+    picture = figure(15, 5)
+    for axes, stream in zip(picture.subplots(1, len(STREAMS)), STREAMS, strict=True):
+        for method in METHODS:
+            if found := chosen(stream, method):
+                values_TB = accuracy(found)
+                shown = smoothed((np.arange(len(values_TB)), values_TB), 10)
+                axes.plot(shown["tasks"], shown["mean"], label=method, linewidth=2 if method == "vit-arrow" else 1)
+        axes.set(title=stream, xlabel="task", ylabel="% right just after the task")
+        axes.grid(alpha=0.3)
+    picture.axes[0].legend(fontsize="x-small", ncols=2)
+    picture.savefig(path, dpi=110)
+
+
+def _told(value: dict[str, Any]) -> str:
+    return f"{value['mean']:.1f} ± {value['std']:.1f}"
+
+
+def _more(values_TB: np.ndarray, base_TB: np.ndarray) -> str:
+    """The mean difference of seeds, and half of its 95 % interval by Student's t."""
+    more_B = (values_TB - base_TB).mean(0)
+    return f"{more_B.mean():+.1f} ± {T_95 * deviation(more_B) / len(more_B) ** 0.5:.1f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {f"plasticity-{stream}": partial(results, stream) for stream in STREAMS}
+TABLES |= {"plasticity-controls": controls, "plasticity-modules": modules}
+PICTURES: dict[str, Callable[[Path], None]] = {"plasticity/accuracy.png": draw}
