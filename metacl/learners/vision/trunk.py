@@ -56,10 +56,10 @@ class TrunkConfig:
         if self.backbone in UNTRAINED:
             return drawn(UNTRAINED[self.backbone], 0)
         if files := vit_files(self.backbone):
-            if self.weights not in (None, digest := files.digest()):
+            if self.weights is not None and self.weights != files.digest():
                 raise UserError(
                     f"The weights of {self.backbone} are not those that the evaluation was begun with (their SHA-256 is "
-                    f"{digest}, then {self.weights}). Put the old ones back where they were, or start anew."
+                    f"{files.digest()}, then {self.weights}). Put the old ones back where they were, or start anew."
                 )
             return files.load()
         raise UserError(
