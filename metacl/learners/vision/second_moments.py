@@ -8,8 +8,8 @@ from torch import Tensor
 from metacl.learners.vision.trunk import TOGETHER, Trunk
 from metacl.nets.vit import Added
 
-ROUNDING = 1e-12
-"""Eigenvalues that are so small a part of the largest one are zero."""
+ROUNDING = 1e-7
+"""Eigenvalues that are so small a part of the largest one are zero, as far as moments that are kept in float32 tell."""
 
 
 def second_moments(trunk: Trunk, x_NCHW: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
