@@ -38,6 +38,16 @@ def test_of_directions_that_never_occur_all_are_null():
     assert nearly_null(rows.T @ rows, 10.0).shape == (8, 3)
 
 
+def test_the_direction_that_a_layer_norm_leaves_constant_does_not_count():
+    """By the rule as it is, it would be the whole null space."""
+    scale, shift = torch.rand(12) + 0.5, 0.01 * torch.randn(12)
+    rows = torch.nn.functional.layer_norm(torch.randn(500, 12), (12,), scale, shift)
+    moment, forced = rows.T @ rows / 500, torch.nn.functional.normalize(1 / scale, dim=0)
+    alone, others = nearly_null(moment, 10.0), nearly_null(moment, 10.0, 1)
+    assert alone.shape[1] == 1 and abs(float(alone[:, 0] @ forced)) > 0.99
+    assert others.shape[1] > 3 and float((others.T @ forced).norm()) > 0.99
+
+
 def test_the_moments_are_the_mean_over_the_tokens_of_all_tasks():
     """Of weights as they were when a task ended; tasks of unequal size."""
     learner = CONFIG.build(SPEC)

@@ -142,5 +142,10 @@ def test_along_episodes_too(cli):
     status, text = cli(evaluate_main, *words.split())
     assert status == 0, text
     assert results("mine")["results"][0]["curves"]["drift relative"]["tasks"] == [1, 2]
-    status, text = cli(evaluate_main, *words.replace("bp", "knn").replace("--rates 0.01", "").replace("mine", "other").split())
-    assert status == 2 and "leave --drift out" in text
+
+
+def test_who_has_none_is_told_before_any_other_begins(cli):
+    words = "slowly-changing-regression bp knn --stream.train 20 --stream.held-out 5 --tasks 2 --lags --drift --out mine"
+    status, text = cli(evaluate_main, *words.split())
+    assert status == 2 and "knn has no features that learning changes: leave --drift out, or leave knn out" in text
+    assert not Path("mine/bp/metrics.jsonl").exists()

@@ -7,6 +7,7 @@ import torch
 
 from episodes import STREAMS, EpisodeSpec, UserError
 from metacl.commands.grid import grid_part
+from metacl.evaluation.drift import must_have_features
 from metacl.learners import Learner, LearnerConfig
 from metacl.recipes.config import FollowConfig, StreamRunConfig
 from metacl.recipes.presets import title
@@ -22,8 +23,15 @@ def learner_of(config: FollowConfig, spec: EpisodeSpec, seed: int = 0, rate: flo
         rate: its learning rate; None: the configuration's.
 
     Raises:
-        UserError: it cannot learn from such examples, or its checkpoint does not fit.
+        UserError: it cannot learn from such examples, its checkpoint does not fit, or it cannot be asked what is to be asked.
     """
+    learner = _learner(config, spec, seed, rate)
+    if config.questions.drift:
+        must_have_features(learner, config.learner_name)
+    return learner
+
+
+def _learner(config: FollowConfig, spec: EpisodeSpec, seed: int, rate: float | None) -> Learner:
     if config.run is not None:
         return Run.open(Path(config.run)).load_learner(spec, config.checkpoint)
     torch.manual_seed(seed)

@@ -24,8 +24,7 @@ class Drift:
     """
 
     def __init__(self, learner: Learner, kept: Kept):
-        if not learner.has_features:
-            raise UserError(f"{type(learner).__name__} has no features that learning changes: leave --drift out.")
+        must_have_features(learner, type(learner).__name__)
         self.learner, self.kept = learner, kept
 
     @torch.no_grad()
@@ -40,6 +39,12 @@ class Drift:
         then = [self.kept[i].to(now[0]) for i in range(len(now) - 1)]
         found = [moved(*both) for both in zip(then, now, strict=False)]
         return {name: torch.stack([own[name] for own in found], 1) for name in found[0]}
+
+
+def must_have_features(learner: Learner, name: str) -> None:
+    """Raises `UserError` where the learner, called `name`, does not change its features, or has none."""
+    if not learner.has_features:
+        raise UserError(f"{name} has no features that learning changes: leave --drift out, or leave {name} out.")
 
 
 def moved(then_BMD: Tensor, now_BMD: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,10 @@ inputs stays small). Of each layer the mean of x x^T over the inputs of all task
 images. From the second task on Adam's updates are projected on its approximate null space: the eigenvectors whose eigenvalues
 are at most `times` the smallest one. Norms and biases stay as they were pre-trained.
 
+What comes out of a LayerNorm is all but constant in one direction, one over its scales, however the images are: of these inputs
+that eigenvalue is far below all others, and by the rule as it is nothing else would be free. It is left out of the rule, which
+for them starts from the second smallest.
+
 Classes are told by one head over all of them, each row of which is trained on its own task, among whose classes it answers
 then. In the paper each task has a head of its own, and a query comes with its task; here it does not.
 """
@@ -29,6 +33,8 @@ from metacl.optimisers.projected import ProjectedAdam
 
 LAYERS = {"attention in": "blocks.{}.attn.qkv.weight", "heads": "blocks.{}.attn.proj.weight"}
 """The name of what comes in -> the weights it comes to."""
+FORCED = {"attention in": 1, "heads": 0}
+"""Of what comes in, directions in which it is all but constant by its making."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class AdamNsclConfig(FittingConfig):
     """The weights of attention, trained in the approximate null space of the inputs of earlier tasks."""
 
     times: float = 10.0
-    """Eigenvalues of a null space are at most so many times the smallest one."""
+    """Eigenvalues of a null space are at most so many times the smallest one that counts."""
     normalise: bool = True
     """Divide the projection by its Frobenius norm, the root of the number of its directions, as the published code does and the
     paper does not: it makes the steps of later tasks smaller."""
@@ -119,7 +125,7 @@ class AdamNscl(VisionLearner):
         found: dict[str, Tensor] = {}
         for place, layer in LAYERS.items() if int(state.tasks) else ():
             for i, moment_DD in enumerate(state.moments[place]):
-                basis_Dk = nearly_null(moment_DD, self.config.times)
+                basis_Dk = nearly_null(moment_DD, self.config.times, FORCED[place])
                 norm = basis_Dk.shape[1] ** 0.5 if self.config.normalise else 1.0
                 found[layer.format(i)] = basis_Dk @ basis_Dk.T / norm
         return found

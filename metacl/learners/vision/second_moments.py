@@ -8,8 +8,8 @@ from torch import Tensor
 from metacl.learners.vision.trunk import TOGETHER, Trunk
 from metacl.nets.vit import Added
 
-ROUNDING = 1e-12
-"""Eigenvalues that are so small a part of the largest one are zero."""
+ROUNDING = 1e-7
+"""Eigenvalues that are so small a part of the largest one are zero, as far as moments that are kept in float32 tell."""
 
 
 def second_moments(trunk: Trunk, x_NCHW: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -55,8 +55,12 @@ def principal(moment_DD: Tensor, share: float) -> Tensor:
     return vector_DD[:, :k].float()
 
 
-def nearly_null(moment_DD: Tensor, times: float) -> Tensor:
-    """(D, k): the eigenvectors whose eigenvalues are at most so many times the smallest one; of what is rounding, all."""
+def nearly_null(moment_DD: Tensor, times: float, forced: int = 0) -> Tensor:
+    """(D, k): the eigenvectors whose eigenvalues are at most so many times the smallest one; of what is rounding, all.
+
+    Arguments:
+        forced: so many of the smallest eigenvalues, which the inputs have by their making, do not count as the smallest one.
+    """
     value_D, vector_DD = torch.linalg.eigh(moment_DD.double())
-    least = torch.maximum(value_D[0], value_D[-1] * ROUNDING)
+    least = torch.maximum(value_D[forced], value_D[-1] * ROUNDING)
     return vector_DD[:, value_D <= times * least].float()
