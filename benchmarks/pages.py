@@ -33,7 +33,8 @@ from metacl.recipes.presets import LEARNERS
 TABLES = episodes.TABLES | learners.TABLES | recipes.TABLES | mechanisms.TABLES | plateau.TABLES | probes.TABLES
 TABLES |= claims.TABLES | features.TABLES | omniglot.TABLES | speed.TABLES | streams.TABLES | transfer.TABLES | vision.TABLES
 TABLES |= lora.TABLES | plasticity.TABLES
-PICTURES = learners.PICTURES | lora.PICTURES | mechanisms.PICTURES | plateau.PICTURES | probes.PICTURES | streams.PICTURES
+PICTURES = learners.PICTURES | lora.PICTURES | mechanisms.PICTURES | plasticity.PICTURES | plateau.PICTURES | probes.PICTURES
+PICTURES |= streams.PICTURES
 LISTS = {"meta-trained": lambda: names("meta"), "trained": lambda: names("trained")}
 """What stands in the README."""
 PAGES = sorted(BENCHMARKS.rglob("*.md"))

@@ -30,6 +30,17 @@ def plain(mean, deviation, first, second, gradients, draws, step, rate):
     return mean, deviation, first, second
 
 
+def test_weights_are_the_means_again_where_a_closure_is_stopped():
+    part = torch.nn.Parameter(torch.zeros(3))
+
+    def closure():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        BAdam([part]).step(closure)
+    assert part.tolist() == [0.0] * 3
+
+
 def test_the_step_is_the_papers():
     rng = torch.Generator().manual_seed(0)
     state = [torch.randn(4, generator=rng, dtype=torch.float64), torch.full((4,), 0.3, dtype=torch.float64)]

@@ -55,7 +55,8 @@ def test_training_is_plain_adamw():
         rng = learner.draws(own, "train")
         order = rng.permutation(len(data))
         x = learner.trunk.view(data.x[0][order], rng)
-        loss = torch.nn.functional.cross_entropy(network(x) @ weight.T + bias, data.y[0][order])
+        logits = (network(x) @ weight.T + bias)[:, classes]
+        loss = torch.nn.functional.cross_entropy(logits, data.y[0][order] - classes[0])
         of_head = torch.optim.AdamW([weight, bias], CONFIG.rate, weight_decay=0.0)
         body.zero_grad()
         loss.backward()
@@ -75,12 +76,19 @@ def test_a_head_is_kept_where_that_is_asked():
         assert same(first, second) is expected
 
 
+def test_answers_are_labels_of_the_last_task():
+    state, x = after(CONFIG.build(SPEC), [0, 1], [2, 4]), task([0, 1, 2, 3, 4, 5])[0]
+    assert set(CONFIG.build(SPEC).predict(state, x).argmax(-1).flatten().tolist()) <= {2, 4}
+
+
 def test_anew_each_task_starts_from_weights_of_its_own():
     """What was learnt before does not matter, neither weights nor what the optimiser keeps."""
     learner = replace(CONFIG, anew=True).build(SPEC)
     states = [after(learner, first) for first in ([0, 1], [2, 3])]
     assert not same(*states)
     assert same(*(learner.learn(state, examples([4, 5], 7)) for state in states))
+    kept = replace(CONFIG, anew=True, keep_head=True).build(SPEC)
+    assert same(*(kept.learn(state, examples([4, 5], 7)).head for state in states))
     plain = [CONFIG.build(SPEC).learn(state, examples([4, 5], 7)) for state in states]
     assert not same(*plain)
 
@@ -140,9 +148,16 @@ def test_its_modules_are_measured_from_the_weights_that_it_started_with(alike):
     assert bool((after_one["weight_change"]["mlp out"] > 0).all()) and after_one["gradient_rank"]["k"].shape == (2, 3)
 
 
-def test_gradients_that_are_not_finite_are_told(monkeypatch):
+def test_blocks_of_arrow():
+    for words, own in (({}, ["1", "2"]), ({"number": 1}, ["2"]), ({"place": "first", "module": "mlp"}, ["0", "1"])):
+        kept = only(ArrowConfig(**SHORT, **words).build(SPEC).init_state(1)).kept
+        assert sorted({name.split(".")[2] for name in kept if name.startswith("own.blocks.")}) == own
+
+
+@pytest.mark.parametrize("config", [PlasticConfig(**SHORT), ArrowConfig(**SHORT)])
+def test_gradients_that_are_not_finite_are_told(config, monkeypatch):
     """The loss may be finite while its gradient is not; no step is made then."""
-    learner = ArrowConfig(**SHORT).build(SPEC)
+    learner = config.build(SPEC)
     state = learner.init_state(1)
     plain = torch.Tensor.backward
 
@@ -154,13 +169,15 @@ def test_gradients_that_are_not_finite_are_told(monkeypatch):
     together = plastic.Together
     monkeypatch.setattr(plastic, "Together", lambda parts: fitted.append(together(parts)) or fitted[0])
     monkeypatch.setattr(torch.Tensor, "backward", backward)
-    with pytest.raises(DivergedError, match=r"At the learning rate 0\.001 the gradient of .* is not finite.*no step was made"):
+    with pytest.raises(
+        DivergedError, match=r"At the learning rate 0\.001 the gradient of .*cls_token is not finite.*no step was made"
+    ):
         learner.learn(state, examples([0, 1]))
 
 
 def test_more_blocks_than_there_are():
-    with pytest.raises(UserError, match=r"learner\.last is 9, but the transformer has 3 blocks"):
-        ArrowConfig(**SHORT, last=9).build(SPEC).init_state(1)
+    with pytest.raises(UserError, match=r"learner\.number is 9, but the transformer has 3 blocks"):
+        ArrowConfig(**SHORT, number=9).build(SPEC).init_state(1)
 
 
 @pytest.mark.parametrize("matrix", [False, True])

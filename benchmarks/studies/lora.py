@@ -87,6 +87,7 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
     words += ["--stream.classes", str(about.classes), "--stream.images", str(about.images), "--save-every", "1"]
     words += ["--most-held-out", str(about.asked), "--stream.data.path", str(data / about.folder)]
     words += [] if method == "ease" else ["--drift"]
+    words += ["--learner.tasks", str(about.tasks)] if method == "inf-lora" else []
 
     def commands(folder: Path) -> list[Command]:
         return [Command("evaluate.py", words, folder / "run")]

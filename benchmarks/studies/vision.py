@@ -77,6 +77,7 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
     shown = ["--learner.trunk.backbone", backbone] if method in ON_IMAGES else ["--stream.data.features", backbone]
     along = ["--tasks", str(about.tasks), "--most-held-out", str(about.asked), "--stream.images", str(about.images)]
     along += ["--seeds", str(seed), "--save-every", "1", "--stream.data.path", str(data / about.folder), *shown]
+    along += ["--learner.tasks", str(about.tasks)] if method == "inf-lora" else []
     others = ["--data.path", str(data / about.others), "--data.features", backbone, "--seeds", str(seed)]
 
     def commands(folder: Path) -> list[Command]:

@@ -103,7 +103,7 @@ class Datasets:
         so_far = [self.pairs[place] for place in self.order(seed)[: index + 1]]
         sizes = [len(train.names) for train, _ in so_far]
         classes, first = np.arange(sizes[-1]), sum(sizes[:-1])
-        return Task(*(mixed(pool, classes, self.name, seed, index, first) for pool in so_far[-1]))
+        return Task(*(mixed(pool, classes, self.name, seed, index, first + np.arange(len(classes))) for pool in so_far[-1]))
 
     def shared_images(self) -> list[str]:
         """Sentences on images that are learnt from and held out too."""

@@ -33,7 +33,8 @@ class PermutedConfig(ImageStreamConfig):
     held_out: int | None = None
     """Held-out images of a task of the stream, which are not learnt from in it. None: one image in thirty."""
     unseen: bool = False
-    """The same images are held out in every task, so that no task learns from them. As published each task draws them anew."""
+    """The same images are held out in every task and for all seeds, so that no task learns from them. As published each task
+    draws them anew."""
     images: int | None = None
     """Images of each class that the stream has, the first of the data set. None: all."""
 
@@ -54,7 +55,8 @@ class Permuted:
         pixels, labels: whether these are permuted.
         flat: inputs are vectors, pixels in [0, 1] where they were images; else they stay images, whose labels can be permuted.
         held_out: how many images of each task, the last ones, are held out; None: one in thirty.
-        unseen: they are the same in every task, drawn by the seed; otherwise each task draws them anew.
+        unseen: they are the same in every task and for every seed, so that no rate is chosen by them; otherwise each task draws
+            them anew.
 
     Raises:
         UserError: no image is left to learn from.
@@ -81,7 +83,7 @@ class Permuted:
         shape = (int(np.prod(pool.x_shape)),) if flat else pool.x_shape
         self.spec = EpisodeSpec("vector" if flat else pool.x_kind, shape, "cross_entropy", symbols=len(pool.names))
         self.fingerprint = f"{name}-1/{pool.fingerprint}/{pixels}/{labels}/{flat}/{self.held_out}"
-        self.fingerprint += "/unseen" if unseen else ""
+        self.fingerprint += "/unseen-2" if unseen else ""
 
     def task(self, seed: int, index: int) -> Task:
         train, held_out = self.halves(seed, index)
@@ -103,7 +105,7 @@ class Permuted:
         if not self.unseen:
             return order[: images - self.held_out], order[images - self.held_out :]
         apart = np.zeros(images, dtype=bool)
-        apart[stream_numbers(self.name, seed, "held out", 0).permutation(images)[: self.held_out]] = True
+        apart[stream_numbers(self.name, 0, "held out", 0).permutation(images)[: self.held_out]] = True
         return order[~apart[order]], order[apart[order]]
 
     def shared_images(self) -> list[str]:

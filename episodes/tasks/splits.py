@@ -1,6 +1,7 @@
 """Streams whose tasks are some classes of a pool: a few at random, again and again, or all of them, a few at a time."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ class SplitsConfig(ImageStreamConfig):
 
     classes: int = 2
     """Classes of a task of the stream."""
+    labels: Literal["task", "class"] = "task"
+    """`task`: the classes of each task of the stream are labelled 0, 1, ... anew. `class`: a class has one label in all tasks,
+    so that tasks can be mixed."""
     images: int | None = None
     """Images of each class that are learnt from, the first of the data set. None: all."""
 
@@ -29,7 +33,7 @@ class SplitsConfig(ImageStreamConfig):
 
     def load(self) -> "Splits":
         """The stream. Raises `UserError` where its data cannot be read or do not suffice."""
-        return Splits(self.name, *halves(self.data, self.own, self.images), self.classes)
+        return Splits(self.name, *halves(self.data, self.own, self.images), self.classes, self.labels == "class")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Splits:
     Arguments:
         train, held_out: two pools of the same classes, with other images.
         classes: how many a task has.
+        own_labels: a class has its place in the pool as its label, in every task.
 
     Raises:
         UserError: the pools have other classes, or too few.
@@ -64,19 +69,22 @@ class Splits:
 
     most_tasks: int | None = None
 
-    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2):
+    def __init__(self, name: str, train: ClassPool, held_out: ClassPool, classes: int = 2, own_labels: bool = False):
         same_classes(train, held_out)
         if len(train.names) < classes:
             raise UserError(
                 f"A task has {classes} classes, but {train.source} has {len(train.names)} in all. Take another data set."
             )
-        self.name, self.pools, self.classes = name, (train, held_out), classes
-        self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=classes)
+        self.name, self.pools, self.classes, self.own_labels = name, (train, held_out), classes, own_labels
+        symbols = len(train.names) if own_labels else classes
+        self.spec = EpisodeSpec(train.x_kind, train.x_shape, "cross_entropy", symbols=symbols)
         self.fingerprint = f"{name}-1/{train.fingerprint}/{held_out.fingerprint}/{classes}"
+        self.fingerprint += "/own labels" if own_labels else ""
 
     def task(self, seed: int, index: int) -> Task:
         chosen = self.task_classes(seed, index)
-        return Task(*(mixed(pool, chosen, self.name, seed, index) for pool in self.pools))
+        labels = chosen if self.own_labels else np.arange(len(chosen))
+        return Task(*(mixed(pool, chosen, self.name, seed, index, labels) for pool in self.pools))
 
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """The classes (of the pool) of a task; the place of each is its label."""
@@ -112,7 +120,8 @@ class Incremental(Splits):
     def task(self, seed: int, index: int) -> Task:
         so_far = self.task_classes(seed, index)
         first = 0 if self.cumulative else len(so_far) - self.classes
-        return Task(*(mixed(pool, so_far[first:], self.name, seed, index, first) for pool in self.pools))
+        labels = np.arange(first, len(so_far))
+        return Task(*(mixed(pool, so_far[first:], self.name, seed, index, labels) for pool in self.pools))
 
     def task_classes(self, seed: int, index: int) -> np.ndarray:
         """All classes so far, in the order in which they came."""
@@ -125,18 +134,18 @@ class Incremental(Splits):
         return stream_numbers(self.name, seed, "classes", 0).permutation(classes)[: (index + 1) * self.classes]
 
 
-def mixed(pool: ClassPool, classes: np.ndarray, name: str, seed: int, index: int, first: int = 0) -> Part:
+def mixed(pool: ClassPool, classes: np.ndarray, name: str, seed: int, index: int, labels: np.ndarray) -> Part:
     """The images of some classes of a pool in random order, as a half of task `index` of the stream `name`.
 
     Arguments:
-        first: the label of the first of `classes`; those that follow have the next ones.
+        labels: of each of `classes`.
     """
     images, y = labelled(pool, classes)
     order = stream_numbers(name, seed, "order", index).permutation(len(y))
 
     def fetched(chosen: np.ndarray) -> Examples:
         x = pool.fetch(images[chosen][None])
-        return Examples(x, torch.from_numpy(y[chosen] + first)[None].to(x.device), task_index(index, chosen, x))
+        return Examples(x, torch.from_numpy(labels[y[chosen]])[None].to(x.device), task_index(index, chosen, x))
 
     return part_of(order, fetched)
 

@@ -129,10 +129,11 @@ def along_stream(
 
 
 def _score(record: Record) -> Tensor:
-    """(B,) by which a rate is judged after one task."""
-    if "together" in record:
-        return record["together"]["accuracy"]
-    return record["forward"]["accuracy"] if "forward" in record else record["prequential"]["loss"]
+    """(B,) by which a rate is judged after one task. What answers with numbers that are not finite is right by chance: NaN."""
+    found = record.get("together") or record.get("forward")
+    if found is None:
+        return record["prequential"]["loss"]
+    return found["accuracy"].where(found["loss"].isfinite(), torch.nan)
 
 
 class Apart:

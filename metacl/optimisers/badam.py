@@ -29,7 +29,7 @@ class BAdam(torch.optim.Optimizer):
         params: parameters, or groups of them.
         lr: the rate; a step is at most about so many times sigma^2.
         deviation: sigma before the first step.
-        samples: draws of the weights for each step.
+        samples: draws of the weights for each step; that of the first group counts for all.
         betas: b1 and b2.
         seed: of the draws, which are a function of it and of the number of the step, so that `state_dict` is all that a run
             needs to go on as if it had not been stopped.
@@ -70,18 +70,21 @@ class BAdam(torch.optim.Optimizer):
         means = [part.clone() for part, _, _ in parts]
         sums: list[tuple[Tensor, Tensor]] = [(torch.zeros_like(mean), torch.zeros_like(mean)) for mean in means]
         samples, loss = parts[0][2]["samples"], None
-        for draw in range(samples):
-            noise = [self._noise(place, draw, *own) for place, own in enumerate(parts)]
-            for (part, state, _), mean, eps in zip(parts, means, noise, strict=True):
-                part.copy_(mean + state["deviation"] * eps)
-            with torch.enable_grad():
-                loss = closure()
-            for (part, _, _), eps, (gradient, product) in zip(parts, noise, sums, strict=True):
-                if part.grad is not None:
-                    gradient.add_(part.grad, alpha=1 / samples)
-                    product.addcmul_(part.grad, eps, value=1 / samples)
-        for (part, state, group), mean, (gradient, product) in zip(parts, means, sums, strict=True):
-            part.copy_(mean)
+        try:
+            for draw in range(samples):
+                noise = [self._noise(place, draw, *own) for place, own in enumerate(parts)]
+                for (part, state, _), mean, eps in zip(parts, means, noise, strict=True):
+                    part.copy_(mean + state["deviation"] * eps)
+                with torch.enable_grad():
+                    loss = closure()
+                for (part, _, _), eps, (gradient, product) in zip(parts, noise, sums, strict=True):
+                    if part.grad is not None:
+                        gradient.add_(part.grad, alpha=1 / samples)
+                        product.addcmul_(part.grad, eps, value=1 / samples)
+        finally:  # also where a closure is stopped
+            for (part, _, _), mean in zip(parts, means, strict=True):
+                part.copy_(mean)
+        for (part, state, group), (gradient, product) in zip(parts, sums, strict=True):
             if part.grad is not None:
                 state["step"] += 1
                 moments = state["deviation"], state["first"], state["second"]

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Parameter = Any
+"""A tensor, or its name and the tensor."""
+
 
 class Together(torch.optim.Optimizer):
     """Optimisers that step one after another. Its `param_groups` are theirs, in their order, so that schedules reach them."""
@@ -59,19 +62,25 @@ class Together(torch.optim.Optimizer):
 
 
 def muon(
-    parameters: Iterable[Tensor], rate: float, weight_decay: float = 0.0, momentum: float = 0.95, other: Iterable[Tensor] = ()
+    parameters: Iterable[Parameter],
+    rate: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.95,
+    other: Iterable[Tensor] = (),
 ) -> torch.optim.Optimizer:
     """Muon for all matrices and AdamW for the rest.
 
     A step of Muon is scaled so that it is as large as one of AdamW (`match_rms_adamw`): one rate serves both.
 
     Arguments:
-        parameters: all of them.
+        parameters: all of them, with or without their names.
         other: matrices that are AdamW's nonetheless, by custom embeddings and the head.
     """
-    own, apart = list(parameters), {id(part) for part in other}
-    matrices = [part for part in own if part.ndim == 2 and id(part) not in apart]
-    rest = [part for part in own if part.ndim != 2 or id(part) in apart]
+    apart = {id(part) for part in other}
+    matrices, rest = list[Parameter](), list[Parameter]()
+    for own in parameters:
+        part = own[1] if isinstance(own, tuple) else own
+        (matrices if part.ndim == 2 and id(part) not in apart else rest).append(own)
     parts: list[torch.optim.Optimizer] = []
     if matrices:
         parts.append(torch.optim.Muon(matrices, rate, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"))

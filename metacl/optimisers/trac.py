@@ -3,16 +3,17 @@ Reinforcement Learning", Muppidi, Zhang, Yang 2024).
 
 With theta_0 the weights at construction, g the gradient, u the base's step, and S the sum of the scales, in each step
 
-    delta = (theta - theta_0) / (S + eps),    h = g . delta over all parameters,
+    h = g . delta over all parameters,    then delta <- delta + u, from 0 on,
     v_j <- beta_j^2 v_j + h^2,    sigma_j <- beta_j sigma_j - h,
     s_j = s_0 / erfi(1 / sqrt 2) * erfi(sigma_j / (sqrt(2 v_j) + eps))    for several beta_j,
-    theta <- theta_0 + (delta + u) max(S, 0)    with S the new sum.
+    theta <- theta_0 + delta max(S, 0)    with S the new sum.
 
 While moving away from theta_0 lowers the loss S grows, exponentially; otherwise the weights are drawn back. s_0, eps and the
 beta_j are those of the authors, and so is that sigma_j starts at 1e-8: with v_j = 0 this is what lets the scales leave 0.
 
-Ours: the three sums are kept in float64, and scales that overflow are an error. As in the authors' code delta is worked out
-from theta, so that at first, with S near 1e-8, it is seen only in weights that are themselves small.
+Ours: the sums are kept in float64, scales that overflow are an error, and delta is kept. The authors' code works it out of
+theta, as (theta - theta_0) / (S + eps): the same, but for rounding. With S near 1e-8 float32 rounds it to nothing, and where S
+comes to be below 0, which may be in the second step, weights do not move any more.
 """
 
 import math
@@ -45,18 +46,17 @@ class Trac(Around):
         self.betas = torch.tensor(betas, dtype=torch.float64, device=parts[0].device)
         zeros = torch.zeros_like(self.betas)
         self.own = {f"reference.{i}": part.detach().clone() for i, part in enumerate(parts)}
+        self.own |= {f"delta.{i}": torch.zeros_like(part) for i, part in enumerate(parts)}
         self.own |= {"variance": zeros, "sigma": torch.full_like(zeros, 1e-8), "scale": zeros.clone()}
-        self._going: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._going: list[tuple[int, Tensor, Tensor]] = []
 
     def before(self) -> None:
         """Before the base's step, as others in it may change gradients."""
-        over, h = self.own["scale"].sum() + self.eps, torch.zeros_like(self.betas[0])
+        h = torch.zeros_like(self.betas[0])
         self._going = []
         for i, part, gradient in self.with_gradients():
-            reference = self.own[f"reference.{i}"]
-            delta = (part - reference) / over.to(part)
-            h += (delta.flatten() @ gradient.flatten()).to(h)
-            self._going.append((part, reference, delta.sub_(part)))
+            h += (self.own[f"delta.{i}"].flatten() @ gradient.flatten()).to(h)
+            self._going.append((i, part, part.clone()))
         self.own["variance"].mul_(self.betas**2).add_(h**2)
         self.own["sigma"].mul_(self.betas).sub_(h)
 
@@ -67,8 +67,9 @@ class Trac(Around):
         if not bool(scale.sum().isfinite()):
             raise FloatingPointError(f"the scales of TRAC overflow: {scale.tolist()}; lower the rate of the base")
         by = scale.sum().clamp_min(0)
-        for part, reference, delta_minus_old in self._going:
-            part.add_(delta_minus_old).mul_(by.to(part)).add_(reference)
+        for i, part, old in self._going:
+            delta = self.own[f"delta.{i}"].add_(part - old)
+            part.copy_(self.own[f"reference.{i}"] + by.to(part) * delta)
         self._going = []
 
 

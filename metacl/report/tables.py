@@ -115,7 +115,9 @@ def curve_table(results: Sequence[Result], title: str) -> Table:
 
 def _end(curve: dict[str, Any], part: str, percent: bool) -> str:
     """Of few measurements there is no slope."""
-    return "-" if part == "slope" and curve[part]["mean"] is None else cell(curve[part], percent)
+    if part not in curve or (part == "slope" and curve[part]["mean"] is None):  # results of before have no slope either
+        return "-"
+    return cell(curve[part], percent)
 
 
 def _curve_words(result: Result) -> str:

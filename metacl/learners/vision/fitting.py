@@ -47,7 +47,7 @@ def fit(
             with torch.enable_grad():
                 value = loss(order[first : first + batch_size])
                 if not value.isfinite():
-                    rate = ", ".join(f"{rate:g}" for rate in rates)
+                    rate = ", ".join(dict.fromkeys(f"{rate:g}" for rate in rates))
                     raise DivergedError(
                         f"The loss is not finite at the learning rate {rate}. Give a lower --learner.rate; or, where it is "
                         "theirs, a lower rate of the alignment or of the task-identity network."

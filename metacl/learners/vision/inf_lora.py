@@ -123,8 +123,8 @@ class InfLora(VisionLearner):
         if missing := int((~a_PRD.any(-1)).sum()):
             note(
                 f"Of {config.rank * len(a_PRD)} directions that pairs were to have in {len(a_PRD)} blocks, the inputs of this "
-                f"task have {missing} too few beside those of earlier ones: these stay empty. Give more images, or a lower "
-                "--learner.rank."
+                f"task have {missing} too few beside those of earlier ones: these stay empty. Give more images, a "
+                "lower --learner.rank, or --learner.tasks where there are more tasks than it says."
             )
         a_P2RD = a_PRD[:, None].expand(-1, 2, -1, -1)
         parts = trainable({str(i): torch.zeros_like(own) for i, own in enumerate(a_P2RD)})

@@ -1,7 +1,7 @@
 """A vision transformer that never stops being trained: a new head for each task, and what is done for it to stay plastic.
 
-Tasks follow each other, each with labels of its own from 0 on, and the learner is told where they begin. Of a task only what it
-can be taught is asked, not what is kept of older ones: the loss of plasticity (Dohare et al., Nature 2024).
+Tasks follow each other, and the learner is told where they begin; it answers among the labels of the last one. Of a task only
+what it can be taught is asked, not what is kept of older ones: the loss of plasticity (Dohare et al., Nature 2024).
 
 A method is an optimiser around another, from `metacl.optimisers`; its state, with that of the other, is part of the learner's,
 and goes on from task to task. `plastic_methods` and `plastic_units` have a configuration for each.
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from episodes import EpisodeSpec
 from episodes.errors import at_least
 from metacl.learners.protocol import DivergedError
+from metacl.learners.vision.base import among
 from metacl.learners.vision.config import FittingConfig
 from metacl.learners.vision.fitting import detached, fit, trainable
-from metacl.learners.vision.identity import Weights, head_logits, no_head
+from metacl.learners.vision.identity import Weights, head_logits, no_head, present
 from metacl.learners.vision.modules import TrainedTransformer
 from metacl.nets.vit import NOTHING, Added, VisionTransformer
+from metacl.optimisers.around import Around
 from metacl.optimisers.hidden import Units
 from metacl.optimisers.muon import Together, muon
 from metacl.optimisers.state import load_tensors, tensors_of
@@ -50,7 +52,7 @@ class PlasticConfig(FittingConfig):
     anew: bool = False
     """Take the initial weights anew for each task: there is no plasticity to lose. A line to compare with."""
     keep_head: bool = False
-    """Keep the head from task to task, where all tasks have the same classes."""
+    """Keep the head from task to task, where all tasks have the same classes. With `anew` it is a new one all the same."""
     epochs: int = 4
     """Over the images of a task."""
     batch_size: int = 32
@@ -71,7 +73,7 @@ class PlasticConfig(FittingConfig):
         Arguments:
             seed: of what a method draws.
         """
-        parts = list(network.parameters())
+        parts = list(network.named_parameters())  # so that errors can name them
         if self.base == "sgd":
             base: Optimiser = torch.optim.SGD(parts, rate, self.momentum, weight_decay=self.weight_decay)
         elif self.base == "muon":
@@ -81,8 +83,8 @@ class PlasticConfig(FittingConfig):
         return self.around(base, network, seed)
 
     def around(self, base: Optimiser, network: VisionTransformer, seed: int) -> Optimiser:
-        """What the method makes of the base."""
-        return base
+        """What the method makes of the base: nothing but that gradients which are not finite end it."""
+        return Around(base)
 
     def task_begins(self, optimiser: Optimiser) -> None:
         """What the method does where a task begins."""
@@ -107,6 +109,8 @@ class PlasticState(NamedTuple):
     """() the seed of its initial weights."""
     head: Weights
     """Of the last task."""
+    last: Tensor
+    """(V,) bool, the symbols of the last task."""
     kept: dict[str, Tensor]
     """All that the optimiser of the transformer keeps."""
 
@@ -124,8 +128,11 @@ class Plastic(TrainedTransformer):
     def fresh(self, key: Tensor, rate: Tensor) -> PlasticState:
         network = self._network(self.trunk.initial(int(key)))
         optimiser = self.config.optimiser(network, float(rate), int(key))
+        none = torch.zeros(self.spec.symbols, dtype=torch.bool, device=key.device)
         head = no_head(self.spec.symbols, self.trunk.shape.width, torch.zeros_like(rate))
-        return PlasticState(key, rate, torch.zeros_like(key), _weights(network), key, head, _copied(tensors_of(optimiser)))
+        return PlasticState(
+            key, rate, torch.zeros_like(key), _weights(network), key, head, none, _copied(tensors_of(optimiser))
+        )
 
     def learn_row(self, state: PlasticState, x_NCHW: Tensor, y_N: Tensor) -> PlasticState:
         config, rng = self.config, self.draws(state, "train")
@@ -134,29 +141,29 @@ class Plastic(TrainedTransformer):
         body = config.optimiser(network, float(state.rate), int(state.key))
         load_tensors(body, start.kept)
         config.task_begins(body)
-        head = trainable(state.head if config.keep_head and int(state.tasks) else self._new_head(state))
+        head = trainable(self._first_head(state))
         weights = dict(network.named_parameters())
-        added = _watched(self.added(), body)
+        added, last = _watched(self.added(), body), present(y_N, self.spec.symbols)
 
         def loss(places: np.ndarray) -> Tensor:
             h_ND = self.trunk(self.trunk.view(x_NCHW[places], rng), added, weights=weights)
-            return F.cross_entropy(head_logits(head, h_ND), y_N[places])
+            return F.cross_entropy(among(head_logits(head, h_ND), last), y_N[places])
 
-        of_head = torch.optim.AdamW(head.values(), config.head_rate * float(state.rate), weight_decay=0.0)
+        of_head = torch.optim.AdamW(list(head.items()), config.head_rate * float(state.rate), weight_decay=0.0)
         both = Together([body, of_head])
         try:
             fit(both, loss, len(y_N), config.epochs, config.batch_size, rng, config.schedule, config.clip)
         except FloatingPointError as error:
             raise DivergedError(f"At the learning rate {float(state.rate):g} {error}. Give a lower --learner.rate.") from None
         kept = _copied(tensors_of(body))
-        return state._replace(tasks=state.tasks + 1, weights=_weights(network), head=detached(head), kept=kept)
+        return state._replace(tasks=state.tasks + 1, weights=_weights(network), head=detached(head), last=last, kept=kept)
 
     def added(self) -> list[Added]:
         return self.config.added(self.trunk.network)
 
     def logits(self, state: PlasticState, h_MD: Tensor) -> Tensor:
-        """Of the last task."""
-        return head_logits(state.head, h_MD)
+        """Among the symbols of the last task."""
+        return among(head_logits(state.head, h_MD), state.last)
 
     def before_first_task(self, state: PlasticState) -> PlasticState:
         return self.fresh(state.began, state.rate)
@@ -170,6 +177,11 @@ class Plastic(TrainedTransformer):
         network = deepcopy(self.trunk.network).requires_grad_(True)
         network.load_state_dict(weights)
         return network
+
+    def _first_head(self, state: PlasticState) -> Weights:
+        """With which a task begins."""
+        kept = self.config.keep_head and not self.config.anew and int(state.tasks)
+        return state.head if kept else self._new_head(state)
 
     def _new_head(self, state: PlasticState) -> Weights:
         """Small random weights."""

@@ -25,8 +25,10 @@ class ArrowConfig(PlasticConfig):
 
     module: Literal["attn", "attn.qkv", "mlp"] = "attn"
     """What of a block is reshaped, as one vector."""
-    last: int = 2
-    """In so many of the last blocks."""
+    number: int = 2
+    """In so many of the blocks."""
+    place: Literal["last", "first"] = "last"
+    """Which ones."""
     window: int = 10
     """Gradients that are kept (W)."""
     beta: float = 1.0
@@ -45,15 +47,16 @@ class ArrowConfig(PlasticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "learner.", "last", "window")
+        at_least(1, self, "learner.", "number", "window")
         at_least(0, self, "learner.", "beta")
         above_zero("learner.damping", self.damping)
 
     def around(self, base: Optimiser, network: VisionTransformer, seed: int) -> Optimiser:
         depth = len(network.blocks)
-        if self.last > depth:
-            raise UserError(f"learner.last is {self.last}, but the transformer has {depth} blocks.")
-        blocks = blocks_of(network, [f"blocks.{i}.{self.module}" for i in range(depth - self.last, depth)])
+        if self.number > depth:
+            raise UserError(f"learner.number is {self.number}, but the transformer has {depth} blocks.")
+        first = depth - self.number if self.place == "last" else 0
+        blocks = blocks_of(network, [f"blocks.{i}.{self.module}" for i in range(first, first + self.number)])
         return Arrow(base, blocks, self.window, self.beta, self.damping, self.relative, self.scale, self.warm_up)
 
     def task_begins(self, optimiser: Optimiser) -> None:
