@@ -79,7 +79,7 @@ def test_an_evaluation_that_fails_before_its_first_result_is_not_left_behind(cli
 def test_a_full_disk_damages_nothing_and_the_run_goes_on(cli, monkeypatch):
     words = ["sine", "transformer", *TINY]
     assert cli(train_main, *words, "--run", "whole")[0] == 0
-    plain = files._write
+    plain = files.write_whole
 
     def full(path, content):
         if path.name == "checkpoint.json" and "00000010" in str(path):
@@ -87,7 +87,7 @@ def test_a_full_disk_damages_nothing_and_the_run_goes_on(cli, monkeypatch):
         plain(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_write", full)
+        patch.setattr(files, "write_whole", full)
         status, text = cli(train_main, *words, "--run", "mine")
     assert status == 2 and "No space left on device" in text and Run.open("mine").last() == 5
     assert cli(train_main, "--resume", "mine")[0] == 0

@@ -186,14 +186,15 @@ def modules(stream: str = "reused") -> str:
 
 def draw(path: Path) -> None:
     """Accuracy just after each task, a mean over ten tasks and all seeds."""
-    picture = figure(15, 5)
-    for axes, stream in zip(picture.subplots(1, len(STREAMS)), STREAMS, strict=True):
+    there = [stream for stream in STREAMS if any(chosen(stream, method) for method in METHODS)]
+    picture = figure(max(8, 5 * len(there)), 5)
+    for axes, stream in zip(picture.subplots(1, len(there), squeeze=False)[0], there, strict=True):
         for method in METHODS:
             if found := chosen(stream, method):
                 values_TB = accuracy(found)
                 shown = smoothed((np.arange(len(values_TB)), values_TB), 10)
                 axes.plot(shown["tasks"], shown["mean"], label=method, linewidth=2 if method == "vit-arrow" else 1)
-        axes.set(title=stream, xlabel="task", ylabel="% right just after the task")
+        axes.set(title=stream, xlabel="task", ylabel="% right just after the last ten tasks")
         axes.grid(alpha=0.3)
     picture.axes[0].legend(fontsize="x-small", ncols=2)
     picture.savefig(path, dpi=110)
