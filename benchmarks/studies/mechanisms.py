@@ -26,7 +26,7 @@ MECHANISMS = list(ATTENTION)
 BESIDE = "pn"
 """The learner beside them that is no sequence learner."""
 SEEDS = (0, 1, 2)
-SHOWN = ("100", "200", "300")
+SHOWN = ("50", "100", "150")
 """Steps whose meta-validation the page shows."""
 WIDE = 0.4
 """Room that a name takes in the picture, as a part of a factor e along x."""
@@ -34,10 +34,10 @@ TRAINED, OTHERS = 20, (10, 40, 100)
 """Tasks in the streams that a learner is meta-trained on, and in the others that it is tested on."""
 LENGTHS = tuple(sorted((TRAINED, *OTHERS)))
 LONGER = LENGTHS[-1]
-BUDGET = "--steps 300 --validation.every 100 --validation.episodes 32 --precision fp32"
+BUDGET = "--steps 150 --validation.every 50 --validation.episodes 32 --precision fp32"
 TESTS = {
     "trained": f"--tasks {TRAINED} --episodes 256",
-    "others": f"--tasks {' '.join(map(str, OTHERS))} --episodes 128 --at-end",
+    "others": f"--tasks {' '.join(map(str, OTHERS))} --episodes 128 --no-matrix --at-end",
 }
 """At the trained length it is asked after every task, so that there is forgetting; at the others at the end alone."""
 LENGTH_FOLDER = BENCHMARKS / "length"
@@ -124,11 +124,6 @@ def state_bytes(mechanism: str) -> float:
     return runs(mechanism)[0]["test"][str(LONGER)]["state_bytes"]
 
 
-def seconds(mechanism: str) -> float:
-    """Of meta-training, mean over seeds."""
-    return statistics.mean(run["seconds"] for run in runs(mechanism))
-
-
 def results() -> str:
     """Error in % at each length, mean ± standard deviation over seeds; the best first."""
     lines = []
@@ -149,27 +144,22 @@ def lengths() -> str:
 
 
 def training() -> str:
-    """Meta-validation errors as meta-training goes on, and what it took."""
+    """Meta-validation errors as meta-training goes on, and the size of the learner."""
     lines = []
     for mechanism in measured():
         found = [spread([100 * (1 - run["validation_accuracy"][step]) for run in runs(mechanism)]) for step in SHOWN]
-        lines.append([mechanism, *found, f"{seconds(mechanism):.0f} s", f"{runs(mechanism)[0]['parameters']:,}"])
-    return table(["mechanism", *(f"step {step}" for step in SHOWN), "meta-training", "parameters"], lines)
+        lines.append([mechanism, *found, f"{runs(mechanism)[0]['parameters']:,}"])
+    return table(["mechanism", *(f"step {step}" for step in SHOWN), "parameters"], lines)
 
 
 def draw(path: Path) -> None:
-    """Error against the size of the state at both ends of the lengths, and against the time of meta-training."""
-    picture = figure(15, 5.4)
-    sizes, times = ({name: of(name) for name in measured()} for of in (lambda name: state_bytes(name) / 1024, seconds))
-    subjects = [
-        (sizes, TRAINED, f"KiB of state after {LONGER} tasks"),
-        (sizes, LONGER, f"KiB of state after {LONGER} tasks"),
-        (times, TRAINED, "seconds of meta-training"),
-    ]
-    for axes, (places, tasks, label) in zip(picture.subplots(1, 3), subjects, strict=True):
+    """Error against the size of the state at both ends of the lengths."""
+    picture, places = figure(12, 7.5), {name: state_bytes(name) / 1024 for name in measured()}
+    for axes, tasks in zip(picture.subplots(1, 2), (TRAINED, LONGER), strict=True):
         for number, mechanism in enumerate(places):
             found = errors(mechanism, tasks)
             axes.errorbar(places[mechanism], statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
+        label = f"KiB of state after {LONGER} tasks"
         axes.set(xscale="log", yscale="log", title=f"streams of {tasks} tasks", xlabel=label, ylabel="error in %")
         ends = min(places.values()), max(places.values())
         axes.set_ylim(top=axes.get_ylim()[1] * 1.8)
@@ -190,7 +180,7 @@ def _ticks(low: float, high: float) -> list[int]:
 def _label(axes: Any, places: dict[str, float], tasks: int) -> None:
     """The names beside their dots, with a line to each where they are pushed apart."""
     low, high = (math.log(end) for end in axes.get_ylim())
-    least, taken = (high - low) / 32, list[tuple[float, float]]()
+    least, taken = (high - low) / 45, list[tuple[float, float]]()
     for mechanism in sorted(places, key=lambda name: statistics.mean(errors(name, tasks))):
         x, error = math.log(places[mechanism]), statistics.mean(errors(mechanism, tasks))
         height = max([math.log(error), *(above + least for other, above in taken if abs(x - other) < WIDE)])
