@@ -215,6 +215,14 @@ def test_bad_input():
         single(damping=0.0)
     with pytest.raises(ValueError, match=r"'blocks\.7\.attn' matches no module .* blocks\.\*\.attn, "):
         blocks_of(network(), ["blocks.7.attn"])
+    with pytest.raises(ValueError, match=r"'layer' matches no module with parameters; there are 0, 2$"):
+        blocks_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), ["layer"])
+    with pytest.raises(TypeError, match=r"a list of names, not one alone: \['0'\]"):
+        blocks_of(nn.Sequential(nn.Linear(2, 2)), "0")
+    plain = nn.Linear(2, 2)
+    for blocks in (plain.parameters(), {"w": plain.weight}):
+        with pytest.raises(TypeError, match=r"blocks are \{name: \[parameters\]\}"):
+            Arrow(torch.optim.SGD(plain.parameters(), 0.1), blocks)
     with pytest.raises(ValueError, match="the blocks none have no parameters"):
         Arrow(torch.optim.SGD([part], 1.0), {"none": []})
     part.grad = None

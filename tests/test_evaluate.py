@@ -493,3 +493,15 @@ def test_on_episodes_of_a_file(cli, unrendered, tmp_path, cache):
     ):
         status, text = cli(evaluate_main, *asked, "--held-out", "held-out.json", "--out", "refused")
         assert status == 2 and re.search(expected, text.replace("\n", " ")) and not Path("refused").exists(), text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("glyphs knn --run mine", "no --run: its results go to the folder that --out names"),
+        ("glyphs knn bp --learner.rate 1", r"--learner\.rate is an option of one learner, and 2 are named"),
+    ],
+)
+def test_options_that_belong_elsewhere(cli, words, said):
+    status, text = cli(evaluate_main, *words.split())
+    assert status == 2 and re.search(said, " ".join(text.split())), text

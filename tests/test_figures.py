@@ -81,15 +81,15 @@ def test_chance_falls_with_the_classes_that_are_asked_among(kept, tmp_path):
     plots.draw([result()], tmp_path, "a title")
     positions, _, curves = kept
     found = lines(positions.axes[0])
-    assert found["chance, just after the task"] == pytest.approx([1, 1 / 2, 1 / 3])
-    assert found["chance, after the whole stream"] == pytest.approx([1 / 3] * 2)
+    assert found["chance among the classes so far, just after the task"] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert found["chance among the classes so far, after the whole stream"] == pytest.approx([1 / 3] * 2)
     assert pytest.approx([1, 1 / 2, 1 / 3]) in lines(curves.axes[0]).values()
-    assert "chance" in [text.get_text() for text in curves.legends[0].get_texts()]
+    assert plots.AMONG in [text.get_text() for text in curves.legends[0].get_texts()]
 
 
 def test_chance_that_does_not_change_is_one_line(kept, tmp_path):
     plots.draw([result(chance=[0.5] * 3)], tmp_path, "a title")
-    assert set(lines(kept[0].axes[0])["chance"]) == {0.5}
+    assert set(lines(kept[0].axes[0])[plots.AMONG]) == {0.5}
 
 
 def test_no_chance_where_it_is_not_known(kept, tmp_path):

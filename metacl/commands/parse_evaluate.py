@@ -41,6 +41,8 @@ class Followed:
 def parse_evaluate(argv: list[str]) -> Followed:
     """RUN, RUN STREAM, DATA LEARNER ... or STREAM LEARNER ..., and options."""
     names, options = split_words(argv)
+    if _gives(options, "--run"):
+        raise UserError("evaluate.py has no --run: its results go to the folder that --out names.")
     if not names:
         raise UserError("First RUN, DATA or STREAM, then options: python evaluate.py runs/demo --tasks 5 20. See --help.")
     if is_run(Path(names[0])):
@@ -92,6 +94,10 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> Follo
         _check_trained(source, name)
     if len(set(learners)) < len(learners):
         raise UserError(f"A learner is named twice: {' '.join(learners)}.")
+    if len(learners) > 1 and (own := [word for word in options if word.startswith("--learner.")]):
+        raise UserError(
+            f"{own[0]} is an option of one learner, and {len(learners)} are named: leave it out, or name one alone."
+        )
     along = settings.along(STREAMS[source]) if source in STREAMS else settings.EPISODES
     known = {name: trained_for(name, recipe, along) for name in learners}
     first, alone = learners[0], len(learners) == 1

@@ -26,6 +26,8 @@ class Training:
 def parse_train(argv: list[str]) -> Training:
     """DATA LEARNER [--recipe NAME] [options]: a run for each seed, and for each combination of a grid."""
     names, options = split_words(argv)
+    if any(word.split("=")[0] == "--out" for word in options):
+        raise UserError("train.py has no --out: the folder of a run is what --run names.")
     if len(names) != 2:
         raise UserError("First DATA, then LEARNER, then options: python train.py glyphs transformer --steps 1000. See --help.")
     data, learner = names

@@ -34,11 +34,14 @@ about I + 100 W K / trace(K), so that an error of 1e-6 of K stays far below I.""
 
 
 class Arrow(Around):
-    """Another optimiser, whose gradients are reshaped in some blocks of parameters before each of its steps.
+    """Another optimiser, whose gradients g are reshaped in some blocks of parameters before each of its steps: p = (alpha I +
+    beta C)^-1 g, C the mean of g g^T over the latest gradients of the block.
+
+        optimiser = Arrow(torch.optim.AdamW(network.parameters(), 1e-3), blocks_of(network, ["blocks.*.attn"]))
 
     Arguments:
         base: has these parameters and all others. `Arrow(torch.optim.SGD(...), ...)` with `scale` "raw" is the literal formula.
-        blocks: parameters by the name of their block, as of `blocks_of`; each block has a window of its own.
+        blocks: {name: [parameters]}, as `blocks_of` of this module makes them; each block has a window of its own.
         window: W, gradients that are kept.
         beta: strength of the curvature.
         damping: alpha, or where `relative` that many times the mean of C's eigenvalues that are not zero.
@@ -64,6 +67,8 @@ class Arrow(Around):
         scale: Literal["alpha", "gradient", "raw"] = "alpha",
         warm_up: Literal["columns", "plain"] = "columns",
     ):
+        if not isinstance(blocks, Mapping) or not all(isinstance(parts, Sequence) for parts in blocks.values()):
+            raise TypeError('blocks are {name: [parameters]}; blocks_of(network, ["*"]) makes one of each module at the top')
         if window < 1:
             raise ValueError(f"window must be 1 or more, not {window}: it counts the gradients that are kept")
         if beta < 0 or damping <= 0:

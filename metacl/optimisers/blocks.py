@@ -16,12 +16,14 @@ def modules_of(network: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Modu
     Raises:
         ValueError: a pattern matches no module that has parameters; says what there is.
     """
+    if isinstance(patterns, str):
+        raise TypeError(f"patterns are a list of names, not one alone: [{patterns!r}]")
     there = {name: part for name, part in network.named_modules() if name and any(True for _ in part.parameters())}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
         own = {name: part for name, part in there.items() if _fits(name, pattern)}
         if not own:
-            kinds = sorted({re.sub(r"\d+", "*", name) for name in there})
+            kinds = sorted({re.sub(r"(?<=\.)\d+", "*", name) for name in there})
             raise ValueError(f"the pattern {pattern!r} matches no module with parameters; there are {', '.join(kinds)}")
         found |= own
     return found

@@ -13,6 +13,8 @@ from metacl.report.tables import classes_of, in_number, told_apart
 
 Panel = Mapping[str, dict[str, Any]]
 """A curve for each name: `tasks`, `mean` and `std`, as in a result."""
+AMONG = "chance among the classes so far"
+"""What a thin line is: where answers are taken from all symbols, a learner can be right less often."""
 CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 """How the line of who guesses looks."""
 
@@ -120,10 +122,10 @@ def _draw_chance(axes: Any, chance: Sequence[float | None], just_after: bool) ->
     values_T = np.array(chance, dtype=float)
     places = np.arange(1, len(values_T) + 1)
     if just_after and (values_T != values_T[-1]).any():
-        axes.plot(places, values_T, label="chance, just after the task", marker="." if len(places) == 1 else "", **CHANCE)
-        axes.axhline(values_T[-1], label="chance, after the whole stream", **CHANCE | {"linestyle": "--"})
+        axes.plot(places, values_T, label=f"{AMONG}, just after the task", marker="." if len(places) == 1 else "", **CHANCE)
+        axes.axhline(values_T[-1], label=f"{AMONG}, after the whole stream", **CHANCE | {"linestyle": "--"})
     else:
-        axes.axhline(values_T[-1], label="chance", **CHANCE)
+        axes.axhline(values_T[-1], label=AMONG, **CHANCE)
 
 
 def band_in_words(results: Sequence[Result]) -> str:
@@ -193,7 +195,7 @@ def plot_curves(
         if chance and measure.endswith("accuracy"):
             tasks = max((curve["tasks"] for curve in own.values()), key=len)
             smooth = [np.array(chance[max(0, t + 1 - block) : t + 1], dtype=float).mean() for t in tasks]
-            (lines["chance"],) = axes.plot(np.array(tasks) + 1, smooth, marker="." if len(tasks) == 1 else "", **CHANCE)
+            (lines[AMONG],) = axes.plot(np.array(tasks) + 1, smooth, marker="." if len(tasks) == 1 else "", **CHANCE)
         axes.set(xlabel=f"tasks (mean over {block})" if block > 1 else "tasks", ylabel="\n".join(lines_of(measure, 24)))
         _whole_numbers(axes.xaxis)
         if measure.endswith("loss") and all((np.array(c["mean"], dtype=float) > 0).all() for c in own.values()):

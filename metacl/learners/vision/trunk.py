@@ -26,7 +26,7 @@ TOGETHER = 64
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """A vision transformer whose weights stay as they are."""
+    """A vision transformer to start from: how much of it is trained is the learner's."""
 
     backbone: str = "dinov2-small"
     """`vit-b16`, `dinov2-small` or `dinov2-base` (from the Hugging Face hub); a folder with config.json and safetensors, or
@@ -91,10 +91,10 @@ class Trunk:
         self.shape = self.network.config
         self.side = config.side or self.shape.image_size
         if self.side % self.shape.patch_size:
-            size = self.shape.patch_size
+            size, made_for = self.shape.patch_size, self.shape.image_size
             raise UserError(
                 f"Patches of {size} pixels do not divide images of {self.side}. Give --learner.trunk.side "
-                f"{max(1, round(self.side / size)) * size}."
+                f"{max(1, round(self.side / size)) * size}, or {made_for}, for which it was made."
             )
         self.tokens = 1 + (self.side // self.shape.patch_size) ** 2
 
