@@ -159,6 +159,9 @@ def lengths() -> str:
 def draw(path: Path) -> None:
     """How far features have moved, by task: LoRA-DRS, what it is compared with, and other methods."""
     names = {arm("none", "", False): "LoRA", DRS: "LoRA-DRS", arm("plain", "normalised", True): "LoRA-DRS, no pairs"}
+    names |= {
+        arm(space, "normalised", False): f"{space}, without the triplet loss" for space in ("subtracted", "plain", "added")
+    }
     names |= {name: name for name in OTHERS if name != "ease"}
     panels = {}
     for stream, about in STREAMS.items():
