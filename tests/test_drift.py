@@ -8,6 +8,7 @@ import pytest
 import torch
 from making import small_pool
 from test_evaluate import results
+from tiny import stopped_in_task
 from tiny_vit import TINY, tiny  # noqa: F401
 from torch.testing import assert_close
 
@@ -15,7 +16,6 @@ from episodes import SeededStream, UserError
 from episodes.tasks.regression import SlowlyChangingRegression
 from episodes.tasks.splits import Splits
 from metacl.cli import evaluate_main
-from metacl.commands import along_stream
 from metacl.evaluation.curves import curves
 from metacl.evaluation.drift import moved
 from metacl.evaluation.follow import followed
@@ -120,14 +120,7 @@ WORDS = [
 def test_a_run_that_was_stopped_tells_the_same_and_draws_it(cli, monkeypatch):
     assert cli(evaluate_main, *WORDS, "--out", "whole")[0] == 0
 
-    def stop(*args, follow=along_stream.follow, **options):
-        for state, record in follow(*args, **options):
-            if record["task"] == 2:
-                raise KeyboardInterrupt
-            yield state, record
-
-    with monkeypatch.context() as patched:
-        patched.setattr(along_stream, "follow", stop)
+    with stopped_in_task(monkeypatch, 2):
         assert cli(evaluate_main, *WORDS, "--out", "part")[0] == 130
     assert cli(evaluate_main, "--resume", "part")[0] == 0
     (found,) = results("part")["results"]

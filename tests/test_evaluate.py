@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from making import labelled_folder, noise, png
+from tiny import stopped_in_task
 
 from episodes import BENCHMARKS, STREAMS
 from episodes.freeze import freeze
 from metacl.cli import evaluate_main, train_main
-from metacl.commands import along_stream, on_episodes
+from metacl.commands import on_episodes
 from metacl.commands.parse_evaluate import parse_evaluate
 from metacl.evaluation.result import Result
 from metacl.recipes.presets import LEARNERS, META_TRAINED, TRAINED
@@ -310,14 +311,7 @@ def test_a_stream_goes_on_where_it_stopped(cli, unrendered, monkeypatch, done):
     words = [REGRESSION, "query-only", *SHORT, *SUPPORT, "--save-every", "1"]
     assert cli(evaluate_main, *words, "--out", "whole")[0] == 0
 
-    def stop(*args, follow=along_stream.follow, **options):
-        for state, record in follow(*args, **options):
-            if record["task"] == done:
-                raise KeyboardInterrupt
-            yield state, record
-
-    with monkeypatch.context() as patched:
-        patched.setattr(along_stream, "follow", stop)
+    with stopped_in_task(monkeypatch, done):
         status, text = cli(evaluate_main, *words, "--out", "part")
         assert status == 130 and "evaluate.py --resume part" in text
     with Path("part/metrics.jsonl").open("a") as file:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from making import labelled_folder, small_pool
+from tiny import stopped_in_task
 from tiny_vit import TINY, tiny  # noqa: F401
 
 from episodes import EpisodeGenerator, EpisodeShape
 from episodes.tasks.classification import Classification
 from metacl.cli import evaluate_main
-from metacl.commands import along_stream
 from metacl.evaluation.episodes import evaluate
 from metacl.evaluation.layers import joined, layers, layers_json
 from metacl.evaluation.modules import MEASURES
@@ -61,14 +61,7 @@ def test_through_a_resume(cli, unrendered, monkeypatch, words):
     words = [*words, "--diagnose-every", "2", "--save-every", "1"]
     assert cli(evaluate_main, *words, "--out", "whole")[0] == 0
 
-    def stop(*args, follow=along_stream.follow, **options):
-        for state, record in follow(*args, **options):
-            if record["task"] == 2:
-                raise KeyboardInterrupt
-            yield state, record
-
-    with monkeypatch.context() as patched:
-        patched.setattr(along_stream, "follow", stop)
+    with stopped_in_task(monkeypatch, 2):
         assert cli(evaluate_main, *words, "--out", "part")[0] == 130
     status, text = cli(evaluate_main, "--resume", "part")
     assert status == 0 and "2 tasks are done" in text, text

@@ -1,6 +1,8 @@
 """Tiny learners, pools, configurations and runs for tests: each trains or is checked in milliseconds."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from making import small_pool
 from episodes import Benchmark, DataConfig, EpisodeShape, EpisodeSpec, load_benchmark
 from episodes.data.pool import ClassPool
 from episodes.tasks.classification import Classification
+from metacl.commands import along_stream
 from metacl.learners import PrototypesConfig, SequenceConfig
 from metacl.learners.sequence import SequenceLearner
 from metacl.learners.statistics.prototypes import PrototypicalNetwork
@@ -93,3 +96,18 @@ def without_learn2learn(learner: str) -> None:
     """Skips the test of a named learner that needs it, where it is not installed."""
     if learner in ("maml", "meta-sgd", "anil") and importlib.util.find_spec("learn2learn") is None:
         pytest.skip("learn2learn is not installed")
+
+
+@contextmanager
+def stopped_in_task(monkeypatch: pytest.MonkeyPatch, index: int) -> Iterator[None]:
+    """Meanwhile whoever follows a stream is interrupted when this task is learnt, before it is noted."""
+
+    def follow(*args, plain=along_stream.follow, **options):
+        for state, record in plain(*args, **options):
+            if record["task"] == index:
+                raise KeyboardInterrupt
+            yield state, record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(along_stream, "follow", follow)
+        yield
