@@ -90,6 +90,24 @@ def test_who_changes_no_features_is_not_asked():
     assert float(records[1]["drift"]["relative"]) > 0
 
 
+@pytest.mark.usefixtures("tiny")
+def test_answers_and_features_are_had_in_one_pass(monkeypatch):
+    """Drift beside the matrix costs no second pass of the held-out images, and tells what either tells alone."""
+    pictures = Splits("pictures", small_pool((9,) * 4, (3, 8, 8)), small_pool((4,) * 4, (3, 8, 8), seed=1))
+    learner, seeds = LoraConfig(epochs=1, rank=2, trunk=TINY).build(pictures.spec), (0, 1)
+    passed, own = [], type(learner).features_row
+    monkeypatch.setattr(type(learner), "features_row", lambda *given: passed.append(len(given[2])) or own(*given))
+    found = {}
+    for drift, matrix in ((True, True), (True, False), (False, True)):
+        asked, passed[:] = replace(DRIFT, drift=drift, matrix=matrix), []
+        _, records = followed(learner, SeededStream(pictures, seeds), asked, state=learner.start(seeds), tasks=2)
+        found[drift, matrix] = records[1], list(passed)
+    both = found[True, True]
+    assert both[1] == found[False, True][1] == found[True, False][1]
+    assert_close(both[0]["matrix"], found[False, True][0]["matrix"], rtol=0, atol=0)
+    assert_close(both[0]["drift"], found[True, False][0]["drift"], rtol=0, atol=0)
+
+
 def test_files_of_features(tmp_path):
     files = FeatureFiles(tmp_path / "features")
     assert list(files) == []

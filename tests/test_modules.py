@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from episodes import Examples
-from metacl.evaluation.follow import DIAGNOSED
 from metacl.evaluation.modules import MEASURES, Seen, active_share, as_matrix, diagnose_modules, rank_share, unit_measures
 from metacl.evaluation.plasticity import diagnose
+from metacl.evaluation.step import DIAGNOSED
 from metacl.learners.vision.prefix import PrefixConfig
 from metacl.learners.vision.tuned import Tuned, TunedConfig
 from metacl.nets.vit import Added

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from episodes import UserError
 from episodes.data.backbones.known import backbone_of
-from episodes.data.backbones.vit import Added, VisionTransformer, VitConfig
+from episodes.data.backbones.vit import Added, VisionTransformer, VitConfig, attention
 from episodes.data.backbones.vit_files import vit_files
 from episodes.data.backbones.vit_weights import network_of
 from metacl.nets.vit import ACTIVATIONS, gate, low_rank, normalised, prefix_attention, prefixed
@@ -157,6 +158,16 @@ def test_prefix_attention_is_a_loop(activation):
         weights = torch.tensor(scores, dtype=torch.float64).exp()
         expected = sum(w * value for w, value in zip(weights / weights.sum(), values, strict=True))
         assert_close(found[b, h, n], expected)
+
+
+def test_attention_is_in_float32_on_a_cpu_whatever_is_asked():
+    """Mixed precision does not reach it, where torch's fused form is slower than in float32."""
+    q, k, v = torch.randn(3, 2, 3, 50, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, fused = attention(q, k, v), scaled_dot_product_attention(q, k, v)
+    assert torch.equal(found, scaled_dot_product_attention(q.float(), k.float(), v.float()).bfloat16())
+    assert not torch.equal(found, fused)
+    assert attention(q.double(), k.double(), v.double()).dtype == torch.float64
 
 
 def test_a_gate_with_alpha_zero_and_a_prefix_of_no_tokens_change_nothing():

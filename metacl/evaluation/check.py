@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from episodes import Episode, EpisodeSource, EpisodeSpec, Examples, Schedule, UserError
-from metacl.evaluation.follow import device_of, followed
+from metacl.evaluation.follow import followed
 from metacl.evaluation.questions import EVERYTHING
+from metacl.evaluation.step import device_of
 from metacl.learners.losses import query_loss
 from metacl.learners.protocol import Learner, State, state_bytes
 from metacl.learners.state import load_state, save_state
@@ -93,7 +94,8 @@ def _check_features(learner: Learner, state: State, episode: Episode) -> None:
     if not learner.has_features:
         return
     state, x = learner.learn(state, episode.stream), episode.queries.x
-    together = learner.features(state, x)
+    answers, together = learner.predict_and_features(state, x)
+    _same(answers, learner.predict(state, x), "An answer depends on whether features are asked beside it")
     assert together.ndim == 3 and together.shape[:2] == x.shape[:2], "Features are not (B, M, D)"
     _same(together[:, :1], learner.features(state, x[:, :1]), "A feature depends on the other queries")
 

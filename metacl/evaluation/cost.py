@@ -5,7 +5,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from episodes import Source
-from metacl.evaluation.follow import device_of
+from metacl.evaluation.step import device_of
 from metacl.learners.protocol import Learner, State
 
 

@@ -5,8 +5,8 @@ from collections.abc import MutableMapping, Sequence
 import torch
 from torch import Tensor
 
-from episodes import Examples, UserError
-from metacl.learners.protocol import AT_ONCE, Learner, State
+from episodes import UserError
+from metacl.learners.protocol import Learner
 
 Kept = MutableMapping[int, Tensor]
 """Of each task, by its index, the features (B, M, D) of its held-out examples just after it."""
@@ -15,7 +15,7 @@ SHORTEST = 1e-12
 
 
 class Drift:
-    """Asks a learner after each task for the features of the held-out examples of all tasks so far.
+    """Compares features of the held-out examples of all tasks so far with what they were just after each task.
 
     Those of a task just after it are kept: they belong to the evaluation, and are no part of the learner's state.
 
@@ -25,14 +25,16 @@ class Drift:
 
     def __init__(self, learner: Learner, kept: Kept):
         must_have_features(learner, type(learner).__name__)
-        self.learner, self.kept = learner, kept
+        self.kept = kept
 
-    @torch.no_grad()
-    def __call__(self, state: State, held_out: Sequence[Examples]) -> dict[str, Tensor]:
-        """`drift` of a record, after the last of these tasks; nothing after the first."""
-        every = Examples.concatenate(list(held_out))
-        parts = [self.learner.features(state, every.x[:, i : i + AT_ONCE]) for i in range(0, len(every), AT_ONCE)]
-        now = torch.cat(parts, 1).float().split([len(part) for part in held_out], 1)
+    def __call__(self, features_BMD: Tensor, sizes: Sequence[int]) -> dict[str, Tensor]:
+        """`drift` of a record, after the last of these tasks; nothing after the first.
+
+        Arguments:
+            features_BMD: of the held-out examples of all tasks so far, as they are now.
+            sizes: how many of them are of each task.
+        """
+        now = features_BMD.float().split(list(sizes), 1)
         self.kept[len(now) - 1] = now[-1].cpu()
         if len(now) == 1:
             return {}

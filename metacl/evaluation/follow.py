@@ -4,28 +4,16 @@ One function for all: meta-trained learners and learners that start from nothing
 streams (long, one for each seed). B rows go side by side: the episodes of a batch, or the seeds.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from episodes import EpisodeSource, EpisodeSpec, Examples, Part, Schedule, Source, Task, UserError
+from episodes import EpisodeSource, Schedule, Source, UserError
 from metacl.evaluation.drift import Drift, Kept
 from metacl.evaluation.encoded import encoded_once
-from metacl.evaluation.known import KnownLabels, only, right_among_known
-from metacl.evaluation.modules import diagnose_modules
-from metacl.evaluation.padding import check_padding, latest, rows_alone
-from metacl.evaluation.plasticity import diagnose
-from metacl.evaluation.questions import Questions, Record, Scores
-from metacl.learners.losses import example_losses, query_score
-from metacl.learners.protocol import AT_ONCE, DivergedError, Learner, State
-
-DIAGNOSED = 1_000
-"""Held-out examples on which plasticity is measured."""
-Halves = Part | Examples
+from metacl.evaluation.padding import check_padding
+from metacl.evaluation.questions import Questions, Record
+from metacl.evaluation.step import Step
+from metacl.learners.protocol import Learner, State
 
 
 def follow(
@@ -64,7 +52,7 @@ def follow(
         check_padding(source, questions)
         learner, source = encoded_once(learner, source)
     drift = Drift(learner, {} if kept is None else kept) if questions.drift else None
-    step = _Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite, drift)
+    step = Step(learner, source, questions, (schedule or Schedule()).block, last, must_be_finite, drift)
     state = learner.init_state(source.rows) if state is None else state
     for index in range(first, last):
         state, record = step(state, index)
@@ -77,163 +65,6 @@ def followed(learner: Learner, source: Source, questions: Questions, **options: 
     return steps[-1][0], [record for _, record in steps]
 
 
-class _Step:
-    """What happens around one task."""
-
-    def __init__(
-        self,
-        learner: Learner,
-        source: Source,
-        questions: Questions,
-        block: int,
-        tasks: int,
-        must_be_finite: bool,
-        drift: Drift | None,
-    ):
-        self.learner, self.source, self.questions, self.block, self.tasks = learner, source, questions, block, tasks
-        self.device, self.must_be_finite, self.known = device_of(learner), must_be_finite, KnownLabels(source)
-        self.drift = drift
-        self.among_BV: Tensor | None = None
-
-    def __call__(self, state: State, index: int) -> tuple[State, Record]:
-        asked, begun = self.questions, time.perf_counter()
-        task = self._task(index)
-        if self.source.spec.classification and asked.among == "seen":
-            self.among_BV = self.known.after(index)
-        state, prequential = self.learn(state, task)
-        record: Record = {"task": index, "seconds": time.perf_counter() - begun}
-        if self.source.spec.classification:
-            record["classes"] = self.known.after(index).sum(1)
-        if prequential:
-            record["prequential"] = prequential
-        if asked.forward:
-            record["forward"] = self._ask(state, task)
-        if asked.matrix or (asked.at_end and index + 1 == self.tasks):
-            record["matrix"], record["together"] = self._so_far(state, index)
-        if self.must_be_finite:
-            self._check(record, index)
-        if lags := asked.look_back(index):
-            self._look_back(record, state, index, lags)
-        if self.drift is not None:
-            moved = self.drift(state, [self._held_out(self._task(i)) for i in range(index + 1)])
-            if moved:
-                record["drift"] = moved
-        if asked.diagnose_every and (index + 1) % asked.diagnose_every == 0:
-            self._diagnose(record, state, self._held_out(task))
-        record["seconds_in_all"] = time.perf_counter() - begun
-        return state, record
-
-    def learn(self, state: State, task: Task) -> tuple[State, Scores]:
-        """The training part of a task, and the scores of what was asked before it was learnt; none where nothing was.
-
-        Where some of it is padding, each row is asked alone, without it, and what it has learnt so is left.
-        """
-        asked = self.questions.asked
-        rows = None if asked == 0 else rows_alone(state, task.train)
-        if rows is None:
-            return self._learn(state, task.train, asked, self.among_BV)
-        among = [None if self.among_BV is None else self.among_BV[b : b + 1] for b in range(len(rows))]
-        found = [self._learn(*row, asked, own)[1] for row, own in zip(rows, among, strict=True)]
-        told = {name: torch.cat([own[name] for own in found]) for name in found[0]}
-        return self._learn(state, task.train, 0)[0], told
-
-    def _learn(self, state: State, train: Halves, asked: int | None, among_BV: Tensor | None = None) -> tuple[State, Scores]:
-        totals, number, spec = dict[str, Tensor](), 0, self.source.spec
-
-        def told(examples: Examples, predictions: Tensor) -> None:
-            nonlocal number
-            for name, value in scores(predictions, examples.y, spec, among_BV).items():
-                totals[name] = totals.get(name, 0) + value * predictions.shape[1]
-            number += predictions.shape[1]
-
-        with torch.no_grad():
-            state = self.learner.learn_task(state, train, self.block, asked, told)
-            state = self.learner.task_ends(state)
-        return state, {name: value / number for name, value in totals.items()}
-
-    def _look_back(self, record: Record, state: State, index: int, lags: tuple[int, ...]) -> None:
-        plain, supported = record.setdefault("backward", {}), dict[str, Scores]()
-        for lag in lags:
-            task = self._task(index - lag)
-            plain[str(lag)] = self._ask(state, task)
-            if support := latest(task.train, self.learner.support):
-                held_out = self._held_out(task)
-                answers = _in_parts(partial(self.learner.predict_with, state, support), held_out)
-                supported[str(lag)] = scores(answers, held_out.y, self.source.spec, self.among_BV)
-        if supported:
-            record["backward_with_support"] = supported
-
-    def _diagnose(self, record: Record, state: State, held_out: Examples) -> None:
-        record["diagnostics"] = diagnose(self.learner, state, held_out[:DIAGNOSED])
-        if modules := diagnose_modules(self.learner, state, held_out):
-            record["modules"] = modules
-
-    def _so_far(self, state: State, index: int) -> tuple[Scores, Scores]:
-        """The scores on each task so far, and on their examples together."""
-        held_out, answers = self._answers(state, [self._task(i) for i in range(index + 1)])
-        found = self._scored(held_out, answers)
-        so_far = {name: torch.stack([own[name] for own in found], dim=1) for name in found[0]}
-        if self.questions.matrix and self.source.spec.classification:
-            so_far["accuracy_known"] = self._among_known(held_out, answers)
-        return so_far, self._scored([Examples.concatenate(held_out)], answers)[0]
-
-    def _among_known(self, held_out: list[Examples], answers: Tensor) -> Tensor:
-        """(B, tasks so far): the accuracy on each task where answers are taken from the labels known when it was learnt."""
-        sizes = torch.tensor([len(part) for part in held_out])
-        known_BTV = torch.stack([self.known.after(i) for i in range(len(held_out))], 1)
-        known_BMV = known_BTV.to(answers.device).repeat_interleave(sizes.to(answers.device), 1)
-        right_BM = right_among_known(answers, torch.cat([part.y for part in held_out], 1), known_BMV)
-        return torch.stack([part.mean(1) for part in right_BM.split(sizes.tolist(), 1)], 1)
-
-    def _ask(self, state: State, task: Task) -> Scores:
-        return self._scored(*self._answers(state, [task]))[0]
-
-    @torch.no_grad()
-    def _answers(self, state: State, tasks: list[Task]) -> tuple[list[Examples], Tensor]:
-        """The held-out examples of each task, and the answers to all of them, asked in one go."""
-        held_out = [self._held_out(task) for task in tasks]
-        return held_out, _in_parts(partial(self.learner.predict, state), Examples.concatenate(held_out))
-
-    def _scored(self, held_out: list[Examples], answers: Tensor) -> list[Scores]:
-        parts = answers.split([len(part) for part in held_out], dim=1)
-        return [scores(part, own.y, self.source.spec, self.among_BV) for part, own in zip(parts, held_out, strict=True)]
-
-    def _held_out(self, task: Task) -> Examples:
-        number, most = len(task.held_out), self.questions.most_held_out
-        return task.held_out[0 : number if most is None else min(number, most)]
-
-    def _task(self, index: int) -> Task:
-        task = self.source.task(index)
-        return Task(_on(task.train, self.device), _on(task.held_out, self.device))
-
-    def _check(self, record: Record, index: int) -> None:
-        """Raises `DivergedError` where an answer is not finite."""
-        found = (record.get("prequential"), record.get("forward"), record.get("matrix"))
-        losses = [part["loss"].view(self.source.rows, -1) for part in found if part]
-        good_B = torch.cat(losses, dim=1).isfinite().all(1).tolist() if losses else []
-        if all(good_B):
-            return
-        rows = [name for name, good in zip(getattr(self.source, "seeds", range(len(good_B))), good_B, strict=True) if not good]
-        rate = getattr(getattr(self.learner, "config", None), "rate", None)
-        raise DivergedError(
-            f"Learning diverged in task {index} of {self.source.name} ({'seed' if hasattr(self.source, 'seeds') else 'row'} "
-            f"{', '.join(map(str, rows))}): its loss is not finite{'' if rate is None else f' at the learning rate {rate:g}'}. "
-            "Give a lower --learner.rate, or --rates."
-        )
-
-
-def scores(predictions: Tensor, y: Tensor, spec: EpisodeSpec, among_BV: Tensor | None = None) -> Scores:
-    """Means over the examples of predictions (B, M, ...): the loss, and the share of right ones.
-
-    Arguments:
-        among_BV: bool, the labels that an answer may be, which the loss does not know of; None: all.
-    """
-    found = {"loss": example_losses(predictions, y, spec).mean(1)}
-    if spec.classification:
-        found["accuracy"] = query_score(only(predictions, among_BV), y, spec).mean(1)
-    return found
-
-
 def check_length(source: Source, tasks: int | None) -> None:
     """Raises `UserError` where the source has fewer tasks than are asked."""
     if source.most_tasks is not None and tasks is not None and tasks > source.most_tasks:
@@ -241,17 +72,3 @@ def check_length(source: Source, tasks: int | None) -> None:
             f"{source.name} runs out of data: it has {source.most_tasks} tasks, not {tasks}. "
             f"Ask for --tasks {source.most_tasks} or fewer."
         )
-
-
-def device_of(learner: Learner) -> torch.device:
-    return next(iter([*learner.parameters(), *learner.buffers()]), torch.zeros(0)).device
-
-
-def _on(half: Halves, device: torch.device) -> Halves:
-    """The examples on a device, when they are looked at."""
-    return half.to(device) if isinstance(half, Examples) else Part(len(half), lambda where: half[where].to(device))
-
-
-def _in_parts(predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([predict(examples.x[:, i : i + AT_ONCE]) for i in range(0, len(examples), AT_ONCE)], 1)

@@ -189,6 +189,10 @@ class Learner(nn.Module):
         """(B, M, *x_shape) -> (B, M, D): what answers are read off from, of learners in which learning changes it."""
         raise NotImplementedError
 
+    def predict_and_features(self, state: State, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both `predict` and `features`. A learner overrides it where it can have both for the cost of one."""
+        return self.predict(state, x), self.features(state, x)
+
     def task_ends(self, state: State) -> State:
         """The state after the last example of a task, for learners that are told where tasks end. The default: no change."""
         return state

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodes.data.backbones.vit import NOTHING, Added, VisionTransformer, VitConfig
+from episodes.data.backbones.vit import NOTHING, Added, VisionTransformer, VitConfig, attention
 
 __all__ = [
     "ACTIVATIONS",
@@ -47,7 +47,7 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v
         (B, H, N, E)
     """
     if not prefix_k.shape[-2]:
-        return F.scaled_dot_product_attention(q, k, v)
+        return attention(q, k, v)
     scaled = q * q.shape[-1] ** -0.5
     of_prefix = scaled @ prefix_k.mT
     if gate is not None:

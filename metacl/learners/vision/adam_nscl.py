@@ -114,8 +114,8 @@ class AdamNscl(VisionLearner):
         seen = state.seen | present(y_N, self.spec.symbols)
         return AdamNsclState(state.key, state.rate, state.tasks + 1, seen, weights, head, moments, images)
 
-    def answer_row(self, state: AdamNsclState, x_MCHW: Tensor) -> Tensor:
-        return among(head_logits(state.head, self.features_row(state, x_MCHW)), state.seen)
+    def logits(self, state: AdamNsclState, h_MD: Tensor) -> Tensor:
+        return among(head_logits(state.head, h_MD), state.seen)
 
     def features_row(self, state: AdamNsclState, x_NCHW: Tensor) -> Tensor:
         return self.trunk.features(x_NCHW, weights=state.weights)

@@ -1,6 +1,6 @@
 """What all learners on a vision transformer share: rows one after another, each a learner of its own that takes whole tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ UNSEEN = -1e9
 
 
 class VisionLearner(Learner):
-    """Base of learners on a vision transformer. A family writes `fresh`, `learn_row` and `answer_row`; and `features_row`,
-    where learning changes the features of an image, with `has_features` set.
+    """Base of learners on a vision transformer. A family writes `fresh`, `learn_row` and `answer_row`; or, where learning
+    changes the features of an image, and `has_features` is set, `features_row` and `logits` in place of the last.
 
     The transformer's weights are no part of the state, but of the learner, and shared by all rows; or else they train. The
     state is a NamedTuple with at least `key` and `tasks`. All of it that has grown with the tasks of a row has them on its
@@ -63,6 +63,10 @@ class VisionLearner(Learner):
 
     def answer_row(self, state: State, x_MCHW: Tensor) -> Tensor:
         """Logits (M, V) of one row, after one task or more."""
+        return self.logits(state, self.features_row(state, x_MCHW))
+
+    def logits(self, state: State, h_MD: Tensor) -> Tensor:
+        """Logits (M, V) of one row, from its features, after one task or more."""
         raise NotImplementedError
 
     def features_row(self, state: State, x_MCHW: Tensor) -> Tensor:
@@ -100,8 +104,7 @@ class VisionLearner(Learner):
 
     @torch.no_grad()
     def predict_features(self, state: State, z_BMD: Tensor) -> Tensor:
-        with torch.autocast(z_BMD.device.type, enabled=False):
-            return torch.stack([self._answer(row(state, b), x_MCHW) for b, x_MCHW in enumerate(z_BMD)])
+        return self._answers(self.answer_row, state, z_BMD)
 
     @torch.no_grad()
     def features(self, state: State, x: Tensor) -> Tensor:
@@ -109,11 +112,18 @@ class VisionLearner(Learner):
         with torch.autocast(x.device.type, enabled=False):
             return torch.stack([self.features_row(row(state, b), x_MCHW) for b, x_MCHW in enumerate(x)])
 
-    def _answer(self, state: State, x_MCHW: Tensor) -> Tensor:
-        """`answer_row`, or before the first task zeros."""
-        if not int(state.tasks):
-            return torch.zeros(len(x_MCHW), self.spec.symbols, device=x_MCHW.device)
-        return self.answer_row(state, x_MCHW)
+    @torch.no_grad()
+    def predict_and_features(self, state: State, x: Tensor) -> tuple[Tensor, Tensor]:
+        """With one pass of the images through the transformer."""
+        h_BMD = self.features(state, x)
+        return self._answers(self.logits, state, h_BMD), h_BMD
+
+    def _answers(self, answer: Callable[[State, Tensor], Tensor], state: State, asked_BM: Tensor) -> Tensor:
+        """What `answer` says of each row, or before its first task zeros."""
+        with torch.autocast(asked_BM.device.type, enabled=False):
+            rows = [(row(state, b), asked_M) for b, asked_M in enumerate(asked_BM)]
+            zeros_MV = asked_BM.new_zeros(asked_BM.shape[1], self.spec.symbols, dtype=torch.float32)
+            return torch.stack([answer(own, asked_M) if int(own.tasks) else zeros_MV for own, asked_M in rows])
 
     def predict_with(self, state: State, support: Examples, x: Tensor) -> Tensor:
         """`predict`: there is no use for examples at hand."""

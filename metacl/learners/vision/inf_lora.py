@@ -108,8 +108,8 @@ class InfLora(VisionLearner):
         seen = state.seen | present(y_N, self.spec.symbols)
         return InfLoraState(state.key, state.rate, state.tasks + 1, seen, pairs, head, known)
 
-    def answer_row(self, state: InfLoraState, x_MCHW: Tensor) -> Tensor:
-        return among(head_logits(state.head, self.features_row(state, x_MCHW)), state.seen)
+    def logits(self, state: InfLoraState, h_MD: Tensor) -> Tensor:
+        return among(head_logits(state.head, h_MD), state.seen)
 
     def features_row(self, state: InfLoraState, x_NCHW: Tensor) -> Tensor:
         return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))

@@ -150,10 +150,9 @@ class Lora(VisionLearner):
         state = state._replace(tasks=state.tasks + 1, seen=seen, pairs=pairs)
         return state._replace(prototypes=self._means(state, x_NCHW, y_N))
 
-    def answer_row(self, state: LoraState, x_MCHW: Tensor) -> Tensor:
+    def logits(self, state: LoraState, h_MD: Tensor) -> Tensor:
         """Cosine similarities to the mean of each class."""
-        h_MD = F.normalize(self.features_row(state, x_MCHW), dim=-1)
-        return among(h_MD @ F.normalize(state.prototypes, dim=-1).T, state.seen)
+        return among(F.normalize(h_MD, dim=-1) @ F.normalize(state.prototypes, dim=-1).T, state.seen)
 
     def features_row(self, state: LoraState, x_NCHW: Tensor) -> Tensor:
         return self.trunk.features(x_NCHW, weights=merged(self.trunk, state.pairs))

@@ -36,9 +36,6 @@ class TrainedTransformer(VisionLearner):
         """Logits (M, V) of one row, from the features of the class token. Gradients go through it."""
         return among(head_logits(state.head, h_MD), state.seen)
 
-    def answer_row(self, state: State, x_MCHW: Tensor) -> Tensor:
-        return self.logits(state, self.features_row(state, x_MCHW))
-
     def features_row(self, state: State, x_MCHW: Tensor) -> Tensor:
         return self.trunk.features(x_MCHW, lambda part: self.added(), weights=state.weights)
 
