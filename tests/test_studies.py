@@ -93,7 +93,7 @@ def one_of_each(study: str) -> list[Cell]:
         return [cell for cell in every if cell.name in wanted]
     if study == "vision":
         return [cell for cell in every if cell.name.startswith("cifar100-") and cell.name.endswith("-0")]
-    first = (*(f"sine-5/{learner}/0" for learner in learner_runs.LEARNERS["sine"]), "omniglot-5/pn/0", "omniglot-5/gemcl/0")
+    first = (*(f"sine-20/{learner}/0" for learner in learner_runs.LEARNERS["sine"]), "omniglot-20/pn/0", "omniglot-20/gemcl/0")
     return [cell for cell in every if study != "learners" or cell.name in first]
 
 
@@ -119,9 +119,9 @@ def test_what_is_there_is_known(study):
 
 
 def test_a_share_of_the_cells(tmp_path):
-    arguments = runner.Arguments("learners", only=("sine-5", "glyphs-5/pn"))
+    arguments = runner.Arguments("learners", only=("sine-20", "omniglot-20/pn"))
     names = [cell.name for cell in runner.wanted(arguments)]
-    assert len(names) == 15 * 3 + 3 and {name.split("/")[1] for name in names if name.startswith("glyphs")} == {"pn"}
+    assert len(names) == 15 * 3 + 3 and {name.split("/")[1] for name in names if name.startswith("omniglot")} == {"pn"}
     assert runner.share("2/3") == (2, 3)
     for wrong in ("3/2", "0/1", "1", "a/b"):
         with pytest.raises(UserError, match="--part is I/N"):

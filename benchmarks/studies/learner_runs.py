@@ -27,8 +27,7 @@ ANYWHERE = [
     "anil",
 ]
 ANYWHERE += ["reptile", "online", "replay", "offline"]
-LEARNERS = {"glyphs": (*ANYWHERE, "pn", "gemcl", "gemcl-map"), "sine": (*ANYWHERE, "alpaca")}
-LEARNERS["omniglot"] = LEARNERS["glyphs"]
+LEARNERS = {"omniglot": (*ANYWHERE, "pn", "gemcl", "gemcl-map"), "sine": (*ANYWHERE, "alpaca")}
 """The learners that are made for the targets of each data set."""
 FROM_NOTHING = ("online", "replay", "offline")
 """Those that are not meta-trained."""
@@ -40,7 +39,7 @@ ENCODER = "--learner.encoder.channels 16 32 64 64 --learner.encoder.strides 2 2 
 class Budget:
     """What each learner gets."""
 
-    steps: int = 300
+    steps: int = 150
     """Steps of meta-training; streams grow from two tasks over the first third of them."""
     batch_size: int = 8
     episodes: int = 96

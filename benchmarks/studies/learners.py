@@ -14,7 +14,7 @@ from studies.words import BENCHMARKS, kib, spread, table
 
 FILE = BENCHMARKS / "learners" / "learners.jsonl"
 """A line for each benchmark, number of tasks, learner and seed."""
-DATA, TASKS = ("glyphs", "omniglot", "sine"), (5, 20)
+DATA, TASKS = ("omniglot", "sine"), (20,)
 
 
 def lines(path: Path = FILE) -> list[dict[str, Any]]:
