@@ -17,6 +17,7 @@ from metacl.recipes.files import to_json
 from metacl.report.figures import figure
 from metacl.runs.files import write_json
 from metacl.runs.folder import Run
+from studies import speed
 from studies.cells import Cell, Command, brief, environment_of, parameters, results_of, training_seconds, validated
 from studies.words import BENCHMARKS, kib, raw, spread, table
 
@@ -30,6 +31,8 @@ SHOWN = ("50", "100", "150")
 """Steps whose meta-validation the page shows."""
 WIDE = 0.4
 """Room that a name takes in the picture, as a part of a factor e along x."""
+TIMED = 4096
+"""Tokens in the streams that a layer is timed on."""
 TRAINED, OTHERS = 20, (10, 40, 100)
 """Tasks in the streams that a learner is meta-trained on, and in the others that it is tested on."""
 LENGTHS = tuple(sorted((TRAINED, *OTHERS)))
@@ -153,23 +156,30 @@ def training() -> str:
 
 
 def draw(path: Path) -> None:
-    """Error against the size of the state at both ends of the lengths."""
-    picture, places = figure(12, 7.5), {name: state_bytes(name) / 1024 for name in measured()}
-    for axes, tasks in zip(picture.subplots(1, 2), (TRAINED, LONGER), strict=True):
-        for number, mechanism in enumerate(places):
-            found = errors(mechanism, tasks)
-            axes.errorbar(places[mechanism], statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
-        label = f"KiB of state after {LONGER} tasks"
-        axes.set(xscale="log", yscale="log", title=f"streams of {tasks} tasks", xlabel=label, ylabel="error in %")
-        ends = min(places.values()), max(places.values())
-        axes.set_ylim(top=axes.get_ylim()[1] * 1.8)
-        axes.set_xlim(ends[0] / 1.2, ends[1] * 2.2)
-        for axis, ticks in ((axes.xaxis, _ticks(*ends)), (axes.yaxis, _ticks(*axes.get_ylim()))):
-            axis.set_ticks(ticks, map(str, ticks))
-            axis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-        _label(axes, places, tasks)
-    picture.savefig(path, dpi=120)
+    """Errors at both ends of the lengths, against the size of the state and against the time of a layer."""
+    size = {name: state_bytes(name) / 1024 for name in measured()}
+    time = {name: speed.layer_ms(name, TIMED) for name in measured() if name != BESIDE}
+    lines = {f"KiB of state after {LONGER} tasks": size, f"ms forward and back of a layer 512 wide, {TIMED} tokens": time}
+    picture = figure(12, 14)
+    for row, (label, places) in zip(picture.subplots(2, 2), lines.items(), strict=True):
+        for axes, tasks in zip(row, (TRAINED, LONGER), strict=True):
+            _panel(axes, places, tasks, label)
+    picture.savefig(path, dpi=110)
+
+
+def _panel(axes: Any, places: dict[str, float], tasks: int, label: str) -> None:
+    for number, mechanism in enumerate(places):
+        found = errors(mechanism, tasks)
+        axes.errorbar(places[mechanism], statistics.mean(found), yerr=deviation(found), fmt="o", color=f"C{number % 10}")
+    axes.set(xscale="log", yscale="log", title=f"streams of {tasks} tasks", xlabel=label, ylabel="error in %")
+    ends = min(places.values()), max(places.values())
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.8)
+    axes.set_xlim(ends[0] / 1.2, ends[1] * 2.2)
+    for axis, ticks in ((axes.xaxis, _ticks(*ends)), (axes.yaxis, _ticks(*axes.get_ylim()))):
+        axis.set_ticks(ticks, map(str, ticks))
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    _label(axes, places, tasks)
 
 
 def _ticks(low: float, high: float) -> list[int]:

@@ -54,6 +54,13 @@ def products() -> str:
     return table([f"at {last}", "products alone", "time / products", *steps], lines)
 
 
+def layer_ms(form: str, tokens: int) -> float:
+    """Milliseconds of forward and backward of one layer with its projections."""
+    rows = _result(MECHANISMS)["rows"]
+    (found,) = [row for row in rows if (row["form"], row["pass"], row["tokens"]) == (form, "fwd + bwd", tokens)]
+    return 1e3 * float(found["median_seconds"])
+
+
 def core(name: str, tokens: int) -> str:
     """Times and memory of bare mechanisms against the first row of their precision."""
     lines = [
