@@ -172,13 +172,12 @@ def _meta_train(run: Run, whole: Path) -> None:
         classes = validation.schedule.rows(validation.tasks)
         speak(f"Meta-validation has {classes} classes: its streams have {validation.tasks} tasks.")
     most = config.episodes.schedule.most_tasks(benchmark.test.most_tasks)
-    fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
-    if fewer:
-        speak(f"Meta-test has classes for {most} tasks, not for {config.episodes.tasks}: evaluate with{fewer} or fewer.")
+    if most is not None and most < config.episodes.tasks:
+        speak(f"Meta-test has classes for {most} tasks, not for {config.episodes.tasks}: its streams have {most}.")
     if signal := meta_train(run, benchmark, accelerator, resume=begun):
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
         raise SystemExit(exit_status(signal))
-    speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
+    speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
 
 
 def _silent(words: str) -> None:
