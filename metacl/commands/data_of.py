@@ -20,6 +20,7 @@ from episodes import (
 from episodes.data.features import remembering
 from episodes.data.pool import ClassPool
 from episodes.errors import note
+from metacl.commands.words import shorter_in_words
 from metacl.learners import LearnerConfig
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
 from metacl.report.display import say
@@ -79,7 +80,7 @@ def _fitting(config: EpisodesConfig, benchmark: Benchmark) -> EpisodesConfig:
     most = config.schedule.most_tasks(getattr(benchmark, config.split).most_tasks)
     if not most or most >= max(config.tasks):
         return config
-    note(f"Meta-{config.split} has classes for {most} tasks, not for {max(config.tasks)}: its streams have {most}.")
+    note(shorter_in_words(config.split, most, max(config.tasks)))
     return replace(config, tasks=tuple(dict.fromkeys(min(length, most) for length in config.tasks)))
 
 
