@@ -7,7 +7,9 @@ from typing import Any, Literal
 from episodes.errors import UserError, at_least
 
 Domains = Literal["rotation", "permutation", "inversion", "data-set"]
-"""How the inputs of a task differ from those of others."""
+"""How the inputs of a task of an episode differ from those of others."""
+StreamDomains = Literal["rotation", "permutation", "inversion"]
+"""How the inputs of a task of a stream differ from those of others; for data sets see the stream `datasets`."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class StreamSchedule:
     noise: float = 0.0
     """Share of the labels that are learnt from that are another label of the stream instead. Held-out examples have the right
     ones."""
+    domains: StreamDomains | None = None
+    """Domain-incremental: every task is the first task of the stream, its inputs changed in another way, without end.
+    `rotation`: images turned by a random angle; `permutation`: pixels, or numbers of a vector, in a random order; `inversion`:
+    negatives of the images in every other task. Data sets as domains: the stream `datasets` with --stream.shared-classes."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "schedule.", "shots_least")

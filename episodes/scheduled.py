@@ -5,11 +5,13 @@ draws has random numbers of its own. Letters: N examples of a phase.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import torch
 
+from episodes.domain_stream import InDomains
 from episodes.errors import UserError
 from episodes.rng import random_numbers, stream_numbers
 from episodes.schedule import StreamSchedule
@@ -22,12 +24,14 @@ VERSION = 1
 
 
 def scheduled(stream: Stream, schedule: StreamSchedule) -> Stream:
-    """The stream in the order of a schedule; the stream itself where nothing is asked.
+    """The stream in its domains and in the order of a schedule; the stream itself where nothing is asked.
 
     Raises:
         UserError: the schedule makes no sense for this stream.
     """
-    return Scheduled(stream, schedule) if schedule.words() else stream
+    stream = InDomains(stream, schedule.domains) if schedule.domains else stream
+    order = replace(schedule, domains=None)
+    return Scheduled(stream, order) if order.words() else stream
 
 
 class Scheduled:
@@ -35,7 +39,7 @@ class Scheduled:
 
     Arguments:
         stream: any stream; what it has of each task is kept, in phases as long as its tasks.
-        schedule: what is changed.
+        schedule: what is changed; its domains are the stream's.
 
     Raises:
         UserError: labels are to be noisy where there are none; an endless stream is to come in random order, or a stream has

@@ -12,9 +12,10 @@ from test_processes import TINY, assert_same_curve, started
 from tiny import ENCODER, image_benchmark, sine, train, train_config
 
 from episodes import Episode, EpisodeGenerator, EpisodeShape, UserError, grouped
+from episodes.augment import episodes as augmenting
 from episodes.augment.config import AugmentConfig, MapConfig
 from episodes.augment.episodes import augmented, with_rotations
-from episodes.augment.images import coloured, warped
+from episodes.augment.images import blended, coloured, warped
 from episodes.augment.maps import affine, mirrored, shifted
 from episodes.data.pool import ClassPool
 from episodes.generator import numbers_in
@@ -65,6 +66,22 @@ def test_an_episode_is_augmented_the_same_alone_among_others_and_in_another_proc
                 assert torch.equal(own, among[list(indices)])
     other = EpisodeGenerator(drawn.family, SHAPE, "noise", "train", 1)
     assert not torch.equal(augmented(drawn.batch([0]), [0], other, ALL).stream.x, whole.stream.x[:1])
+
+
+def test_however_many_images_are_changed_at_a_time_they_are_the_same(monkeypatch):
+    drawn = generator()
+    whole = augmented(drawn.batch(range(3)), range(3), drawn, ALL)
+    monkeypatch.setattr(augmenting, "IN_CACHE", 2000)  # of an image 243
+    for own, other in zip(tensors(augmented(drawn.batch(range(3)), range(3), drawn, ALL)), tensors(whole), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_images_that_others_may_hold_stay_as_they_are():
+    drawn, plain = generator(), generator().batch([0])
+    for config in (ALL, AugmentConfig(mix=1.0), AugmentConfig(brightness=0.5)):
+        episode = drawn.batch([0])
+        assert not torch.equal(augmented(episode, [0], drawn, config).stream.x, episode.stream.x)
+        assert torch.equal(episode.stream.x, plain.stream.x) and torch.equal(episode.queries.x, plain.queries.x)
 
 
 def test_only_images_change_and_only_in_meta_training():
@@ -208,6 +225,11 @@ def test_blends_are_of_two_classes_of_the_episode_and_no_two_of_the_same(by):
     assert 70 <= blends <= 130, "of 200 half"
 
 
+def test_a_blend_of_pixels_is_their_mean_rounded_down():
+    own, other = torch.arange(256, dtype=torch.uint8)[:, None], torch.arange(256, dtype=torch.uint8)[None]
+    assert torch.equal(blended(own, other, "pixels"), ((own.int() + other.int()) // 2).to(torch.uint8))
+
+
 def test_colours_are_those_of_pillow():
     image = np.random.default_rng(0).integers(0, 256, (7, 8, 3), dtype=np.uint8)
     x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -220,7 +242,7 @@ def test_colours_are_those_of_pillow():
         for lot in (-1.0, 0.5, 1.0):
             lots = torch.full((1, 3), 9.0)
             lots[0, place] = lot
-            got = coloured(x, AugmentConfig(**{name: 0.8}), lots)[0].permute(1, 2, 0)
+            got = coloured(x.clone(), AugmentConfig(**{name: 0.8}), lots)[0].permute(1, 2, 0)
             expected = np.asarray(enhance(Image.fromarray(image)).enhance(1 + 0.8 * lot), dtype=np.float32)
             assert (got - torch.from_numpy(expected)).abs().max() <= 1.5, (name, lot)
 

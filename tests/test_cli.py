@@ -213,7 +213,20 @@ def test_streams_are_shorter_where_there_are_fewer_classes_to_validate(cli, pict
     ]
     status, text = cli(train_main, pictures, "pn", *options, "--run", "mine")
     assert status == 0 and "Meta-validation has 2 classes" in text
-    assert "Meta-test has classes for 2 tasks, not for 3: evaluate with --tasks 2 or fewer" in text.split("Done.")[0]
+    fewer = "Meta-test has classes for 2 tasks, not for 3: its streams have 2."
+    assert fewer in text.split("Done.")[0]
+    status, text = cli(evaluate_main, "mine", "--episodes", "2")
+    assert status == 0 and text.count(fewer) == 1 and "2 x 2" in text
+    status, text = cli(evaluate_main, "mine", "--episodes", "2", "--tasks", "3")
+    assert status == 2 and "3 tasks are asked, but pictures, meta-test has 2 classes" in text and fewer not in text
+
+
+def test_nobody_says_how_many_tasks_and_there_are_fewer_classes(cli, pictures):
+    words = [pictures, "knn", "--shots", "2", "--queries", "2", "--episodes", "2"]
+    status, text = cli(evaluate_main, *words, "--out", "usual")
+    assert status == 0 and text.count("Meta-test has classes for 2 tasks, not for 5: its streams have 2.") == 1
+    status, text = cli(evaluate_main, *words, "--schedule.classes", "3", "--out", "none")
+    assert status == 2 and "Ask for 2 classes or fewer" in text and "Meta-test has" not in text
 
 
 def test_a_truncated_image_names_its_row(cli, tmp_path, cache):

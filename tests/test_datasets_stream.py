@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from making import labelled_folder, noise, png, small_pool
+from PIL import Image
 
 from episodes import STREAMS, SeededStream, UserError, check_stream
 from episodes.errors import Notice
@@ -92,3 +93,34 @@ def test_folders_of_other_sizes_and_colours(cli, tmp_path, cache):
     assert loaded.spec.x_shape == (1, 9, 9) and loaded.spec.symbols == 5
     status, page = cli(evaluate_main, "datasets", "knn", "--help")
     assert status == 0 and "--stream.sets" in page and "--stream.data.path" not in page and "--stream.data.name" not in page
+
+
+def test_another_data_set_is_another_domain(cli, tmp_path, cache):
+    """Classes of the same name have the same label in each task; others are left out, which is said."""
+    for folder, labels in (("photos", "cat dog eel fox"), ("drawings", "dog fox gnu cat")):
+        for number, label in enumerate(labels.split()):
+            (tmp_path / folder / label).mkdir(parents=True)
+            for i in range(6):
+                drawn = noise(6 * number + i, 8, 1)
+                drawn[0] = 60 * number
+                Image.fromarray(drawn).save(tmp_path / folder / label / f"{i}.png")
+    config = replace(STREAMS["datasets"].config, data=EachData(channels=1, size=8), shared_classes=True)
+    with pytest.warns(Notice) as said:
+        whole = replace(config, sets=(str(tmp_path / "photos"), str(tmp_path / "drawings"))).load()
+    assert any("3 classes are in all data sets. Left out are 1 of /" in str(own.message) for own in said)
+    check_stream(whole)
+    assert (whole.spec.symbols, whole.most_tasks) == (3, 2)
+    greys = {"photos": [0, 60, 180], "drawings": [180, 0, 60]}
+    for index, place in enumerate(whole.order(0)):
+        for half in (whole.task(0, index).train[:], whole.task(0, index).held_out[:]):
+            assert torch.equal(half.x[0, :, 0, 0, 0], torch.tensor(list(greys.values())[place])[half.y[0]].to(torch.uint8))
+    with pytest.raises(UserError, match="as many classes"):
+        Datasets("datasets", stream().pairs, shared_classes=True)
+    plain = Datasets("datasets", whole.pairs)
+    assert plain.spec.symbols == 6 and plain.fingerprint != whole.fingerprint
+    other = labelled_folder(tmp_path / "numbers", classes=3, each=6)
+    with pytest.warns(Notice), pytest.raises(UserError, match=r"there are 0: one of .*photos is called 'cat'"):
+        replace(config, sets=(str(tmp_path / "photos"), other)).load()
+    words = ["--stream.sets", "photos", "drawings", "--stream.shared-classes", "--stream.data.size", "8"]
+    status, text = cli(evaluate_main, "datasets", "knn", *words, "--out", "mine")
+    assert status == 0 and "3 classes are in all data sets" in text, text

@@ -1,5 +1,6 @@
 """CASIA-HWDB: the `.gnt` files of the benchmark `casia`, in their byte format."""
 
+import logging
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from episodes import Benchmark, DataConfig, EpisodeShape, UserError, load_benchm
 from episodes.benchmarks import large
 from episodes.data.gnt import character_of, squared
 from episodes.data.pool import ClassPool
+from episodes.errors import Notice
 
 
 def casia(folder: Path, **options) -> Benchmark:
@@ -125,6 +127,34 @@ def test_codes_that_are_no_characters_are_left_out_up_to_a_limit(tmp_path, cache
     assert pool_of(benchmark).counts.tolist() == [3, 3, 4, 3, 3]
     (folder / "z.gnt").write_bytes(4 * bad)
     with pytest.raises(UserError, match=r"12 of 27 records cannot be read, which is too many"):
+        casia(folder)
+
+
+def test_the_code_page_is_told_and_can_be_another(tmp_path, cache, caplog):
+    """Every code is a character of both, so that only who looks at the images can tell."""
+    caplog.set_level(logging.INFO, "episodes")
+    folder = tmp_path / "hwdb"
+    folder.mkdir()
+    image = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    (folder / "a.gnt").write_bytes(b"".join(gnt_record(own.encode("big5"), image) for own in "是有我0"))
+    told = "casia: 3 characters are read as {} ... Where images show others, {}."
+    pool = pool_of(casia(folder))
+    assert caplog.messages[0] == told.format("GBK: 琌Τи", "give --data.configuration big5")
+    caplog.clear()
+    assert pool_of(casia(folder)).names == pool.names and casia(folder, configuration="gbk") and not caplog.text, "once"
+    names = pool_of(casia(folder, configuration="big5")).names
+    assert sorted(name[6:] for name in names) == ["0-3000", "我-a7da", "是-ac4f", "有-a6b3"]
+    assert caplog.messages[0] == told.format("Big5: 是有我", "leave out --data.configuration")
+    with pytest.raises(UserError, match=r"Unknown code page .*'utf-8'.* There is: big5, gbk"):
+        casia(folder, configuration="utf-8")
+    with pytest.raises(UserError, match=r"--data.configuration means nothing for celeb"):
+        load_benchmark(DataConfig("celeb", path=str(folder), configuration="big5"), 8)
+
+
+def test_codes_of_another_code_page_are_called_so(tmp_path, cache):
+    folder = gnt_folder(tmp_path / "hwdb")
+    (folder / "z.gnt").write_bytes(gnt_record("的".encode("big5"), np.zeros((3, 3), np.uint8)))
+    with pytest.warns(Notice, match=r"the code aaba is no character of GBK, but one of Big5\)"):
         casia(folder)
 
 

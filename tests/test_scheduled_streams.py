@@ -249,7 +249,7 @@ def test_from_the_command_line(cli, tmp_path, cache):
     status, text = cli(evaluate_main, *words)
     assert status == 0 and "different 3, blur 1, shots-least 4, noise 0.1" in text, text
     found = json.loads(Path("both/results.json").read_text())
-    assert found["config"]["schedule"] == {"different": 3, "blur": 1.0, "shots_least": 4, "noise": 0.1}
+    assert found["config"]["schedule"] == {"different": 3, "blur": 1.0, "shots_least": 4, "noise": 0.1, "domains": None}
     fingerprint = json.loads(Path("both/knn/environment.json").read_text())["stream_fingerprint"]
     assert "schedule-1/different 3" in fingerprint
     assert cli(evaluate_main, "--resume", "both")[0] == 0

@@ -17,8 +17,8 @@ from episodes.tasks.classification import Classification
 from episodes.tasks.family import TaskFamily
 from episodes.types import Episode, EpisodeShape
 
-TOGETHER = 512
-"""Images that are changed at a time: as floats they are few enough for the cache of a processor."""
+IN_CACHE, ON_DEVICE = 2**18, 2**24
+"""Numbers that are changed at a time, on a processor and elsewhere: the first are few enough for a processor's cache."""
 
 
 def with_rotations(family: TaskFamily, shape: EpisodeShape, config: AugmentConfig) -> TaskFamily:
@@ -92,7 +92,8 @@ class _Lots:
 
 
 def _mixed(x_BTNCHW: Tensor, config: AugmentConfig, lots: _Lots) -> Tensor:
-    """Some classes are blended, image by image, each with the one that follows it in a circle of all classes of the episode.
+    """Some classes are blended in place, image by image, each with the one that follows it in a circle of all classes of the
+    episode.
 
     In a circle of three or more no two of them are of the same two classes.
     """
@@ -102,8 +103,10 @@ def _mixed(x_BTNCHW: Tensor, config: AugmentConfig, lots: _Lots) -> Tensor:
     next_BT = np.empty_like(circle_BT)
     np.put_along_axis(next_BT, circle_BT, np.roll(circle_BT, -1, 1), 1)
     b_M, t_M = np.nonzero(lots_B2T[:, 1] < 2 * config.mix - 1)
-    b, own, other = (torch.from_numpy(places).to(x_BTNCHW.device) for places in (b_M, t_M, next_BT[b_M, t_M]))
-    return x_BTNCHW.index_put((b, own), blended(x_BTNCHW[b, own], x_BTNCHW[b, other], config.mix_by))
+    own_M, other_M = (torch.from_numpy(b_M * T + t).to(x_BTNCHW.device) for t in (t_M, next_BT[b_M, t_M]))
+    x_RNCHW = x_BTNCHW.flatten(0, 1)
+    x_RNCHW.index_copy_(0, own_M, blended(x_RNCHW.index_select(0, own_M), x_RNCHW.index_select(0, other_M), config.mix_by))
+    return x_BTNCHW
 
 
 def _changed(x_BTNCHW: Tensor, config: AugmentConfig, lots: _Lots) -> Tensor:
@@ -113,11 +116,12 @@ def _changed(x_BTNCHW: Tensor, config: AugmentConfig, lots: _Lots) -> Tensor:
     map_I33 = _maps(config, lots, (T, N), (H, W)).reshape(-1, 3, 3)
     colour_I3 = lots.draw("colour", T, N, 3).reshape(-1, 3)
     maps, colours = (torch.from_numpy(part).to(torch.float32).to(x_ICHW.device) for part in (map_I33, colour_I3))
-    done = []
-    for x, moved, colour in zip(*(part.split(TOGETHER) for part in (x_ICHW, maps, colours)), strict=True):
+    together = max(1, (IN_CACHE if x_ICHW.is_cpu else ON_DEVICE) // x_ICHW[0].numel())
+    done = torch.empty_like(x_ICHW)
+    for new, x, moved, colour in zip(*(part.split(together) for part in (done, x_ICHW, maps, colours)), strict=True):
         changed = warped(x.to(torch.float32), moved) if config.moves else x.to(torch.float32)
-        done.append((coloured(changed, config, colour) + 0.5).to(torch.uint8))
-    return torch.cat(done).view(x_BTNCHW.shape)
+        new.copy_(coloured(changed, config, colour).add_(0.5))
+    return done.view(x_BTNCHW.shape)
 
 
 def _maps(config: AugmentConfig, lots: _Lots, size: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:

@@ -27,19 +27,22 @@ def warped(x_ICHW: Tensor, map_I33: Tensor) -> Tensor:
 
 
 def coloured(x_ICHW: Tensor, config: AugmentConfig, lots_I3: Tensor) -> Tensor:
-    """Images of another brightness, contrast and saturation, in this order, each cut off at 0 and 255. Floats.
+    """Images of another brightness, contrast and saturation, in this order, each cut off at 0 and 255. Floats, written over the
+    ones given: to make room for others takes longer than to change them.
 
     Arguments:
         lots_I3: even in [-1, 1), one for each of the three.
     """
     bright, contrast, saturation = lots_I3[:, :, None, None, None].unbind(1)
     if config.brightness:
-        x_ICHW = (x_ICHW * (1 + config.brightness * bright)).clamp(0, 255)
+        x_ICHW.mul_(1 + config.brightness * bright).clamp_(0, 255)
     if config.contrast:
-        mean_I111 = _grey(x_ICHW).mean((-2, -1), keepdim=True).round()  # whole: the order of a sum is another in other batches
-        x_ICHW = mean_I111.lerp(x_ICHW, 1 + config.contrast * contrast).clamp(0, 255)
+        grey_I1HW = _grey(x_ICHW)
+        mean_I111 = grey_I1HW.mean((-2, -1), keepdim=True).round()  # whole: the order of a sum is another in other batches
+        grey_I1HW.copy_(mean_I111)  # lerp is several times as fast where one number of an image alone is broadcast
+        torch.lerp(grey_I1HW, x_ICHW, 1 + config.contrast * contrast, out=x_ICHW).clamp_(0, 255)
     if config.saturation:
-        x_ICHW = _grey(x_ICHW).lerp(x_ICHW, 1 + config.saturation * saturation).clamp(0, 255)
+        torch.lerp(_grey(x_ICHW), x_ICHW, 1 + config.saturation * saturation, out=x_ICHW).clamp_(0, 255)
     return x_ICHW
 
 
@@ -48,12 +51,12 @@ def _grey(x_ICHW: Tensor) -> Tensor:
     if x_ICHW.shape[1] != 3:
         return x_ICHW.mean(1, keepdim=True)
     red, green, blue = x_ICHW.split(1, dim=1)
-    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    return (GREY[0] * red).add_(GREY[1] * green).add_(GREY[2] * blue)
 
 
 def blended(own: Tensor, other: Tensor, by: str) -> Tensor:
     """Images (..., H, W) uint8 that are half one, half another: the mean of their pixels, or the upper half above the lower."""
     if by == "pixels":
-        return ((own.to(torch.int16) + other) // 2).to(torch.uint8)
+        return (own & other) + ((own ^ other) >> 1)  # the bits that both have, and half of those that one has: no wider numbers
     half = own.shape[-2] // 2
     return torch.cat([own[..., :half, :], other[..., half:, :]], dim=-2)

@@ -12,13 +12,13 @@ from episodes.data.dealing import cut, shuffled_by_name
 from episodes.data.features import with_features
 from episodes.data.filling import fill
 from episodes.data.folders import files_below
-from episodes.data.gnt import gnt_index
+from episodes.data.gnt import PAGES, gnt_index
 from episodes.data.leaving_out import left_in
 from episodes.data.pool import ClassPool
 from episodes.data.records import Index
 from episodes.data.sources import source_identity
 from episodes.data.tsv import tsv_index
-from episodes.errors import UserError
+from episodes.errors import UserError, unknown
 
 VALIDATION, TEST, USUAL = 100, 1000, 7356
 """Classes that are held out, and how many CASIA-HWDB has; of fewer as large a part is held out."""
@@ -29,10 +29,14 @@ FEWEST_FACES = 20
 def casia(config: DataConfig, vocabulary: int) -> Benchmark:
     """CASIA-HWDB 1.0 to 1.2, `.gnt` files at any depth of a folder: 7 356 characters; 32 x 32 grey.
 
-    1 000 of them are to test, 100 to validate, or as large a part where there are fewer than 7 356.
+    1 000 of them are to test, 100 to validate, or as large a part where there are fewer than 7 356. The configuration is the
+    code page of the characters, `gbk` or `big5`.
     """
     ways = "CASIA-HWDB 1.0 to 1.2 (nlpr.ia.ac.cn/databases/handwriting), its archives unpacked"
-    pool = _streamed(config, "gnt", "byte", gnt_index, 1, 1, ways)
+    page = config.configuration or "gbk"
+    if page not in PAGES:
+        raise unknown("code page (--data.configuration of casia)", page, PAGES)
+    pool = _streamed(config, "gnt", "byte", partial(gnt_index, page=page), 1, 1, ways)
     return _dealt(config, vocabulary, pool)
 
 
@@ -70,5 +74,6 @@ def _streamed(
     about: dict[str, Any] = {"format": kind, "unit": unit, "root": str(root.resolve()), "files": files, "source": config.name}
     about |= {"size": reading.size, "channels": reading.channels}
     key = {"source": source_identity(place), "name": config.name, "size": reading.size, "channels": reading.channels}
+    key |= {"configuration": config.configuration} if config.configuration not in (None, "gbk") else {}
     find = partial(index, root, files, config.name)
     return cached_large(key, lambda folder: fill(folder, about, find, fewest))

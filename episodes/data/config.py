@@ -65,7 +65,8 @@ class DataConfig:
     skip_damaged: bool = False
     """Leave out images that cannot be read, and say how many. Otherwise they are an error that lists them."""
     configuration: str | None = None
-    """Which configuration of a Hugging Face data set that has several. None: its only one, or its default."""
+    """Which configuration of a Hugging Face data set that has several. None: its only one, or its default. Of casia: the code
+    page of the characters in its files, gbk (None) or big5."""
 
     features: str | None = None
     """Frozen features in place of images: a network with fixed weights makes a vector of each, once. `efficientnet-lite0`

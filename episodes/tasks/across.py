@@ -78,6 +78,16 @@ def of_one_set(x_BND: np.ndarray, domain_BN: np.ndarray, numbers: Sequence[np.ra
 
 def _same_labels(names: Sequence[str], sets: Sequence[str]) -> np.ndarray:
     """(C, D) int64: for each label that all data sets have, the place of its class in each."""
-    places = [{name.removeprefix(f"{own}/"): i for i, name in enumerate(names) if name.startswith(f"{own}/")} for own in sets]
+    return same_labels(
+        [{name.removeprefix(f"{own}/"): i for i, name in enumerate(names) if name.startswith(f"{own}/")} for own in sets]
+    )
+
+
+def same_labels(places: Sequence[dict[str, int]]) -> np.ndarray:
+    """(C, D) int64: for each label that all D data sets have, its place in each, in the order of the first.
+
+    Arguments:
+        places: of each data set its labels and their places.
+    """
     shared = [label for label in places[0] if all(label in other for other in places[1:])]
-    return np.array([[own[label] for own in places] for label in shared], dtype=np.int64).reshape(-1, len(sets))
+    return np.array([[own[label] for own in places] for label in shared], dtype=np.int64).reshape(-1, len(places))

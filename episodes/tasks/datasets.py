@@ -9,16 +9,20 @@ from tyro.conf import Suppress
 from episodes.data.config import DataConfig
 from episodes.data.halves import CIFAR100, GLYPHS, MNIST, TINY_IMAGENET, HubImages, halves
 from episodes.data.identity import images_in_both
+from episodes.data.places import name_of
 from episodes.data.pool import ClassPool
 from episodes.errors import UserError, note
 from episodes.rng import stream_numbers
 from episodes.source import Task
+from episodes.tasks.across import same_labels
 from episodes.tasks.parts import ImageStreamConfig
 from episodes.tasks.splits import mixed, same_classes
 from episodes.types import EpisodeSpec
 
 OWN = {own.hub: own for own in (CIFAR100, MNIST, TINY_IMAGENET, GLYPHS)}
 """Data sets whose columns are known, by name; of others they are found."""
+Pair = tuple[ClassPool, ClassPool]
+"""Of a data set the images to learn from, and those held out."""
 ANY = HubImages("", 32, 3)
 """What images are brought to where nothing else is asked."""
 
@@ -48,6 +52,9 @@ class DatasetsConfig(ImageStreamConfig):
     sets: tuple[str, ...] = ()
     """The data sets, two or more: folders, files and names of the hub. Each is a task. Images of all become 3 x 32 x 32, unless
     --stream.data.size or --stream.data.channels say otherwise."""
+    shared_classes: bool = False
+    """Domain-incremental: each data set has the same classes under the same labels, those whose names all of them have. Else
+    classes are of one data set alone, whatever they are called."""
 
     def load(self) -> "Datasets":
         """The stream. Raises `UserError` where a data set cannot be read, or is of another kind than the others."""
@@ -61,7 +68,23 @@ class DatasetsConfig(ImageStreamConfig):
         pairs = [halves(replace(data, name=name), OWN.get(name, self.own)) for name in self.sets]
         if pairs[0][0].x_kind == "image":
             note(f"The images of all {len(pairs)} data sets are brought to {channels} x {size} x {size}.")
-        return Datasets(self.name, pairs)
+        return Datasets(self.name, self._with_shared_classes(pairs) if self.shared_classes else pairs, self.shared_classes)
+
+    def _with_shared_classes(self, pairs: list[Pair]) -> list[Pair]:
+        """The classes that all data sets have. Raises `UserError` where there are none or only one."""
+        labels = [_labels(train, word) for (train, _), word in zip(pairs, self.sets, strict=True)]
+        classes_CD = same_labels(labels)
+        left = [f"{len(own) - len(classes_CD)} of {word}" for own, word in zip(labels, self.sets, strict=True)]
+        if len(classes_CD) < 2:
+            raise UserError(
+                f"--stream.shared-classes needs two classes or more whose names all data sets have, and there are "
+                f"{len(classes_CD)}: one of {self.sets[0]} is called {next(iter(labels[0]))!r}. Name them alike in all of them."
+            )
+        if any(len(own) > len(classes_CD) for own in labels):
+            note(f"{len(classes_CD)} classes are in all data sets. Left out are {', '.join(left)}.")
+        return [
+            (train.select(own_C), held_out.select(own_C)) for (train, held_out), own_C in zip(pairs, classes_CD.T, strict=True)
+        ]
 
 
 class Datasets:
@@ -70,6 +93,7 @@ class Datasets:
 
     Arguments:
         pairs: of each data set two pools of the same classes: the images to learn from, and those held out.
+        shared_classes: class c of each data set is class c of all, so that labels are the same in each task.
 
     Raises:
         UserError: the two pools of a data set have other classes, or inputs are not alike.
@@ -77,7 +101,7 @@ class Datasets:
 
     most_tasks: int | None
 
-    def __init__(self, name: str, pairs: Sequence[tuple[ClassPool, ClassPool]]):
+    def __init__(self, name: str, pairs: Sequence[Pair], shared_classes: bool = False):
         for train, held_out in pairs:
             same_classes(train, held_out)
         self.pools = tuple(pool for pair in pairs for pool in pair)
@@ -89,9 +113,13 @@ class Datasets:
                     "grey images, as glyphs are, give --stream.data.channels 1."
                 )
         self.name, self.pairs, self.most_tasks = name, tuple(pairs), len(pairs)
-        classes = sum(len(train.names) for train, _ in pairs)
+        self.shared_classes, sizes = shared_classes, [len(train.names) for train, _ in pairs]
+        if shared_classes and len(set(sizes)) > 1:
+            raise UserError(f"Data sets that share their classes have as many classes each, not {sizes}. Select them alike.")
+        classes = sizes[0] if shared_classes else sum(sizes)
         self.spec = EpisodeSpec(first.x_kind, first.x_shape, "cross_entropy", symbols=classes)
         self.fingerprint = f"{name}-1/{'/'.join(pool.fingerprint for pool in self.pools)}"
+        self.fingerprint += "/shared classes" if shared_classes else ""
 
     def order(self, seed: int) -> np.ndarray:
         """The data sets, by their places in `pairs`, in the order in which they come."""
@@ -102,12 +130,18 @@ class Datasets:
             raise UserError(f"{self.name} runs out of data: it has {len(self.pairs)} data sets, so no task {index + 1}.")
         so_far = [self.pairs[place] for place in self.order(seed)[: index + 1]]
         sizes = [len(train.names) for train, _ in so_far]
-        classes, first = np.arange(sizes[-1]), sum(sizes[:-1])
+        classes, first = np.arange(sizes[-1]), 0 if self.shared_classes else sum(sizes[:-1])
         return Task(*(mixed(pool, classes, self.name, seed, index, first + np.arange(len(classes))) for pool in so_far[-1]))
 
     def shared_images(self) -> list[str]:
         """Sentences on images that are learnt from and held out too."""
         return [words for pair in self.pairs if (words := images_in_both(*pair))]
+
+
+def _labels(pool: ClassPool, word: str) -> dict[str, int]:
+    """The labels of a data set, without its name, and their places."""
+    own = next(own for own in (word, name_of(word)) if all(name.startswith(f"{own}/") for name in pool.names))
+    return {name.removeprefix(f"{own}/"): place for place, name in enumerate(pool.names)}
 
 
 def _words(pool: ClassPool) -> str:

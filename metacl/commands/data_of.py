@@ -19,6 +19,8 @@ from episodes import (
 )
 from episodes.data.features import remembering
 from episodes.data.pool import ClassPool
+from episodes.errors import note
+from metacl.commands.words import shorter_in_words
 from metacl.learners import LearnerConfig
 from metacl.recipes.config import EpisodesConfig, FollowConfig, StreamRunConfig, TrainConfig
 from metacl.report.display import say
@@ -38,9 +40,12 @@ def found_learner(learner: LearnerConfig) -> LearnerConfig:
     return replace(learner, trunk=learner.trunk.remembering()) if hasattr(learner, "trunk") else learner
 
 
-def found(configs: list[FollowConfig]) -> list[FollowConfig]:
+def found(configs: list[FollowConfig], shortened: bool = False) -> list[FollowConfig]:
     """The configurations of an evaluation with the size and channels of the images, and the weights of vision transformers.
     Says once what has to be said of the data.
+
+    Arguments:
+        shortened: nobody has asked for a number of tasks, so that episodes have as many as there are classes for.
 
     Raises:
         UserError: the data, or weights, cannot be read.
@@ -49,7 +54,8 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
     for config in (replace(config, learner=found_learner(config.learner)) for config in configs):
         if isinstance(config, EpisodesConfig):
             benchmark = load_benchmark(config.data, config.vocabulary)
-            done.append(replace(config, data=found_data(config.data, benchmark)))
+            whole_data = replace(config, data=found_data(config.data, benchmark))
+            done.append(_fitting(whole_data, benchmark) if shortened else whole_data)
             met = met_by_backbones(config, benchmark.pools(config.split))
             notes |= dict.fromkeys([*benchmark.shared_images(), *met])
         else:
@@ -67,6 +73,15 @@ def found(configs: list[FollowConfig]) -> list[FollowConfig]:
     for words in notes:
         say(f"Note: {words}")
     return done
+
+
+def _fitting(config: EpisodesConfig, benchmark: Benchmark) -> EpisodesConfig:
+    """The configuration with no more tasks than the meta-split has classes for, which is said where these are fewer."""
+    most = config.schedule.most_tasks(getattr(benchmark, config.split).most_tasks)
+    if not most or most >= max(config.tasks):
+        return config
+    note(shorter_in_words(config.split, most, max(config.tasks)))
+    return replace(config, tasks=tuple(dict.fromkeys(min(length, most) for length in config.tasks)))
 
 
 def met_by_backbones(config: TrainConfig | FollowConfig, pools: Iterable[ClassPool]) -> list[str]:

@@ -53,7 +53,7 @@ def _start(asked: Followed) -> None:
     check_launch(asked.launch, len(configs))
     if not replaced:
         must_be_new(folder, f"Go on with --resume {folder}, or name another with --out.")
-    configs = [_pinned(config) for config in found(configs)]
+    configs = [_pinned(config) for config in found(configs, shortened=not asked.tasks)]
     about = [environment() | _checked(config) for config in configs]
     several = len({config.learner_name for config in configs}) > 1
     names = [config.learner_name if several else Path(config.run or "").name for config in configs]

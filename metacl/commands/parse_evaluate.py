@@ -36,6 +36,8 @@ class Followed:
     replaced: bool
     """They take the place of earlier ones there: in RUN/results, where no other folder is named."""
     launch: str | None
+    tasks: bool
+    """The options, or a file of held-out episodes, say how many tasks there are."""
 
 
 def parse_evaluate(argv: list[str]) -> Followed:
@@ -81,7 +83,7 @@ def _of_run(names: list[str], options: list[str]) -> Followed:
     words = f"Follow {rest[0] if rest else 'held-out episodes'} with the learner of {run}, and ask it questions in between."
     config, folder, launch = _follow(default, out, options, f"evaluate.py {' '.join(names)}", words, "learner", "rates")
     configs = [replace(config, run=os.path.abspath(own.folder), learner=own.config.learner) for own in runs]
-    return Followed(configs, folder, not rest and folder == out, launch)
+    return Followed(configs, folder, not rest and folder == out, launch, _gives(options, "--tasks") or _held_out(config))
 
 
 def _from_nothing(source: str, learners: list[str], options: list[str]) -> Followed:
@@ -126,11 +128,15 @@ def _from_nothing(source: str, learners: list[str], options: list[str]) -> Follo
         )
         for name in learners
     ]
-    return Followed(configs, folder, False, launch)
+    return Followed(configs, folder, False, launch, _gives(options, "--tasks") or _held_out(config))
 
 
 def _gives(options: list[str], option: str) -> bool:
     return any(word == option or word.startswith(f"{option}=") for word in options)
+
+
+def _held_out(config: FollowConfig) -> bool:
+    return isinstance(config, EpisodesConfig) and config.held_out is not None
 
 
 def _check_trained(source: str, name: str) -> None:

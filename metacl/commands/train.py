@@ -16,7 +16,7 @@ from metacl.commands.parse_resume import Resumed, parse_resume
 from metacl.commands.parse_train import Training, parse_train
 from metacl.commands.places import with_data_at
 from metacl.commands.pretrain import pretrain_backbone, resume_pretraining
-from metacl.commands.words import asks_for_the_first_page, data_in_words, train_help
+from metacl.commands.words import asks_for_the_first_page, data_in_words, shorter_in_words, train_help
 from metacl.recipes.config import TrainConfig
 from metacl.recipes.presets import title
 from metacl.report.display import say
@@ -172,13 +172,12 @@ def _meta_train(run: Run, whole: Path) -> None:
         classes = validation.schedule.rows(validation.tasks)
         speak(f"Meta-validation has {classes} classes: its streams have {validation.tasks} tasks.")
     most = config.episodes.schedule.most_tasks(benchmark.test.most_tasks)
-    fewer = f" --tasks {most}" if most is not None and most < config.episodes.tasks else ""
-    if fewer:
-        speak(f"Meta-test has classes for {most} tasks, not for {config.episodes.tasks}: evaluate with{fewer} or fewer.")
+    if most is not None and most < config.episodes.tasks:
+        speak(shorter_in_words("test", most, config.episodes.tasks))
     if signal := meta_train(run, benchmark, accelerator, resume=begun):
         speak(f"Stopped and saved at step {run.last()}. Go on with: python train.py --resume {whole}")
         raise SystemExit(exit_status(signal))
-    speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}{fewer}")
+    speak(f"Done. The best checkpoint is of step {run.best()}. Now: python evaluate.py {run.folder}")
 
 
 def _silent(words: str) -> None:

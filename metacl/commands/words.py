@@ -123,6 +123,11 @@ def _stream_and_data(stream: StreamConfig) -> str:
     return f"{stream.name} of {data_in_words(data)}"
 
 
+def shorter_in_words(split: str, most: int, asked: int) -> str:
+    """That the streams of a meta-split have fewer tasks than are usual."""
+    return f"Meta-{split} has classes for {most} task{'s' * (most != 1)}, not for {asked}: its streams have {most}."
+
+
 def new_folder(*names: str) -> Path:
     """Where a run goes that is given no folder."""
     return Path("runs") / f"{'-'.join(Path(name).name for name in names)}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -108,7 +108,7 @@ class EpisodesConfig:
     run: tyro.conf.Suppress[str | None] = None
     """The folder of the meta-trained learner; None: it is not meta-trained."""
     tasks: tuple[int, ...] = (5,)
-    """Lengths of the streams, in tasks."""
+    """Lengths of the streams, in tasks. Where nobody says them, and there are classes for fewer, streams are shorter."""
     shots: int = 5
     """Stream examples of each task; of tasks of several classes, of each class."""
     queries: int = 5
