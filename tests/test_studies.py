@@ -163,9 +163,9 @@ def test_a_learner_is_measured_once(tmp_path, here):
 def test_a_mechanism_is_tested_at_each_length(tmp_path, here, monkeypatch):
     short = {"trained": "--tasks 3 --episodes 2", "others": "--tasks 2 --episodes 2 --at-end"}
     monkeypatch.setattr(mechanisms, "TESTS", short)
-    cell = mechanisms.cell("delta", 1, TINY.split(), tmp_path, "glyphs")
+    cell = mechanisms.cell("delta", 1, TINY.split(), tmp_path / "raw", "glyphs")
     cells.make(cell, tmp_path / "runs")
-    found = json.loads((tmp_path / "delta-1.json").read_text())
+    found = json.loads((tmp_path / "raw" / "delta-1.json").read_text())
     assert found["configuration"]["learner"]["attention"] == "delta" and found["configuration"]["seed"] == 1
     assert found["test"].keys() == {"2", "3"} and found["test"]["3"]["episodes"]["queries"] == 5
     assert {"final", "forgetting"} <= found["test"]["3"]["measures"].keys() and found["validation_accuracy"].keys() == {

@@ -12,7 +12,7 @@ from typing import Any
 
 from episodes import DataConfig, UserError, load_benchmark
 from metacl.runs.environment import environment
-from metacl.runs.files import is_run, read_json
+from metacl.runs.files import is_run, read_json, write_json
 from metacl.runs.folder import Run
 from metacl.runs.group import members
 from metacl.runs.signals import exit_status
@@ -51,6 +51,12 @@ class Cell:
     """Whether its raw figures are there."""
     keep: Callable[[Path], None]
     """From that folder to the raw figures, which it writes."""
+
+
+def write_raw(file: Path, values: dict[str, Any]) -> None:
+    """Raw figures; the folder of the first ones of a study is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, values)
 
 
 def make(cell: Cell, folder: Path, threads: int | None = None) -> None:

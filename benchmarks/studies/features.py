@@ -5,10 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from metacl.runs.group import members
-from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated
+from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "features"
@@ -54,7 +53,7 @@ def cell(data: str, learner: str, options: list[str], folder_of_raw: Path = FOLD
         about: dict[str, Any] = {"data": data, "learner": learner, "environment": environment_of(runs[0].folder)}
         about |= {"seconds": [training_seconds(run) for run in runs], "best_step": [run.best() for run in runs]}
         found = [brief(result) for result in results_of(folder / "test")]
-        write_json(file, about | {"validation_accuracy": [validated(run) for run in runs], "tests": found})
+        write_raw(file, about | {"validation_accuracy": [validated(run) for run in runs], "tests": found})
 
     return Cell(file.stem, commands, file.exists, keep)
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from metacl.evaluation.metrics import deviation
 from metacl.report.plots import plot_curves
-from metacl.runs.files import write_json
-from studies.cells import Cell, Command
+from studies.cells import Cell, Command, write_raw
 from studies.vision import BACKBONE, figures
 from studies.words import BENCHMARKS, spread, table
 
@@ -109,9 +108,8 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
         return [Command("evaluate.py", words, folder / "run")]
 
     def keep(folder: Path) -> None:
-        FOLDER.mkdir(exist_ok=True)
         about_it = {"stream": stream, "method": method, "seed": seed}
-        write_json(file, about_it | figures(folder / "run", ("incremental", "drift", "state_bytes", "seconds_a_task")))
+        write_raw(file, about_it | figures(folder / "run", ("incremental", "drift", "state_bytes", "seconds_a_task")))
 
     return Cell(f"{stream}/{method}/{seed}", commands, file.exists, keep)
 

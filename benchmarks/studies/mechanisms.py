@@ -15,10 +15,9 @@ from metacl.attention import ATTENTION
 from metacl.evaluation.metrics import deviation
 from metacl.recipes.files import to_json
 from metacl.report.figures import figure
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from studies import speed
-from studies.cells import Cell, Command, brief, environment_of, parameters, results_of, training_seconds, validated
+from studies.cells import Cell, Command, brief, environment_of, parameters, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "mechanisms"
@@ -84,7 +83,7 @@ def cell(
         return [Command("train.py", [*words, *options], folder / "train"), *tests]
 
     def keep(folder: Path) -> None:
-        write_json(file, {"mechanism": mechanism, "seed": seed} | figures(folder))
+        write_raw(file, {"mechanism": mechanism, "seed": seed} | figures(folder))
 
     return Cell(file.stem, commands, file.exists, keep)
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from metacl.runs.group import members
-from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated
+from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, kib, raw, spread, table
 
 FOLDER = BENCHMARKS / "omniglot"
@@ -50,7 +49,7 @@ def cell(
         runs = [Run.open(member) for member in members(folder / "train")]
         about = {"learner": name, "environment": environment_of(runs[0].folder), "seconds": [training_seconds(r) for r in runs]}
         found = [brief(result) for test in tests for result in results_of(folder / test)]
-        write_json(file, about | {"validation_accuracy": [validated(run) for run in runs], "tests": found})
+        write_raw(file, about | {"validation_accuracy": [validated(run) for run in runs], "tests": found})
 
     return Cell(Path(file.name).stem, commands, file.exists, keep)
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from metacl.report.figures import figure
 from metacl.report.plots import CHANCE as LINE
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
-from studies.cells import Cell, Command, environment_of, training_seconds, validated
+from studies.cells import Cell, Command, environment_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, raw, table
 
 FOLDER = BENCHMARKS / "plateau"
@@ -48,7 +47,7 @@ def cell(mechanism: str, aid: str, options: list[str], folder_of_raw: Path = FOL
         left = next((step for step, value in accuracy.items() if value > LEFT), None)
         about: dict[str, Any] = {"mechanism": mechanism, "aid": aid, "steps": run.config.steps}
         about |= {"seconds": training_seconds(run), "left_plateau_at": left, "validation_accuracy": accuracy}
-        write_json(file, about | {"environment": environment_of(run.folder)})
+        write_raw(file, about | {"environment": environment_of(run.folder)})
 
     return Cell(file.stem, commands, file.exists, keep)
 

@@ -13,9 +13,9 @@ from metacl.evaluation.metrics import deviation
 from metacl.recipes.files import to_json
 from metacl.report.figures import figure
 from metacl.report.plots import CHANCE
-from metacl.runs.files import read_json, write_json
+from metacl.runs.files import read_json
 from metacl.runs.folder import Run
-from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated
+from studies.cells import Cell, Command, environment_of, parameters, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, spread, table
 
 FOLDER = BENCHMARKS / "probes"
@@ -101,7 +101,7 @@ def cell(probe: str, line: str, seed: int, options: list[str], folder_of_raw: Pa
         return [Command("train.py", [*words.split(), *options], folder / "train"), *tests]
 
     def keep(folder: Path) -> None:
-        write_json(file, {"probe": probe, "mechanism": line, "seed": seed} | figures(folder, about))
+        write_raw(file, {"probe": probe, "mechanism": line, "seed": seed} | figures(folder, about))
 
     return Cell(file.stem, commands, file.exists, keep)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from metacl.evaluation.metrics import deviation
-from metacl.runs.files import read_json, write_json
+from metacl.runs.files import read_json
 from metacl.runs.folder import Run
 from metacl.runs.group import members
-from studies.cells import Cell, Command, environment_of
+from studies.cells import Cell, Command, environment_of, write_raw
 from studies.words import BENCHMARKS, raw, spread, table
 
 FILE = BENCHMARKS / "recipes" / "recipes.json"
@@ -49,7 +49,7 @@ def cell(name: str, options: list[str], steps: int = STEPS, batch: int = BATCH, 
         new: dict[str, Any] = {"steps": steps, "environment": environment_of(runs[0].folder), "variants": {}}
         found = read_json(file) if file.exists() else new
         found["variants"][name] = {"options": options} | summarised([run.metrics() for run in runs])
-        write_json(file, found)
+        write_raw(file, found)
 
     return Cell(name.replace(",", "").replace(" ", "-"), commands, kept, keep)
 

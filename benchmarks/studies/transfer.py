@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from metacl.runs.group import members
-from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated
+from studies.cells import Cell, Command, brief, environment_of, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, raw, spread, table
 
 FOLDER = BENCHMARKS / "transfer"
@@ -50,7 +49,7 @@ def cell(
         about: dict[str, Any] = {"learner": learner, "environment": environment_of(runs[0].folder if runs else folder / source)}
         about |= {"seconds": [training_seconds(run) for run in runs], "validation_accuracy": [validated(run) for run in runs]}
         about["tests"] = found
-        write_json(file, about)
+        write_raw(file, about)
 
     return Cell(file.stem, commands, file.exists, keep)
 

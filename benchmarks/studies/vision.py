@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from metacl.recipes.files import to_json
-from metacl.runs.files import write_json
 from metacl.runs.folder import Run
 from metacl.runs.following import Following
-from studies.cells import Cell, Command, environment_of, results_of, training_seconds, validated
+from studies.cells import Cell, Command, environment_of, results_of, training_seconds, validated, write_raw
 from studies.words import BENCHMARKS, raw, spread, table
 
 FOLDER = BENCHMARKS / "vision"
@@ -87,9 +86,8 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
         return [train, Command("evaluate.py", [str(folder / "train"), about.name, *along], folder / "run")]
 
     def keep(folder: Path) -> None:
-        FOLDER.mkdir(exist_ok=True)
         trained = {"meta_training": meta_training(folder / "train")} if method in META_TRAINED else {}
-        write_json(file, {"stream": stream, "method": method, "seed": seed} | trained | figures(folder / "run"))
+        write_raw(file, {"stream": stream, "method": method, "seed": seed} | trained | figures(folder / "run"))
 
     return Cell(file.stem, commands, file.exists, keep)
 
