@@ -93,7 +93,7 @@ def test_means_and_deviations_by_hand():
     assert layers([{"task": 0}]) == {} == layers_json({})
 
 
-def test_heat_maps_have_one_scale_and_say_what_they_are(monkeypatch, tmp_path):
+def test_heat_maps_have_a_scale_each_and_say_what_they_are(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(heat_maps, "figure", lambda *size: made.append(figure(*size)) or made[-1])
 
@@ -108,8 +108,10 @@ def test_heat_maps_have_one_scale_and_say_what_they_are(monkeypatch, tmp_path):
     assert [file.name for file in files] == ["modules-feature_rank-x.png", "modules-strange-x.png"]
     assert all(file.stat().st_size > 5_000 for file in files)
     *panels, bar = made[0].axes
-    assert [axes.get_title() for axes in panels] == list(modules) and bar.get_ylabel() == "feature rank"
-    assert {axes.images[0].get_clim() for axes in panels} == {(0.0, 18.0)}
+    assert [axes.get_title() for axes in panels] == ["q: 0 to 11.2", "mlp out: 5 to 16.2", "features: 7 to 18"]
+    assert [axes.images[0].get_clim() for axes in panels] == [(0.0, 11.2), (5.0, 16.2), (7.0, 18.0)]
+    assert bar.get_ylabel() == "feature rank, in each panel"
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["least", "most"]
     assert made[0].get_suptitle() == f"a title: {MEASURES['feature_rank']}"
     assert made[0].get_supxlabel().startswith("mean over 2 seeds")
     first, last = panels[0], panels[-1]

@@ -27,14 +27,14 @@ def heat_maps(result: Result, folder: Path, end: str, title: str) -> list[Path]:
 
 
 def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: str, measure: str, note: str) -> None:
-    """One measure of all modules on one scale of colours. What is not finite is white.
+    """One measure of all modules. Each has its own scale of colours, whose ends stand above it: modules differ by orders of
+    magnitude, and one scale would hide what changes in most of them. What is not finite is white.
 
     Arguments:
         modules: by name `tasks`, from 0, and `mean`, for each task a number for each layer.
         measure: its name, beside the colours.
     """
     values = {module: np.array(own["mean"], dtype=float).T for module, own in modules.items()}
-    least, most = _scale(np.concatenate([part.ravel() for part in values.values()]))
     columns = len(values) if len(values) <= ROW else -(-len(values) // 2)
     rows = -(-len(values) // columns)
     picture = figure(max(5.0, 1.2 + 2.3 * columns), 1.3 + 1.7 * rows)
@@ -42,9 +42,9 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
     for axes in every.flat[len(values) :]:
         axes.set_axis_off()
     for place, (module, part_LT) in enumerate(values.items()):
-        axes = every.flat[place]
+        axes, (least, most) = every.flat[place], _scale(part_LT)
         image = axes.imshow(part_LT, "viridis", origin="lower", aspect="auto", interpolation="nearest", vmin=least, vmax=most)
-        axes.set_title(module, fontsize="small")
+        axes.set_title(f"{module}: {least:.3g} to {most:.3g}", fontsize="small")
         _ticks(axes.xaxis, [task + 1 for task in modules[module]["tasks"]])
         _ticks(axes.yaxis, ["last"] if len(part_LT) == 1 else range(1, len(part_LT) + 1))
         if place % columns == 0:
@@ -52,8 +52,8 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
         if place + columns >= len(values):
             axes.set_xlabel("after task", fontsize="small")
     bar = picture.colorbar(image, ax=every, fraction=0.05, pad=0.02)
-    bar.set_label(measure, fontsize="small")
-    bar.ax.tick_params(labelsize="small")
+    bar.set_label(f"{measure}, in each panel", fontsize="small")
+    bar.set_ticks([least, most], labels=["least", "most"], fontsize="small")
     head(picture, title, note)
     picture.savefig(path, dpi=150)
 
