@@ -37,7 +37,8 @@ def load_benchmark(config: DataConfig, vocabulary: int) -> Benchmark:
         if config.also and config.name not in OVER_A_POOL:  # these join the images of their source
             return several(config, vocabulary, load_benchmark)
         if config.name in BENCHMARKS:
-            refuse(config, "split", "target", *(["configuration"] if config.name != "casia" else []))
+            page = config.name == "casia" or config.name in OVER_A_POOL  # the source of the latter may be casia
+            refuse(config, "split", "target", *([] if page else ["configuration"]))
         else:
             _check_place(config)
         return BENCHMARKS.get(config.name, _any_data_set)(config, vocabulary)

@@ -107,7 +107,9 @@ def test_another_data_set_is_another_domain(cli, tmp_path, cache):
     config = replace(STREAMS["datasets"].config, data=EachData(channels=1, size=8), shared_classes=True)
     with pytest.warns(Notice) as said:
         whole = replace(config, sets=(str(tmp_path / "photos"), str(tmp_path / "drawings"))).load()
-    assert any("3 classes are in all data sets. Left out are 1 of /" in str(own.message) for own in said)
+    assert any(
+        "3 classes are in all data sets. Left out: 1 class of photos, 1 class of drawings." in str(own.message) for own in said
+    )
     check_stream(whole)
     assert (whole.spec.symbols, whole.most_tasks) == (3, 2)
     greys = {"photos": [0, 60, 180], "drawings": [180, 0, 60]}
@@ -121,6 +123,10 @@ def test_another_data_set_is_another_domain(cli, tmp_path, cache):
     other = labelled_folder(tmp_path / "numbers", classes=3, each=6)
     with pytest.warns(Notice), pytest.raises(UserError, match=r"there are 0: one of .*photos is called 'cat'"):
         replace(config, sets=(str(tmp_path / "photos"), other)).load()
+    for half, classes in (("train", 3), ("test", 2)):
+        labelled_folder(tmp_path / "halves" / half, classes=classes, each=6)
+    with pytest.warns(Notice), pytest.raises(UserError, match="have other classes"):
+        replace(config, sets=(str(tmp_path / "photos"), str(tmp_path / "halves"))).load()
     words = ["--stream.sets", "photos", "drawings", "--stream.shared-classes", "--stream.data.size", "8"]
     status, text = cli(evaluate_main, "datasets", "knn", *words, "--out", "mine")
     assert status == 0 and "3 classes are in all data sets" in text, text

@@ -149,6 +149,9 @@ def test_the_code_page_is_told_and_can_be_another(tmp_path, cache, caplog):
         casia(folder, configuration="utf-8")
     with pytest.raises(UserError, match=r"--data.configuration means nothing for celeb"):
         load_benchmark(DataConfig("celeb", path=str(folder), configuration="big5"), 8)
+    caplog.clear()
+    load_benchmark(DataConfig("rotation", path=str(folder), configuration="big5", size=8), 2)
+    assert caplog.messages[0] == told.format("Big5: 是有我", "leave out --data.configuration")
 
 
 def test_codes_of_another_code_page_are_called_so(tmp_path, cache):

@@ -125,6 +125,7 @@ def test_heat_maps_have_a_scale_each_and_say_what_they_are(monkeypatch, tmp_path
         one = {"tasks": [0, 1], "mean": [[same] * 2] * 2, "std": [[None] * 2] * 2}
         heat_maps.heat_maps(replace(result, modules={"m": {"q": one, "k": one}}), tmp_path, "", "t")
         assert {axes.images[0].get_clim() for axes in made[-1].axes[:-1]} == {scale}
+        assert [axes.get_title() for axes in made[-1].axes[:-1]] == [f"q: {same:g}", f"k: {same:g}"]
     nothing = replace(result, modules={"m": {"q": {"tasks": [0], "mean": [[None]], "std": [[None]]}}})
     assert heat_maps.heat_maps(nothing, tmp_path, "", "t")[0].is_file()
     assert not heat_maps.heat_maps(replace(result, modules={}), tmp_path, "", "t")

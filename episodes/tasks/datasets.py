@@ -71,17 +71,21 @@ class DatasetsConfig(ImageStreamConfig):
         return Datasets(self.name, self._with_shared_classes(pairs) if self.shared_classes else pairs, self.shared_classes)
 
     def _with_shared_classes(self, pairs: list[Pair]) -> list[Pair]:
-        """The classes that all data sets have. Raises `UserError` where there are none or only one."""
+        """The classes that all data sets have. Raises `UserError` where there are none or only one, or where the two pools of a
+        data set have others."""
+        for pair in pairs:
+            same_classes(*pair)
         labels = [_labels(train, word) for (train, _), word in zip(pairs, self.sets, strict=True)]
         classes_CD = same_labels(labels)
-        left = [f"{len(own) - len(classes_CD)} of {word}" for own, word in zip(labels, self.sets, strict=True)]
+        more = {name_of(word): len(own) - len(classes_CD) for own, word in zip(labels, self.sets, strict=True)}
+        left = [f"{number} class{'es' * (number > 1)} of {name}" for name, number in more.items() if number]
         if len(classes_CD) < 2:
             raise UserError(
                 f"--stream.shared-classes needs two classes or more whose names all data sets have, and there are "
                 f"{len(classes_CD)}: one of {self.sets[0]} is called {next(iter(labels[0]))!r}. Name them alike in all of them."
             )
-        if any(len(own) > len(classes_CD) for own in labels):
-            note(f"{len(classes_CD)} classes are in all data sets. Left out are {', '.join(left)}.")
+        if left:
+            note(f"{len(classes_CD)} classes are in all data sets. Left out: {', '.join(left)}.")
         return [
             (train.select(own_C), held_out.select(own_C)) for (train, held_out), own_C in zip(pairs, classes_CD.T, strict=True)
         ]

@@ -119,12 +119,18 @@ class Step:
         if self.drift is None:
             answers = _in_parts(partial(self.learner.predict, state), every)
         else:
-            answers, features = _in_parts(partial(self.learner.predict_and_features, state), every)
+            ask = self.learner.predict_and_features if matrix else self._features
+            answers, features = _in_parts(partial(ask, state), every)
             if moved := self.drift(features, [len(part) for part in held_out]):
                 record["drift"] = moved
         if matrix:
             record["matrix"] = self._each(held_out, answers)
             record["together"] = self._scored([every], answers)[0]
+
+    def _features(self, state: State, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features alone; no answers (B, M, 0)."""
+        features = self.learner.features(state, x)
+        return features[..., :0], features
 
     def _each(self, held_out: list[Examples], answers: Tensor) -> Scores:
         """(B, tasks so far): the scores on each."""

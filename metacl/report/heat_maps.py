@@ -44,7 +44,7 @@ def plot_heat_maps(modules: Mapping[str, Mapping[str, Any]], path: Path, title: 
     for place, (module, part_LT) in enumerate(values.items()):
         axes, (least, most) = every.flat[place], _scale(part_LT)
         image = axes.imshow(part_LT, "viridis", origin="lower", aspect="auto", interpolation="nearest", vmin=least, vmax=most)
-        axes.set_title(f"{module}: {least:.3g} to {most:.3g}", fontsize="small")
+        axes.set_title(f"{module}: {_ends(part_LT)}", fontsize="small")
         _ticks(axes.xaxis, [task + 1 for task in modules[module]["tasks"]])
         _ticks(axes.yaxis, ["last"] if len(part_LT) == 1 else range(1, len(part_LT) + 1))
         if place % columns == 0:
@@ -63,6 +63,12 @@ def _scale(values: np.ndarray) -> tuple[float, float]:
     told = [0.0, *values[np.isfinite(values)], 1.0]
     own = told[1:-1]
     return (min(own), max(own)) if len(set(own)) > 1 else (min(told), max(told))
+
+
+def _ends(values: np.ndarray) -> str:
+    """The least and the largest of what is finite in words."""
+    own = values[np.isfinite(values)]
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (own.min(), own.max()))) if own.size else "nothing finite"
 
 
 def _ticks(axis: Any, names: Any) -> None:

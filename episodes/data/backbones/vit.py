@@ -95,8 +95,8 @@ class Attention(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, each (B, H, N, E).
 
-    On CPUs mixed precision does not reach it: torch's fused form is slower there in bf16 than in float32, backwards by a factor
-    of nearly three with 50 tokens.
+    On CPUs it is computed in float32, whatever the precision of what comes in and goes out: torch's fused form is slower there
+    in bf16, backwards by a factor of nearly three with 50 tokens.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
