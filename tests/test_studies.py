@@ -45,7 +45,7 @@ SMALL += " --validation.episodes 2"
 TINY = f"{SMALL} --steps 2 --validation.every 1 --episodes.tasks 2 --batch-size 2"
 SEVERAL = ("features", "omniglot", "transfer")
 """Studies whose cells are a run for each seed, in one folder."""
-UNFINISHED = {"probes", "mechanisms", "length", "vision", "lora", "plasticity"}
+UNFINISHED = {"probes", "vision", "lora", "plasticity"}
 """Studies whose pages show what was run so far."""
 MAINS = {"train.py": cli.train_main, "evaluate.py": cli.evaluate_main}
 
