@@ -145,19 +145,21 @@ def test_a_learner_is_measured_once(tmp_path, here):
     for cell in made:
         cells.make(cell, tmp_path / cell.name)
         assert cell.kept()
-    assert [words[0] for words in here] == ["train.py", *["evaluate.py"] * 4]
+    assert [words[0] for words in here] == ["train.py", *["evaluate.py"] * 3]
     with file.open("a") as stopped:
         stopped.write('{"learner": "onl')  # a process was killed
     for cell in made:
         cells.make(cell, tmp_path / cell.name)
-    assert len(here) == 5
+    assert len(here) == 4
     found = learners.lines(file)
     assert len(found) == 4 and found[0] == found[2] and found[1] == found[3]
-    wanted = {"meta_train_error", "meta_test_error", "training_seconds", "measure", "state_bytes", "parameters", "environment"}
+    wanted = {"meta_test_error", "training_seconds", "measure", "state_bytes", "parameters", "environment"}
     assert all(wanted <= line.keys() for line in found) and "rate" in found[1]
+    assert "meta_train_error" in found[0] and "meta_train_error" not in found[1]
     assert found[0]["state_bytes"] == (128 * 128 + 128 * 50) * 4 and found[0]["best_step"] in (1, 2)
     table = learners.errors("sine", 2, file).splitlines()
     assert table[0].startswith("| learner | meta-test, squared error |") and len(table) == 4 and " ± " in table[2]
+    assert [line.split(" | ")[2] == "-" for line in table[2:]] == ["online" in line for line in table[2:]]
 
 
 def test_a_mechanism_is_tested_at_each_length(tmp_path, here, monkeypatch):

@@ -30,7 +30,7 @@ ANYWHERE += ["reptile", "online", "replay", "offline"]
 LEARNERS = {"omniglot": (*ANYWHERE, "pn", "gemcl", "gemcl-map"), "sine": (*ANYWHERE, "alpaca")}
 """The learners that are made for the targets of each data set."""
 FROM_NOTHING = ("online", "replay", "offline")
-"""Those that are not meta-trained."""
+"""Those that are not meta-trained: no classes are theirs, and only those of the meta-test are asked."""
 ENCODER = "--learner.encoder.channels 16 32 64 64 --learner.encoder.strides 2 2 2 2"
 """The encoder of all learners: half as wide as that of the small recipes."""
 
@@ -43,7 +43,7 @@ class Budget:
     """Steps of meta-training; streams grow from two tasks over the first third of them."""
     batch_size: int = 8
     episodes: int = 96
-    """Held-out episodes behind each error."""
+    """Held-out episodes behind each error; `offline`, which is trained anew after each task of each, has a third of them."""
     validation: int = 24
     """Episodes of a meta-validation, and of the choice of a learning rate."""
 
@@ -68,10 +68,10 @@ def cell(data: str, tasks: int, learner: str, seed: int, budget: Budget, options
         meta = learner not in FROM_NOTHING
         train = [Command("train.py", [data, *own, *training(tasks, seed, budget)], folder / "train")] if meta else []
         source = [str(folder / "train")] if meta else [data, *own, *choosing(seed, budget)]
-        size = f"--tasks {tasks} --queries 5 --episodes {budget.episodes} --batch-size {budget.batch_size}".split()
-        tests = [
-            Command("evaluate.py", [*source, *size, "--split", split], folder / f"meta-{split}") for split in ("train", "test")
-        ]
+        number = max(1, budget.episodes // 3) if learner == "offline" else budget.episodes
+        size = f"--tasks {tasks} --queries 5 --episodes {number} --batch-size {budget.batch_size} --no-matrix --at-end".split()
+        splits = ("train", "test") if meta else ("test",)
+        tests = [Command("evaluate.py", [*source, *size, "--split", split], folder / f"meta-{split}") for split in splits]
         return train + tests
 
     def kept() -> bool:
@@ -96,9 +96,10 @@ def choosing(seed: int, budget: Budget) -> list[str]:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """What is kept of a meta-training, where there was one, and of two evaluations: on new episodes of the classes that were
-    trained on, and of others."""
-    tests = {split: results_of(folder / f"meta-{split}")[0] for split in ("train", "test")}
+    """What is kept of a meta-training and of an evaluation on new episodes of its classes, where there was one, and of an
+    evaluation on other classes."""
+    splits = [split for split in ("train", "test") if (folder / f"meta-{split}").exists()]
+    tests = {split: results_of(folder / f"meta-{split}")[0] for split in splits}
     final = {split: found["measures"]["final"]["mean"] for split, found in tests.items()}
     right = tests["test"]["score"] == "accuracy"
     about: dict[str, Any] = {f"meta_{split}_error": 1 - value if right else value for split, value in final.items()}

@@ -45,23 +45,27 @@ def row(learner: str, runs: list[dict[str, Any]]) -> list[str]:
     if not done:
         return [learner, runs[0]["error"], "", "", "", ""]
     digits, scale = (1, 100) if done[0]["measure"].endswith("%") else (4, 1)
-    found = [spread([run[f"meta_{part}_error"] for run in done], digits, scale) for part in ("test", "train")]
+    each = [[run[f"meta_{part}_error"] for run in done if f"meta_{part}_error" in run] for part in ("test", "train")]
+    found = [spread(own, digits, scale) if own else "-" for own in each]
     seconds = statistics.mean(run["training_seconds"] for run in done)
     return [learner, *found, f"{seconds:.0f} s", kib(done[0]["state_bytes"]), f"{done[0]['parameters']:,}"]
 
 
 def draw(path: Path) -> None:
     """A dot for each learner: the mean error in the meta-test (full) and in meta-training's classes (empty)."""
-    picture = figure(12, 8)
+    picture = figure(12, 4.5)
     for axes, (tasks, data) in zip(
-        picture.subplots(len(TASKS), len(DATA)).flatten(), [(T, d) for T in TASKS for d in DATA], strict=True
+        picture.subplots(len(TASKS), len(DATA), squeeze=False).flatten(), [(T, d) for T in TASKS for d in DATA], strict=True
     ):
         learners = ranked(data, tasks)
         scale = 100 if data != "sine" else 1
         for part, look in (("train", {"mfc": "white", "color": "C7"}), ("test", {"color": "C0"})):
-            values = [[scale * run[f"meta_{part}_error"] for run in runs] for runs in learners.values()]
-            means, widths = [statistics.mean(v) for v in values], [deviation(v) for v in values]
-            axes.errorbar(means, range(len(means)), xerr=widths, fmt="o", markersize=5, label=f"meta-{part}", **look)
+            every = [
+                [scale * run[f"meta_{part}_error"] for run in runs if f"meta_{part}_error" in run] for runs in learners.values()
+            ]
+            shown = {place: own for place, own in enumerate(every) if own}
+            means, widths = [statistics.mean(v) for v in shown.values()], [deviation(v) for v in shown.values()]
+            axes.errorbar(means, list(shown), xerr=widths, fmt="o", markersize=5, label=f"meta-{part}", **look)
         if data != "sine":
             axes.axvline(100 * (1 - 1 / tasks), label="chance", **CHANCE)
         axes.set_yticks(range(len(learners)), learners)
