@@ -17,6 +17,7 @@ from episodes.rng import random_numbers, stream_numbers
 from episodes.schedule import StreamSchedule
 from episodes.source import Part, Task
 from episodes.stream import Stream, shared_images
+from episodes.tasks.datasets import Datasets
 from episodes.types import Examples
 
 VERSION = 1
@@ -29,6 +30,11 @@ def scheduled(stream: Stream, schedule: StreamSchedule) -> Stream:
     Raises:
         UserError: the schedule makes no sense for this stream.
     """
+    if schedule.domains and isinstance(stream, Datasets):
+        raise UserError(
+            f"schedule.domains {schedule.domains} has the first task of a stream alone, which of {stream.name} is one of the "
+            "data sets: leave it out, or take class-incremental on one of them."
+        )
     stream = InDomains(stream, schedule.domains) if schedule.domains else stream
     order = replace(schedule, domains=None)
     return Scheduled(stream, order) if order.words() else stream

@@ -8,7 +8,7 @@ import torch
 from making import labelled_folder, noise, png, small_pool
 from PIL import Image
 
-from episodes import STREAMS, SeededStream, UserError, check_stream
+from episodes import STREAMS, SeededStream, StreamSchedule, UserError, check_stream, scheduled
 from episodes.errors import Notice
 from episodes.tasks.datasets import Datasets, EachData
 from episodes.tasks.splits import Splits
@@ -118,6 +118,8 @@ def test_another_data_set_is_another_domain(cli, tmp_path, cache):
             assert torch.equal(half.x[0, :, 0, 0, 0], torch.tensor(list(greys.values())[place])[half.y[0]].to(torch.uint8))
     with pytest.raises(UserError, match="as many classes"):
         Datasets("datasets", stream().pairs, shared_classes=True)
+    with pytest.raises(UserError, match="domains rotation has the first task of a stream alone, which of datasets is one"):
+        scheduled(whole, StreamSchedule(domains="rotation"))
     plain = Datasets("datasets", whole.pairs)
     assert plain.spec.symbols == 6 and plain.fingerprint != whole.fingerprint
     other = labelled_folder(tmp_path / "numbers", classes=3, each=6)

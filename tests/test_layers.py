@@ -121,6 +121,9 @@ def test_heat_maps_have_a_scale_each_and_say_what_they_are(monkeypatch, tmp_path
     drawn = first.images[0].get_array()
     assert drawn.shape == (3, 12) and drawn.mask[1, 2] and drawn.mask.sum() == 1
     assert (first.get_ylabel(), first.get_xlabel()) == ("layer", "after task")
+    near = {"tasks": [0, 1], "mean": [[2.8268, 2.8325]] * 2, "std": [[None] * 2] * 2}
+    heat_maps.heat_maps(replace(result, modules={"m": {"q": near}}), tmp_path, "", "t")
+    assert made[-1].axes[0].get_title() == "q: 2.827 to 2.833"  # not one number above two colours
     for same, scale in ((0.0, (0.0, 1.0)), (1.0, (0.0, 1.0)), (4.0, (0.0, 4.0)), (-2.0, (-2.0, 1.0))):
         one = {"tasks": [0, 1], "mean": [[same] * 2] * 2, "std": [[None] * 2] * 2}
         heat_maps.heat_maps(replace(result, modules={"m": {"q": one, "k": one}}), tmp_path, "", "t")

@@ -68,7 +68,11 @@ def _scale(values: np.ndarray) -> tuple[float, float]:
 def _ends(values: np.ndarray) -> str:
     """The least and the largest of what is finite in words."""
     own = values[np.isfinite(values)]
-    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (own.min(), own.max()))) if own.size else "nothing finite"
+    if not own.size:
+        return "nothing finite"
+    least, most = own.min(), own.max()
+    digits = next((n for n in range(3, 8) if f"{least:.{n}g}" != f"{most:.{n}g}"), 3)  # as many as tell them apart
+    return " to ".join(dict.fromkeys(f"{end:.{digits}g}" for end in (least, most)))
 
 
 def _ticks(axis: Any, names: Any) -> None:
