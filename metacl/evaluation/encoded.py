@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from episodes import Episode, EpisodeSource, EpisodeSpec, Examples
+from metacl.evaluation.step import device_of
 from metacl.learners.protocol import Learner, State
 
 
@@ -44,8 +45,7 @@ def encoded_once(learner: Learner, source: EpisodeSource) -> tuple[Learner, Epis
     overridden = ("learn_predict", "learn_task", "predict_with")
     if not learner.encodes or any(getattr(type(learner), name) is not getattr(Learner, name) for name in overridden):
         return learner, source
-    device = next(iter([*learner.parameters(), *learner.buffers()]), torch.zeros(0)).device
-    episode = source.episode.to(device)
+    episode = source.episode.to(device_of(learner))
     z_stream, z_query = learner.encode_episode(episode)
     stream, queries = replace(episode.stream, x=z_stream), replace(episode.queries, x=z_query)
     spec = replace(episode.spec, x_kind="vector", x_shape=tuple(z_stream.shape[2:]))
