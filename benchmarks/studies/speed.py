@@ -103,6 +103,22 @@ def drawing() -> str:
     return table(["raw", "learner", "precision", "drawing / training step"], lines, words=3)
 
 
+def vision() -> str:
+    """What 32 images cost a vision transformer, forward, and trained."""
+    lines = [
+        [
+            row["form"],
+            _ms(row),
+            f"{row['images_per_second']:.0f}",
+            f"{1 / row['times_products']:.2f}",
+            f"{100 * _spread(row):.0f} %",
+            mib(row["peak_bytes"]),
+        ]
+        for row in _result("training-cost/vision-step")["rows"]
+    ]
+    return table(["", "ms", "images/s", "products alone / time", "spread", "peak memory"], lines)
+
+
 def _longest() -> tuple[dict[str, Any], dict[tuple, dict[str, Any]], int, int]:
     result = _result(MECHANISMS)
     rows = {(row["form"], row["pass"], row["tokens"]): row for row in result["rows"]}
@@ -143,4 +159,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-steps": partial(steps, "training-steps"),
     "oml-steps": partial(steps, "oml-step-paper", "oml-step-small"),
     "drawing": drawing,
+    "vision-steps": vision,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from episodes import UserError
 from metacl.recipes.files import to_json
 from metacl.runs.folder import Run
 from metacl.runs.following import Following
@@ -15,6 +16,9 @@ from studies.words import BENCHMARKS, raw, spread, table
 FOLDER = BENCHMARKS / "vision"
 BACKBONE = "vit-s14-98"
 SEEDS = (0, 1, 2)
+SIDE = "70"
+"""Of the images in pixels, where the transformer was trained with 98: 26 tokens, less than half of the time."""
+EPOCHS, BATCH = 4, "16"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Stream:
     name: str
     folder: str
     tasks: int
+    classes: int
+    """In a task."""
     images: int
     """Of each class, to learn from."""
     asked: int
@@ -34,66 +40,115 @@ class Stream:
 
 KEPT = ("incremental", "matrix", "state_bytes", "seconds_a_task")
 STREAMS = {
-    "cifar100": Stream("split-cifar100", "cifar100", 10, 20, 100, "tiny-imagenet"),
-    "tiny-imagenet": Stream("incremental-tiny-imagenet", "tiny-imagenet", 20, 10, 50, "cifar100"),
+    "cifar100": Stream("split-cifar100", "cifar100", 10, 10, 8, 40, "tiny-imagenet"),
+    "tiny-imagenet": Stream("incremental-tiny-imagenet", "tiny-imagenet", 20, 10, 4, 20, "cifar100"),
 }
-ON_FEATURES = {"ncm": "ncm", "ranpac": "ranpac", "linear-probe": "linear-probe"}
-META_TRAINED = {"pn": "pn", "gemcl": "gemcl", "transformer": "transformer"}
+ON_FEATURES = ("ncm", "ranpac", "linear-probe")
+META_TRAINED = ("pn", "gemcl", "transformer")
 """On the same features of other classes."""
 META_TRAINING = "--recipe features --episodes.tasks 20 --episodes.vocabulary 200 --steps 80 --validation.every 20"
-NORGAS_ALIGNMENT = "--learner.alignment.rate 0.05 --learner.alignment.epochs 27"
-ON_IMAGES = {
-    "vit-finetune": "vit-finetune",
-    "vit-joint": "vit-joint",
-    "prefix": "prefix",
-    "l2p": "l2p",
-    "dualprompt": "dualprompt",
-    "s-prompt": "s-prompt",
-    "coda-prompt": "coda-prompt",
-    "hide-prompt": "hide-prompt",
-    "hide-prompt, norga's alignment": f"hide-prompt {NORGAS_ALIGNMENT}",
-    "norga": "norga",
-    "norga, sigmoid": "norga --learner.gate sigmoid",
-    "norga, gelu": "norga --learner.gate gelu",
-    "norga, alpha 0": "norga --learner.alpha 0 --learner.no-learn-gate",
-    "lora-sequential": "lora-sequential",
-    "inf-lora": "inf-lora",
-    "lora-drs": "lora-drs",
+TUNED = {
+    "vit-finetune": 1.25e-5,
+    "vit-joint": 5e-5,
+    "l2p": 2.5e-3,
+    "dualprompt": 2.5e-3,
+    "coda-prompt": 1e-3,
+    "hide-prompt": 1.5e-2,
+    "norga": 1.5e-2,
 }
-"""A name -> learner and options."""
+"""Learners on images, each of which gets as many rates to choose from: around that of its recipe."""
+FACTORS = (0.25, 1, 4, 16)
+VARIANTS = {
+    "norga, alpha 0": ("norga", "--learner.alpha 0 --learner.no-learn-gate"),
+    "norga, sigmoid": ("norga", "--learner.gate sigmoid"),
+    "norga, gelu": ("norga", "--learner.gate gelu"),
+}
+"""With the rate of the learner that each is a variant of. Without the gate NoRGa is HiDe-Prompt with NoRGa's alignment."""
+ONE_STREAM = ("cifar100", ("norga, sigmoid", "norga, gelu"))
+"""Variants that are followed along one stream alone."""
+TUNING = "cifar100"
+"""The data set of the stream on which rates are chosen, in another order of classes."""
 
 
 def cells(data: Path) -> list[Cell]:
-    """A cell for each stream, seed and learner; of the cheap ones first."""
-    methods = [*ON_FEATURES, *META_TRAINED, *ON_IMAGES]
-    return [cell(stream, method, seed, data) for stream in STREAMS for seed in SEEDS for method in methods]
+    """The choice of rates first, then a cell for each stream, seed and learner; one seed of all before the next."""
+    tuning = [tuning_cell(method, data) for method in TUNED]
+    return tuning + [cell(stream, method, seed, data) for seed in SEEDS for stream in STREAMS for method in methods(stream)]
+
+
+def methods(stream: str) -> list[str]:
+    left_out = () if stream == ONE_STREAM[0] else ONE_STREAM[1]
+    return [method for method in (*ON_FEATURES, *META_TRAINED, *TUNED, *VARIANTS) if method not in left_out]
+
+
+def tuning_cell(method: str, data: Path) -> Cell:
+    """The choice of a rate: twice the images and half the epochs, so that some can be kept apart, and as many steps."""
+    file, tasks = FOLDER / f"tuning-{method}.json", 1 if method == "vit-joint" else 5
+    words = [*along(data, STREAMS[TUNING].folder, EPOCHS // 2), "--stream.images", "16", "--seeds", "1000"]
+    rates = [f"{TUNED[method] * factor:g}" for factor in FACTORS]
+    words += ["--tasks", "1", "--most-held-out", "10", "--rates", *rates, "--sweep-tasks", str(tasks)]
+    words += ["--stream.classes", "50" if method == "vit-joint" else "10"]
+
+    def commands(folder: Path) -> list[Command]:
+        return [Command("evaluate.py", [STREAMS[TUNING].name, method, *words], folder / "run")]
+
+    def keep(folder: Path) -> None:
+        write_raw(file, {"method": method} | figures(folder / "run", ("rates",)))
+
+    return Cell(f"tuning/{method}", commands, file.exists, keep)
+
+
+def rate_of(method: str) -> str:
+    """The rate that was chosen.
+
+    Raises:
+        UserError: none is yet.
+    """
+    file = FOLDER / f"tuning-{method}.json"
+    if not file.exists():
+        raise UserError(f"The rate of {method} is chosen first: python benchmarks/run.py vision --only tuning")
+    return f"{raw(f'vision/{file.name}')['rates']['rate']:g}"
+
+
+def along(data: Path, folder: str, epochs: int = EPOCHS) -> list[str]:
+    """Options of all that learns from images: data, transformer, and what is cut."""
+    words = ["--learner.trunk.backbone", str(data / BACKBONE), "--learner.trunk.side", SIDE]
+    words += ["--learner.epochs", str(epochs), "--learner.batch-size", BATCH]
+    return [*words, "--stream.data.path", str(data / folder), "--save-every", "1", "--no-forward", "--lags"]
 
 
 def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
     about, file = STREAMS[stream], FOLDER / f"{name_of(stream, method, seed)}.json"
-    backbone = str(data / BACKBONE)
-    learner, *own = (ON_FEATURES | META_TRAINED | ON_IMAGES)[method].split()
-    shown = ["--learner.trunk.backbone", backbone] if method in ON_IMAGES else ["--stream.data.features", backbone]
-    along = ["--tasks", str(about.tasks), "--most-held-out", str(about.asked), "--stream.images", str(about.images)]
-    along += ["--seeds", str(seed), "--save-every", "1", "--stream.data.path", str(data / about.folder), *shown]
-    along += ["--learner.tasks", str(about.tasks)] if method == "inf-lora" else []
-    others = ["--data.path", str(data / about.others), "--data.features", backbone, "--seeds", str(seed)]
+    learner, own = VARIANTS.get(method, (method, ""))
+    of_stream = ["--seeds", str(seed), "--stream.images", str(about.images)]
+    if method == "vit-joint":  # what it is after the last task, alone
+        of_stream += ["--tasks", "1", "--stream.classes", str(about.tasks * about.classes)]
+        of_stream += ["--most-held-out", str(about.tasks * about.asked)]
+    else:
+        of_stream += ["--tasks", str(about.tasks), "--stream.classes", str(about.classes), "--most-held-out", str(about.asked)]
+    features = ["--data.features", str(data / BACKBONE), "--data.features-size", SIDE]
+    others = ["--data.path", str(data / about.others), "--seeds", str(seed), *features]
 
     def commands(folder: Path) -> list[Command]:
+        if learner in TUNED:
+            words = [*along(data, about.folder), *own.split(), "--learner.rate", rate_of(learner)]
+            return [Command("evaluate.py", [about.name, learner, *words, *of_stream], folder / "run")]
+        words = [*of_stream, "--stream.data.path", str(data / about.folder), "--no-forward", "--lags"]
+        words += [word.replace("--data", "--stream.data") for word in features]
         if method not in META_TRAINED:
-            return [Command("evaluate.py", [about.name, learner, *own, *along], folder / "run")]
-        train = Command("train.py", [about.others, learner, *own, *META_TRAINING.split(), *others], folder / "train")
-        return [train, Command("evaluate.py", [str(folder / "train"), about.name, *along], folder / "run")]
+            return [Command("evaluate.py", [about.name, learner, *words], folder / "run")]
+        train = Command("train.py", [about.others, learner, *META_TRAINING.split(), *others], folder / "train")
+        return [train, Command("evaluate.py", [str(folder / "train"), about.name, *words], folder / "run")]
 
     def keep(folder: Path) -> None:
         trained = {"meta_training": meta_training(folder / "train")} if method in META_TRAINED else {}
         write_raw(file, {"stream": stream, "method": method, "seed": seed} | trained | figures(folder / "run"))
 
-    return Cell(file.stem, commands, file.exists, keep)
+    return Cell(f"{stream}/{method}/{seed}", commands, file.exists, keep)
 
 
 def name_of(stream: str, method: str, seed: int) -> str:
-    return f"{stream}-{method.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}-{seed}"
+    return f"{stream}-{method.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def figures(folder: Path, kept: Sequence[str] = KEPT) -> dict[str, Any]:
@@ -129,7 +184,7 @@ def values(stream: str, method: str, measure: str) -> list[float]:
 
 def results(stream: str) -> str:
     """Accuracies in % by learner, mean ± standard deviation over seeds; the best first."""
-    found = [method for method in (*ON_FEATURES, *META_TRAINED, *ON_IMAGES) if runs(stream, method)]
+    found = [method for method in methods(stream) if runs(stream, method)]
     lines = []
     for method in sorted(found, key=lambda name: -statistics.mean(values(stream, name, "FA"))):
         seconds = statistics.mean(run["seconds_a_task"] for run in runs(stream, method))

@@ -35,9 +35,17 @@ def check_counts(pool: ClassPool, shape: EpisodeShape) -> None:
         named = listed([f"{pool.names[i]} ({pool.counts[i]})" for i in small])
         raise UserError(
             f"{len(small)} of the {classes} classes of {pool.source} have fewer than the {shape.shots} shots + "
-            f"{shape.queries} queries = {needed} images that are asked: {named}. Ask for fewer, or leave out "
-            f"such classes: --data.fewest {needed}."
+            f"{shape.queries} queries = {needed} images that are asked: {named}. {_fewer(pool.counts, shape)}"
         )
+
+
+def _fewer(counts: np.ndarray, shape: EpisodeShape) -> str:
+    """What to ask in place of a shape for which some classes are too small."""
+    least, rest = int(counts.min()), counts >= shape.shots + shape.queries
+    queries = min(shape.queries, least // 2)
+    smaller = f": --episodes.shots {min(shape.shots, least - queries)} --episodes.queries {queries}" if queries else ""
+    left_out = f", or leave out such classes: --data.fewest {shape.shots + shape.queries}" if rest.any() else ""
+    return f"Ask for fewer{smaller}{left_out}."
 
 
 def distinct(rng: np.random.Generator, choices: int, size: int) -> np.ndarray:

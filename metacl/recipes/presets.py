@@ -56,7 +56,7 @@ def _maml(about: str, algorithm: Literal["maml", "meta-sgd", "anil"]) -> Preset:
 
 
 def _gemcl(about: str, predictive: Literal["student-t", "gaussian"]) -> Preset:
-    sizes = {"small": small(GemclConfig(predictive=predictive)), "paper": published(GemclConfig(512, predictive))}
+    sizes = {"small": small(GemclConfig(predictive=predictive), **CALIBRATED), "paper": published(GemclConfig(512, predictive))}
     sizes |= {"features": on_features(GemclConfig(512, predictive, beta=10.0), optimiser=GENTLE)}
     return Preset(about, sizes, only="classification")
 
