@@ -28,7 +28,7 @@ class InDomains:
         kind: `rotation` by a random angle, a random `permutation`, or `inversion` in every other task.
 
     Raises:
-        UserError: images are to be changed, and the inputs are vectors.
+        UserError: images are to be changed, and the inputs are vectors; or there is one class to tell apart.
     """
 
     most_tasks: int | None = None
@@ -38,6 +38,11 @@ class InDomains:
             raise UserError(
                 f"schedule.domains {kind} needs images, and {stream.name} has vectors. Take permutation, or a stream of "
                 "images, such as class-incremental."
+            )
+        if stream.spec.classification and len(stream.task(0, 0).train[:].y.unique()) < 2:
+            raise UserError(
+                f"schedule.domains gives all tasks the classes of the first one, and that of {stream.name} has one: there is "
+                "nothing to tell apart. Take more, as in --stream.classes 5."
             )
         self.stream, self.kind, self.name, self.spec = stream, kind, stream.name, stream.spec
         self.fingerprint = f"{stream.fingerprint}/domains-1/{kind}"

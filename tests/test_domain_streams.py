@@ -48,6 +48,12 @@ def test_vectors_are_permuted_and_not_turned():
             scheduled(vectors, StreamSchedule(domains=kind))
 
 
+def test_one_class_is_nothing_to_tell_apart():
+    one = Splits("splits", small_pool([9] * 5, (3, 6, 6)), small_pool([4] * 5, (3, 6, 6), seed=1), 1)
+    with pytest.raises(UserError, match=r"that of splits has one: .* --stream.classes 5"):
+        scheduled(one, StreamSchedule(domains="rotation"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_task_is_the_first_one_in_another_domain(kind):
     """Undone, the images are those of the first task of the stream; so are the labels."""
