@@ -20,6 +20,7 @@ from studies import (
     lora,
     mechanisms,
     omniglot,
+    plasticity,
     plateau,
     probes,
     recipes,
@@ -87,7 +88,7 @@ def one_of_each(study: str) -> list[Cell]:
     if study == "lora":
         return [cell for cell in every if cell.name.startswith("cifar100-10/") and cell.name.endswith("/0")]
     if study == "plasticity":
-        return [cell for cell in every if cell.name.startswith("reused") or cell.name.endswith("vit-bp-0")]
+        return [cell for cell in every if cell.name.startswith("reused") or cell.name.endswith("vit-bp")]
     if study == "probes":
         wanted = ("recall-softmax-0", "tracking-delta-0", "tracking-delta-negative-0")
         return [cell for cell in every if cell.name in wanted]
@@ -294,6 +295,22 @@ def test_the_grid_of_lora_is_shown(tmp_path, monkeypatch):
     assert [line[0] for line in lengths] == ["| LoRA-DRS", "| LoRA", "| ease"] and lengths[0][1:] == ["55.0 ± 7.1", "-", "- |"]
     lora.draw(tmp_path / "drift.png")
     assert (tmp_path / "drift.png").is_file()
+
+
+def test_a_setting_is_chosen_along_the_first_stream_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(plasticity, "FOLDER", tmp_path / "plasticity")
+    monkeypatch.setattr("studies.words.BENCHMARKS", tmp_path)
+    (tmp_path / "plasticity").mkdir()
+    with pytest.raises(UserError, match="--only reused-vit-l2-0"):
+        plasticity.best_of("vit-l2")
+    scores = {"reused-vit-l2-0": [0.5, None], "reused-vit-l2-1": [0.4, 0.6], "gradual-vit-l2": [0.3, 0.2]}
+    for name, values in scores.items():
+        about = {"rates": dict(zip(("0.1", "0.2"), values, strict=True)), "name": name}
+        (tmp_path / "plasticity" / f"{name}.json").write_text(json.dumps(about))
+    assert plasticity.best_of("vit-l2") == "vit-l2 --learner.strength 1e-4"
+    assert plasticity.chosen("reused", "vit-l2")["name"] == "reused-vit-l2-1"
+    assert plasticity.chosen("gradual", "vit-l2")["name"] == "gradual-vit-l2"
+    assert plasticity.chosen("permuted", "vit-l2") is None
 
 
 def test_the_grid_of_lora_is_whole():

@@ -1,7 +1,8 @@
 """Whether a vision transformer that is trained on, task after task, still learns the last tasks as well as the first.
 
 Each method has the same number of trials on another stream: three learning rates times two settings of its own. The rate of a
-setting is chosen by `--rates`; which setting stands for a method is decided by the score of its rate there.
+setting is chosen by `--rates`; which setting stands for a method is decided by the score of its rate there. Along the other
+streams a method has the setting that was chosen for the first, and a rate of its own.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from episodes import UserError
 from metacl.evaluation.curves import curves, ends, smoothed
 from metacl.evaluation.metrics import deviation
 from metacl.recipes.files import to_json
@@ -33,10 +35,14 @@ STREAMS = {
     "gradual": f"{REUSED} --stream.labels class --schedule.blur 0.5",
     "permuted": "label-permuted-cifar100 --stream.images 60 --stream.unseen --stream.held-out 200 --tasks 60"
     " --learner.keep-head",
+    "pixels": "class-incremental --stream.classes 10 --stream.images 20 --schedule.domains permutation --tasks 60"
+    " --learner.keep-head",
 }
 """Five classes drawn again and again; the same with blurred boundaries, where a class has one label; ten digits under other
-labels, with one head."""
-IMAGES = {"reused": "cifar100", "gradual": "cifar100", "permuted": "mnist"}
+labels, and ten digits whose pixels change places, with one head."""
+IMAGES = {"reused": "cifar100", "gradual": "cifar100", "permuted": "mnist", "pixels": "mnist"}
+FIRST = "reused"
+"""The stream for which settings are chosen."""
 METHODS: dict[str, tuple[str, ...]] = {
     "vit-bp": ("", "--learner.weight-decay 0.1"),
     "vit-anew": ("", "--learner.weight-decay 0.1"),
@@ -75,26 +81,44 @@ LAST = (("feature_rank", "v"), ("feature_rank", "mlp out"), ("dormant_0.1", "mlp
 
 
 def cells(data: Path) -> list[Cell]:
-    """Of each stream the base, a new network each time and ARROW first."""
-    found = [
-        cell(stream, f"{method}-{i}", f"{method} {own}", data)
-        for stream in STREAMS
+    """Of the first stream the first setting of all methods comes first; then the other streams."""
+    settings = [
+        cell(FIRST, f"{method}-{i}", partial(str, f"{method} {own}"), data)
         for i in range(2)
-        for method, settings in METHODS.items()
-        for own in settings[i : i + 1]
+        for method, both in METHODS.items()
+        for own in both[i : i + 1]
     ]
-    return found + [cell("reused", name.replace(", ", "-").replace(" ", "-"), words, data) for name, words in CONTROLS.items()]
+    others = [
+        cell(stream, method, partial(best_of, method), data) for stream in STREAMS if stream != FIRST for method in METHODS
+    ]
+    named = {name.replace(", ", "-").replace(" ", "-"): words for name, words in CONTROLS.items()}
+    return settings + [cell(FIRST, name, partial(str, words), data) for name, words in named.items()] + others
 
 
-def cell(stream: str, name: str, learner: str, data: Path) -> Cell:
+def best_of(method: str) -> str:
+    """A method and the setting that was chosen for it along the first stream.
+
+    Raises:
+        UserError: neither was tried.
+    """
+    tried = [i for i in range(2) if run(FIRST, f"{method}-{i}")]
+    if not tried:
+        raise UserError(f"A setting of {method} is chosen first: python benchmarks/run.py plasticity --only {FIRST}-{method}-0")
+    best = max(tried, key=lambda i: score(FIRST, f"{method}-{i}"))
+    return f"{method} {METHODS[method][best]}"
+
+
+def cell(stream: str, name: str, learner: Callable[[], str], data: Path) -> Cell:
+    """Of `learner`, a learner and options; told when the cell is made."""
     file = FOLDER / f"{stream}-{name}.json"
-    (source, *options), (learner, *own) = STREAMS[stream].split(), learner.split()
-    rates = SGD_RATES if "sgd" in own else RATES
-    words = [source, learner, *options, *own, *ASKED.split(), "--rates", *rates.split(), "--seeds", *SEEDS.split()]
+    source, *options = STREAMS[stream].split()
     where = "--stream.data.path" if IMAGES[stream] == "cifar100" else "--stream.data.name"
-    words += [where, str(data / IMAGES[stream]), "--save-every", "20"]
 
     def commands(folder: Path) -> list[Command]:
+        method, *own = learner().split()
+        rates = SGD_RATES if "sgd" in own else RATES
+        words = [source, method, *options, *own, *ASKED.split(), "--rates", *rates.split(), "--seeds", *SEEDS.split()]
+        words += [where, str(data / IMAGES[stream]), "--save-every", "20"]
         return [Command("evaluate.py", words, folder / "run")]
 
     def keep(folder: Path) -> None:
@@ -123,21 +147,22 @@ def figures(folder: Path) -> dict[str, Any]:
     }
 
 
-def at_end(modules: dict[str, Any]) -> dict[str, list[float | None]]:
-    """Means over seeds of each layer, by module."""
-    return {name: own["mean"][-1] for name, own in modules.items()}
-
-
 def run(stream: str, name: str) -> dict[str, Any] | None:
     """What is there of a cell."""
     file = FOLDER / f"{stream}-{name}.json"
     return raw(f"plasticity/{file.name}") if file.exists() else None
 
 
+def score(stream: str, name: str) -> float:
+    """Of the best rate of a cell, on the other stream; where there is no such cell, none that counts."""
+    found = run(stream, name)
+    return max((score for score in found["rates"].values() if score is not None), default=-1.0) if found else -1.0
+
+
 def chosen(stream: str, method: str) -> dict[str, Any] | None:
-    """Of the settings that were tried that with the best score on the other stream; None: none was."""
-    found = [own for i in range(2) if (own := run(stream, f"{method}-{i}"))]
-    return max(found, key=lambda own: max(score for score in own["rates"].values() if score is not None), default=None)
+    """What stands for a method: along the first stream that setting which had the better score on the other stream."""
+    names = [f"{method}-{i}" for i in range(2)] if stream == FIRST else [method]
+    return run(stream, max(names, key=lambda name: score(stream, name)))
 
 
 def accuracy(found: dict[str, Any]) -> np.ndarray:
