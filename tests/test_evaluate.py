@@ -111,9 +111,13 @@ def test_questions_without_a_matrix_on_episodes(cli):
 
 
 def test_a_rate_that_is_given_is_taken(cli):
+    """Without a try, also along a stream."""
     words = ["sine", "online", *FEW, "--tasks", "2", "--learner.rate", "0.02"]
-    status, text = cli(evaluate_main, *words, "--out", "mine")
-    assert status == 0 and "the best of" not in text and results("mine")["results"][0]["rates"]["rate"] == 0.02
+    stream = [REGRESSION, "bp", *SHORT, "--learner.rate", "0.02"]
+    for folder, asked in (("mine", words), ("along", stream), ("one", [*stream[:-2], "--rates", "0.02"])):
+        status, text = cli(evaluate_main, *asked, "--out", folder)
+        assert status == 0 and "the best of" not in text and not Path(folder, "rates.json").exists()
+        assert results(folder)["results"][0]["rates"] == {"rate": 0.02, "measure": "", "scores": {}}
     status, text = cli(evaluate_main, *words, "--rates", "0.1")
     assert status == 2 and "not both" in text
     (config,) = parse_evaluate([REGRESSION, "bp", "--learner.rate", "0.02"]).configs

@@ -135,14 +135,16 @@ def _rate(run: Following, config: StreamRunConfig, stream: Stream) -> RateChoice
     """The best of the rates on another stream, found once and noted in rates.json."""
     if "stream" in (noted := run.rates()):
         choice = RateChoice(**noted["stream"])
+    elif len(rates := sorted(set(config.rates))) == 1:
+        return RateChoice(rates[0], "", {})
     else:
-        first = replace(config.learner, rate=sorted(config.rates)[0])
+        first = replace(config.learner, rate=rates[0])
         learner = first.build(stream.spec).to(PartialState().device)
         with bar("learning rates") as progress:
             task = progress.add_task("", total=config.sweep_tasks, now="tasks")
             choice = along_stream(
                 learner,
-                config.rates,
+                rates,
                 stream,
                 config.seeds[0],
                 config.sweep_tasks,
