@@ -59,12 +59,14 @@ TUNED = {
 """Learners on images, each of which gets as many rates to choose from: around that of its recipe."""
 FACTORS = (0.25, 1, 4, 16)
 VARIANTS = {
+    "hide-prompt, gate": ("hide-prompt", "--learner.gate tanh"),
     "norga, alpha 0": ("norga", "--learner.alpha 0 --learner.no-learn-gate"),
     "norga, sigmoid": ("norga", "--learner.gate sigmoid"),
     "norga, gelu": ("norga", "--learner.gate gelu"),
 }
-"""With the rate of the learner that each is a variant of. Without the gate NoRGa is HiDe-Prompt with NoRGa's alignment."""
-ONE_STREAM = ("cifar100", ("norga, sigmoid", "norga, gelu"))
+"""With the rate of the learner that each is a variant of. What tells NoRGa from HiDe-Prompt is a gate and longer alignment at
+a higher rate: without the one it is HiDe-Prompt with NoRGa's alignment, without the other HiDe-Prompt with a gate."""
+ONE_STREAM = ("cifar100", ("hide-prompt, gate", "norga, sigmoid", "norga, gelu"))
 """Variants that are followed along one stream alone."""
 TUNING = "cifar100"
 """The data set of the stream on which rates are chosen, in another order of classes."""
@@ -178,22 +180,57 @@ def runs(stream: str, method: str) -> list[dict[str, Any]]:
 
 
 def values(stream: str, method: str, measure: str) -> list[float]:
-    """In per cent, for each seed."""
-    return [100 * run["incremental"][measure]["mean"] for run in runs(stream, method)]
+    """In per cent, for each seed; of what learns all at once FA alone."""
+    found = [run["incremental"] for run in runs(stream, method)]
+    return [100 * own[measure]["mean"] for own in found if measure == "FA" or "FM" in own]
 
 
 def results(stream: str) -> str:
     """Accuracies in % by learner, mean ± standard deviation over seeds; the best first."""
-    found = [method for method in methods(stream) if runs(stream, method)]
+    there = [method for method in methods(stream) if runs(stream, method)]
     lines = []
-    for method in sorted(found, key=lambda name: -statistics.mean(values(stream, name, "FA"))):
+    for method in sorted(there, key=lambda name: -statistics.mean(values(stream, name, "FA"))):
         seconds = statistics.mean(run["seconds_a_task"] for run in runs(stream, method))
-        lines.append([method, *(spread(values(stream, method, name)) for name in ("FA", "CA", "FM")), f"{seconds:.0f} s"])
+        told = [spread(found) if (found := values(stream, method, name)) else "-" for name in ("FA", "CA", "FM")]
+        lines.append([method, *told, f"{seconds:.0f} s"])
     return table(["learner", "FA", "CA", "FM", "a task"], lines)
+
+
+def tuning() -> str:
+    """The rates that were tried, and accuracy in % on images that were kept apart, in the order of the rates."""
+    lines = []
+    for method in TUNED:
+        if (file := FOLDER / f"tuning-{method}.json").exists():
+            found = raw(f"vision/{file.name}")["rates"]
+            scores = ", ".join(f"{100 * score:.0f}" for score in found["scores"].values())
+            lines.append([method, ", ".join(f"{float(rate):.1e}" for rate in found["scores"]), scores, f"{found['rate']:.1e}"])
+    return table(["learner", "rates", "right, in %", "chosen"], lines)
+
+
+COMPARED = {
+    "gate (tanh), HiDe-Prompt's alignment": ("hide-prompt, gate", "hide-prompt"),
+    "gate (tanh), NoRGa's alignment": ("norga", "norga, alpha 0"),
+    "gate (sigmoid), NoRGa's alignment": ("norga, sigmoid", "norga, alpha 0"),
+    "gate (GELU), NoRGa's alignment": ("norga, gelu", "norga, alpha 0"),
+    "NoRGa's alignment and rate, no gate": ("norga, alpha 0", "hide-prompt"),
+    "both: NoRGa": ("norga", "hide-prompt"),
+}
+"""What is changed -> with it, without it."""
+
+
+def differences() -> str:
+    """FA with a change less FA without it, in points, for each seed and in the mean, by stream."""
+    lines = []
+    for change, (new, old) in COMPARED.items():
+        for stream in STREAMS:
+            with_it, without = ({run["seed"]: run["incremental"]["FA"]["mean"] for run in runs(stream, m)} for m in (new, old))
+            if found := [100 * (value - without[seed]) for seed, value in with_it.items() if seed in without]:
+                lines.append([change, stream, ", ".join(f"{value:+.1f}" for value in found), spread(found)])
+    return table(["change", "stream", "each seed", "mean"], lines, words=2)
 
 
 def _table(stream: str) -> Callable[[], str]:
     return lambda: results(stream)
 
 
-TABLES = {f"vision-{stream}": _table(stream) for stream in STREAMS}
+TABLES = {f"vision-{stream}": _table(stream) for stream in STREAMS} | {"vision-tuning": tuning, "vision-gate": differences}
