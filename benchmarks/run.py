@@ -29,7 +29,7 @@ from studies import (
     transfer,
     vision,
 )
-from studies.cells import Cell, FailedError, make
+from studies.cells import Cell, make
 
 from episodes import UserError
 from metacl.report.display import with_plain_errors
@@ -95,7 +95,7 @@ def main(arguments: Arguments) -> None:
         elif not cell.kept():
             try:
                 make(cell, arguments.runs / arguments.study / cell.name, threads=None if count == 1 else 1)
-            except FailedError as error:
+            except UserError as error:
                 print(error, flush=True)
                 failed.append(cell.name)
     if failed:

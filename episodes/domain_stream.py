@@ -39,7 +39,7 @@ class InDomains:
                 f"schedule.domains {kind} needs images, and {stream.name} has vectors. Take permutation, or a stream of "
                 "images, such as class-incremental."
             )
-        if stream.spec.classification and len(stream.task(0, 0).train[:].y.unique()) < 2:
+        if stream.spec.classification and _one_class(stream.task(0, 0).train):
             raise UserError(
                 f"schedule.domains gives all tasks the classes of the first one, and that of {stream.name} has one: there is "
                 "nothing to tell apart. Take more, as in --stream.classes 5."
@@ -77,3 +77,8 @@ class InDomains:
         domain_1N = np.full((1, x.shape[1]), 0.0 if drawn else index)
         rng = stream_numbers(self.name, seed, "schedule/domains", index if drawn else 0)
         return CHANGES[self.kind](x, domain_1N, 2, [rng])
+
+
+def _one_class(half: Part | Examples) -> bool:
+    """Whether all examples have one label. Mostly the first hundred tell."""
+    return all(len(half[:most].y.unique()) < 2 for most in (100, len(half)))

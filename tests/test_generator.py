@@ -190,7 +190,7 @@ def test_all_classes_with_too_few_images_are_named():
     wanted = r"2 of the 4 classes of small .* 3 shots \+ 2 queries = 5 .*: small/1 \(4\), small/3 \(1\).*--data.fewest 5"
     with pytest.raises(UserError, match=wanted):
         Classification(pool, 6).check(EpisodeShape(2, 3, 2))
-    fit = r"small/0 \(6\), small/2 \(6\)\. Ask for fewer: --episodes.shots 3 --episodes.queries 3\.$"
+    fit = r"small/2 \(6\)\. Ask for fewer: --shots 3 --queries 3 of evaluate.py, --episodes.shots 3 --episodes.queries 3 of"
     with pytest.raises(UserError, match=fit):  # leaving out would leave nothing
         Classification(pool.select([0, 2]), 6).check(EpisodeShape(2, 5, 5))
     Classification(pool.select([0, 1, 2]), 6).check(EpisodeShape(2, 2, 2))

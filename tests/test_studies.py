@@ -107,7 +107,8 @@ def test_cells_have_names_of_their_own(study):
 
 
 @pytest.mark.parametrize("study", runner.STUDIES)
-def test_cells_are_command_lines(study, tmp_path):
+def test_cells_are_command_lines(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(plasticity, "best_of", str)  # a setting is chosen only after all have been tried
     for cell in one_of_each(study):
         lines = cell.commands(tmp_path / study / cell.name)
         for command in lines[:1] if study in SEVERAL else lines:  # several runs are evaluated when they are trained
@@ -308,6 +309,9 @@ def test_a_setting_is_chosen_along_the_first_stream_alone(tmp_path, monkeypatch)
         about = {"rates": dict(zip(("0.1", "0.2"), values, strict=True)), "name": name}
         (tmp_path / "plasticity" / f"{name}.json").write_text(json.dumps(about))
     assert plasticity.best_of("vit-l2") == "vit-l2 --learner.strength 1e-4"
+    (tmp_path / "plasticity" / "reused-vit-l2-init-0.json").write_text(json.dumps({"rates": {"0.1": 0.5}}))
+    with pytest.raises(UserError, match="--only reused-vit-l2-init-1"):
+        plasticity.best_of("vit-l2-init")
     assert plasticity.chosen("reused", "vit-l2")["name"] == "reused-vit-l2-1"
     assert plasticity.chosen("gradual", "vit-l2")["name"] == "gradual-vit-l2"
     assert plasticity.chosen("permuted", "vit-l2") is None

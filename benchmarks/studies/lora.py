@@ -153,9 +153,9 @@ def _loss(triplet: bool) -> list[str]:
 def lengths() -> str:
     """FA in % by the number of tasks of split CIFAR-100."""
     streams = {tasks: f"cifar100-{tasks}" for tasks in (10, 20, 50)}
-    names = {DRS: "LoRA-DRS", arm("subtracted", "normalised", False): "LoRA-DRS without the triplet loss"}
-    names |= {arm("plain", "normalised", True): "the same, from the transformer without pairs"}
-    names |= {arm("subtracted", "shrunk", True): "the same, smaller steps alone"}
+    names = {DRS: "LoRA-DRS", arm("plain", "normalised", True): "LoRA-DRS, space of the transformer without pairs"}
+    names |= {arm("subtracted", "shrunk", True): "LoRA-DRS, shorter steps in place of the space"}
+    names |= {arm("subtracted", "normalised", False): "LoRA-DRS without the triplet loss"}
     names |= {arm("none", "", False): "LoRA", arm("none", "", True): "LoRA with the triplet loss"}
     names |= {name: name for name in OTHERS}
     lines = []

@@ -81,7 +81,7 @@ LAST = (("feature_rank", "v"), ("feature_rank", "mlp out"), ("dormant_0.1", "mlp
 
 
 def cells(data: Path) -> list[Cell]:
-    """Of the first stream the first setting of all methods comes first; then the other streams."""
+    """Of the first stream the first setting of all methods comes first, then the second, then controls; then other streams."""
     settings = [
         cell(FIRST, f"{method}-{i}", partial(str, f"{method} {own}"), data)
         for i in range(2)
@@ -99,12 +99,12 @@ def best_of(method: str) -> str:
     """A method and the setting that was chosen for it along the first stream.
 
     Raises:
-        UserError: neither was tried.
+        UserError: not both were tried.
     """
-    tried = [i for i in range(2) if run(FIRST, f"{method}-{i}")]
-    if not tried:
-        raise UserError(f"A setting of {method} is chosen first: python benchmarks/run.py plasticity --only {FIRST}-{method}-0")
-    best = max(tried, key=lambda i: score(FIRST, f"{method}-{i}"))
+    if missing := [i for i in range(2) if not run(FIRST, f"{method}-{i}")]:
+        first = f"python benchmarks/run.py plasticity --only {FIRST}-{method}-{missing[0]}"
+        raise UserError(f"A setting of {method} is chosen first: {first}")
+    best = max(range(2), key=lambda i: score(FIRST, f"{method}-{i}"))
     return f"{method} {METHODS[method][best]}"
 
 
@@ -191,15 +191,15 @@ def controls() -> str:
     names |= {name: name.replace(", ", "-").replace(" ", "-") for name in CONTROLS}
     lines = []
     for name, file in names.items():
-        if found := run("reused", file):
+        if found := run(FIRST, file):
             values_TB = accuracy(found)
-            rate, base = found["configuration"]["learner"]["rate"], run("reused", "vit-bp-0")
+            rate, base = found["configuration"]["learner"]["rate"], run(FIRST, "vit-bp-0")
             more = "-" if name == BASE or base is None else _more(values_TB, accuracy(base))
             lines.append([name, f"{rate:g}", spread(values_TB.mean(0).tolist()), more])
     return table(["", "rate", "AAT", f"more than {BASE}"], lines)
 
 
-def modules(stream: str = "reused") -> str:
+def modules(stream: str = FIRST) -> str:
     """What the modules of the last block are like after the last task, means over seeds."""
     lines = []
     for method in METHODS:

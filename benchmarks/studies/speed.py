@@ -116,7 +116,7 @@ def vision() -> str:
         ]
         for row in _result("training-cost/vision-step")["rows"]
     ]
-    return table(["", "ms", "images/s", "products alone / time", "spread", "peak memory"], lines)
+    return table(["", "ms (median of 3)", "images/s", "products alone / time", "spread", "peak memory"], lines)
 
 
 def _longest() -> tuple[dict[str, Any], dict[tuple, dict[str, Any]], int, int]:

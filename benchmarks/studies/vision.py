@@ -35,7 +35,7 @@ class Stream:
     asked: int
     """Held-out images of each task."""
     others: str
-    """The data set with other classes, on which what is meta-trained is meta-trained."""
+    """The data set on which what is meta-trained is meta-trained."""
 
 
 KEPT = ("incremental", "matrix", "state_bytes", "seconds_a_task")
@@ -45,7 +45,7 @@ STREAMS = {
 }
 ON_FEATURES = ("ncm", "ranpac", "linear-probe")
 META_TRAINED = ("pn", "gemcl", "transformer")
-"""On the same features of other classes."""
+"""On the same features of another data set."""
 META_TRAINING = "--recipe features --episodes.tasks 20 --episodes.vocabulary 200 --steps 80 --validation.every 20"
 TUNED = {
     "vit-finetune": 1.25e-5,
@@ -190,7 +190,7 @@ def results(stream: str) -> str:
     there = [method for method in methods(stream) if runs(stream, method)]
     lines = []
     for method in sorted(there, key=lambda name: -statistics.mean(values(stream, name, "FA"))):
-        seconds = statistics.mean(run["seconds_a_task"] for run in runs(stream, method))
+        seconds = statistics.median(run["seconds_a_task"] for run in runs(stream, method))
         told = [spread(found) if (found := values(stream, method, name)) else "-" for name in ("FA", "CA", "FM")]
         lines.append([method, *told, f"{seconds:.0f} s"])
     return table(["learner", "FA", "CA", "FM", "a task"], lines)

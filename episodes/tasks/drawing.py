@@ -41,11 +41,18 @@ def check_counts(pool: ClassPool, shape: EpisodeShape) -> None:
 
 def _fewer(counts: np.ndarray, shape: EpisodeShape) -> str:
     """What to ask in place of a shape for which some classes are too small."""
-    least, rest = int(counts.min()), counts >= shape.shots + shape.queries
+    needed, least = shape.shots + shape.queries, int(counts.min())
+    left_out = f"leave out such classes: --data.fewest {needed}" if (counts >= needed).any() else ""
+    if least < 2:
+        return (
+            f"One image is not enough to learn from and to ask about: {left_out or 'leave out such classes: --data.fewest 2'}."
+        )
     queries = min(shape.queries, least // 2)
-    smaller = f": --episodes.shots {min(shape.shots, least - queries)} --episodes.queries {queries}" if queries else ""
-    left_out = f", or leave out such classes: --data.fewest {shape.shots + shape.queries}" if rest.any() else ""
-    return f"Ask for fewer{smaller}{left_out}."
+    shots = min(shape.shots, least - queries)
+    fewer = (
+        f"--shots {shots} --queries {queries} of evaluate.py, --episodes.shots {shots} --episodes.queries {queries} of train.py"
+    )
+    return f"Ask for fewer: {fewer}{', or ' * bool(left_out)}{left_out}."
 
 
 def distinct(rng: np.random.Generator, choices: int, size: int) -> np.ndarray:
