@@ -60,13 +60,15 @@ TUNED = {
 FACTORS = (0.25, 1, 4, 16)
 VARIANTS = {
     "hide-prompt, gate": ("hide-prompt", "--learner.gate tanh"),
+    "hide-prompt, long alignment": ("hide-prompt", "--learner.alignment.rate 0.05 --learner.alignment.epochs 27"),
     "norga, alpha 0": ("norga", "--learner.alpha 0 --learner.no-learn-gate"),
     "norga, sigmoid": ("norga", "--learner.gate sigmoid"),
     "norga, gelu": ("norga", "--learner.gate gelu"),
 }
 """With the rate of the learner that each is a variant of. What tells NoRGa from HiDe-Prompt is a gate and longer alignment at
-a higher rate: without the one it is HiDe-Prompt with NoRGa's alignment, without the other HiDe-Prompt with a gate."""
-ONE_STREAM = ("cifar100", ("hide-prompt, gate", "norga, sigmoid", "norga, gelu"))
+a higher rate: without the one it is HiDe-Prompt with NoRGa's alignment, without the other HiDe-Prompt with a gate. Under
+`norga` prefixes have the rate that was chosen for it, under `hide-prompt` another one."""
+ONE_STREAM = ("cifar100", ("hide-prompt, gate", "hide-prompt, long alignment", "norga, sigmoid", "norga, gelu"))
 """Variants that are followed along one stream alone."""
 TUNING = "cifar100"
 """The data set of the stream on which rates are chosen, in another order of classes."""
@@ -212,7 +214,8 @@ COMPARED = {
     "gate (tanh), NoRGa's alignment": ("norga", "norga, alpha 0"),
     "gate (sigmoid), NoRGa's alignment": ("norga, sigmoid", "norga, alpha 0"),
     "gate (GELU), NoRGa's alignment": ("norga, gelu", "norga, alpha 0"),
-    "NoRGa's alignment and rate, no gate": ("norga, alpha 0", "hide-prompt"),
+    "NoRGa's alignment, no gate": ("hide-prompt, long alignment", "hide-prompt"),
+    "NoRGa's rate for prefixes, its alignment, no gate": ("norga, alpha 0", "hide-prompt, long alignment"),
     "both: NoRGa": ("norga", "hide-prompt"),
 }
 """What is changed -> with it, without it."""
