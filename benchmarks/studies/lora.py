@@ -157,7 +157,7 @@ def lengths() -> str:
     names |= {arm("subtracted", "shrunk", True): "LoRA-DRS, shorter steps in place of the space"}
     names |= {arm("subtracted", "normalised", False): "LoRA-DRS without the triplet loss"}
     names |= {arm("none", "", False): "LoRA", arm("none", "", True): "LoRA with the triplet loss"}
-    names |= {name: name for name in OTHERS}
+    names |= OTHERS
     lines = []
     for method, words in names.items():
         found = [measures(stream, method)[:1] or ["-"] for stream in streams.values()]

@@ -21,7 +21,7 @@ from metacl.report.figures import figure
 from metacl.runs.following import Following
 from studies.cells import Cell, Command, environment_of, results_of
 from studies.streams import packed
-from studies.words import BENCHMARKS, raw, spread, table
+from studies.words import BENCHMARKS, raw, slug, spread, table
 
 FOLDER = BENCHMARKS / "plasticity"
 BASE = "vit-bp"
@@ -91,7 +91,7 @@ def cells(data: Path) -> list[Cell]:
     others = [
         cell(stream, method, partial(best_of, method), data) for stream in STREAMS if stream != FIRST for method in METHODS
     ]
-    named = {name.replace(", ", "-").replace(" ", "-"): words for name, words in CONTROLS.items()}
+    named = {slug(name): words for name, words in CONTROLS.items()}
     return settings + [cell(FIRST, name, partial(str, words), data) for name, words in named.items()] + others
 
 
@@ -188,7 +188,7 @@ def results(stream: str) -> str:
 def controls() -> str:
     """The same of what else was tried, beside ARROW as it is and its base."""
     names = {"vit-bp": "vit-bp-0", "vit-arrow": "vit-arrow-0"}
-    names |= {name: name.replace(", ", "-").replace(" ", "-") for name in CONTROLS}
+    names |= {name: slug(name) for name in CONTROLS}
     lines = []
     for name, file in names.items():
         if found := run(FIRST, file):

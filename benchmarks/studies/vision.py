@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from metacl.recipes.files import to_json
 from metacl.runs.folder import Run
 from metacl.runs.following import Following
 from studies.cells import Cell, Command, environment_of, results_of, training_seconds, validated, write_raw
-from studies.words import BENCHMARKS, raw, spread, table
+from studies.words import BENCHMARKS, raw, slug, spread, table
 
 FOLDER = BENCHMARKS / "vision"
 BACKBONE = "vit-s14-98"
@@ -152,7 +153,7 @@ def cell(stream: str, method: str, seed: int, data: Path) -> Cell:
 
 
 def name_of(stream: str, method: str, seed: int) -> str:
-    return f"{stream}-{method.replace(', ', '-').replace(' ', '-')}-{seed}"
+    return f"{stream}-{slug(method)}-{seed}"
 
 
 def figures(folder: Path, kept: Sequence[str] = KEPT) -> dict[str, Any]:
@@ -232,8 +233,5 @@ def differences() -> str:
     return table(["change", "stream", "each seed", "mean"], lines, words=2)
 
 
-def _table(stream: str) -> Callable[[], str]:
-    return lambda: results(stream)
-
-
-TABLES = {f"vision-{stream}": _table(stream) for stream in STREAMS} | {"vision-tuning": tuning, "vision-gate": differences}
+TABLES: dict[str, Callable[[], str]] = {f"vision-{stream}": partial(results, stream) for stream in STREAMS}
+TABLES |= {"vision-tuning": tuning, "vision-gate": differences}

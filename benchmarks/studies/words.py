@@ -31,6 +31,11 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 1) -> str:
     return words if len(values) < 2 else f"{words} ± {scale * float(deviation(values)):.{digits}f}"
 
 
+def slug(name: str) -> str:
+    """A name in words as a part of the name of a file."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def kib(size: float) -> str:
     """Bytes in KiB."""
     return f"{size / 1024:,.1f} KiB"
